@@ -1,0 +1,48 @@
+# One virtual environment for everything, made anew when pyproject.toml changes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCH := $(VENV)/.installed-bench
+RESULTS ?= results
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow lint bench tables clean
+
+help:  ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  VENV=$(VENV) and PYTHON=$(PYTHON) can be set on the command line."
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev,launchers]'
+	@touch $@
+
+$(BENCH): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+run: $(INSTALLED)  ## Run methods none and leace on real digits (no download), print the table
+	$(BIN)/python run.py -m method=none,leace seed=0,1,2 results_dir=$(RESULTS)
+	$(BIN)/python -m efface.report $(RESULTS)
+
+test: $(INSTALLED)  ## Run the fast tests
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(INSTALLED)  ## Run the slow tests; set DATA_DIR to a folder with the data sets
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(INSTALLED)  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(BENCH)  ## Measure against other packages, in one run; the full Colored MNIST needs DATA_DIR
+	$(BIN)/python -m benchmarks
+
+tables: $(INSTALLED)  ## Build the table and figure of the records in RESULTS
+	$(BIN)/python -m efface.report $(RESULTS)
+
+clean:  ## Remove caches of tools, not data, models or results
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

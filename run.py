@@ -1,0 +1,178 @@
+#!/usr/bin/env python
+"""Compose a configuration, run it, leave a record: `python run.py --help`.
+
+Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` answer at once.
+"""
+
+import difflib
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from efface.identity import NODES, run_subdir
+
+if TYPE_CHECKING:
+    from efface.experiment import Experiment
+    from efface.record import Record
+
+CONF = Path(__file__).parent / "conf"
+FAILURES = "EFFACE_FAILURES"
+"""Environment variable that names the file to which the jobs of one command append their failures."""
+
+
+def options(cfg: DictConfig, node: str) -> dict[str, Any]:
+    """One node, resolved, as plain containers."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg[node], resolve=True, throw_on_missing=True))
+
+
+def _subdir(*, _root_: DictConfig) -> str:
+    return str(run_subdir({node: options(_root_, node) for node in NODES}, _root_.seed))
+
+
+def _sweep_dir(*, _root_: DictConfig) -> str:
+    # A dry run leaves nothing behind, but Hydra makes a directory for every job.
+    return os.path.join(tempfile.gettempdir(), "efface-dry-run") if _root_.dry_run else str(_root_.results_dir)
+
+
+def _run_dir(*, _root_: DictConfig) -> str:
+    return os.path.join(_sweep_dir(_root_=_root_), _subdir(_root_=_root_))
+
+
+for _resolver in (_run_dir, _sweep_dir, _subdir):
+    OmegaConf.register_new_resolver(f"efface.{_resolver.__name__[1:]}", _resolver, replace=True)
+
+
+def build(cfg: DictConfig) -> "Experiment":
+    """The configured experiment. This is the one place where Hydra makes objects."""
+    import multiprocessing
+
+    from hydra.utils import instantiate
+
+    from efface.experiment import Experiment
+
+    def make(node: str) -> Any:
+        try:
+            return instantiate({k: v for k, v in options(cfg, node).items() if k != "name"}, _convert_="all")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ValueError | TypeError):
+                raise ValueError(f"{node}: {error.__cause__}") from error
+            raise
+
+    return Experiment(
+        config={node: options(cfg, node) for node in NODES},
+        dataset=make("dataset"),
+        model=make("model"),
+        training=make("training"),
+        method=make("method"),
+        evaluation=make("evaluation"),
+        tracker=make("logger"),
+        seed=cfg.seed,
+        device=cfg.device,
+        data_dir=Path(cfg.data_dir),
+        cache_dir=Path(cfg.cache_dir),
+        results_dir=Path(cfg.results_dir),
+        overwrite=cfg.overwrite,
+        progress=multiprocessing.parent_process() is None,
+    )
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    """Run one job; returns `val_metrics[objective]`, for sweepers."""
+    try:
+        return job(cfg)
+    except Exception as error:
+        if FAILURES in os.environ:
+            with open(os.environ[FAILURES], "a") as file:
+                file.write(f"{HydraConfig.get().runtime.output_dir}: {type(error).__name__}: {error}\0")
+        raise
+
+
+def job(cfg: DictConfig) -> float | None:
+    """`main` without Hydra around it."""
+    from efface import experiment
+
+    parts = build(cfg)
+    if cfg.dry_run:
+        print(f"{experiment.status(parts):20} {parts.directory}")
+        return None
+    started = time.perf_counter()
+    record = experiment.run(parts)
+    print(f"{figures(record)}  [{time.perf_counter() - started:.1f} s]\n{parts.directory}")
+    if record.status != "done":
+        return None
+    if cfg.objective not in record.val_metrics:
+        raise ValueError(f"objective is {cfg.objective!r}, but must be one of {', '.join(record.val_metrics)}")
+    value = record.val_metrics[cfg.objective]
+    return None if value is None else float(value)
+
+
+def figures(record: "Record") -> str:
+    """The figures that a person wants first."""
+    wanted = ("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information")
+    shown = [f"{name} {record.metrics[name]:.3f}" for name in wanted if record.metrics.get(name) is not None]
+    return ", ".join(shown) or f"{record.status}: {record.reason}"
+
+
+def choices(message: str) -> str:
+    """What can be set in place of what Hydra refused: the keys beside it, and the closest one."""
+    missing = re.search(r"Missing mandatory value: (\S+)", message)
+    if missing is not None:
+        return f"Set it on the command line: {missing.group(1)}=..."
+    refused = re.search(r"Could not override '([^'@]+)|Key '([^']+)' is not in struct", message)
+    if refused is None:
+        return ""
+    key = refused.group(1) or refused.group(2)
+    group, _, leaf = key.rpartition(".")
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "experiment"))
+    if group in groups:
+        keys = sorted({name for file in (CONF / group).glob("*.yaml") for name in _keys(file, group)})
+        lines = [f"Keys of {group}: {', '.join(keys)}"]
+    else:
+        keys = [*groups, *(str(k) for k in OmegaConf.load(CONF / "config.yaml") if k not in ("defaults", "hydra"))]
+        lines = [f"Groups and keys: {', '.join(keys)}"]
+    prefix = f"{group}." if group else ""
+    lines += [f"Did you mean {prefix}{name}?" for name in difflib.get_close_matches(leaf, keys, 1)]
+    return "\n".join(lines)
+
+
+def _keys(file: Path, group: str) -> list[str]:
+    config = cast(DictConfig, OmegaConf.load(file))
+    node = config.get(group, {}) if file.read_text().startswith("# @package _global_") else config
+    return [str(key) for key in node if not str(key).startswith("_") and key not in ("defaults", "name")]
+
+
+def cli() -> None:
+    """`main`, with errors said in a few lines; HYDRA_FULL_ERROR=1 gives the traceback."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        main()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions on, to be said here
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FAILURES] = os.path.join(folder, "failures")
+        try:
+            main()
+        except KeyboardInterrupt:
+            sys.exit("interrupted: nothing half-done counts as done; repeat the command to go on")
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit("\n".join(filter(None, [str(error), choices(str(error))])))
+        except Exception as error:
+            failed = Path(os.environ[FAILURES])
+            jobs = failed.read_text().split("\0")[:-1] if failed.is_file() else []
+            if len(jobs) > 1:
+                sys.exit("\n  ".join([f"{len(jobs)} jobs failed:", *jobs]))
+            sys.exit(f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows the traceback)")
+
+
+if __name__ == "__main__":
+    cli()

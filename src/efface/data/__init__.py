@@ -1,0 +1,1 @@
+"""Data sets in four disjoint splits, and the counterfactual pairs of each."""

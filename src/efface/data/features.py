@@ -1,0 +1,131 @@
+"""A user's own data: x, y and a in one .npz file."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efface.data.base import (
+    SPLITS,
+    Dataset,
+    Split,
+    TensorSplit,
+    matched_pairs,
+    require_every_class,
+    stratified_split,
+)
+from efface.data.groups import groups
+from efface.moments import require_finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureFile:
+    """Embeddings or a table, from a .npz file with the arrays
+
+    * `x` `[n, d]` (or `[n, ...]`), numbers;
+    * `y` `[n]`, the label, and `a` `[n]`, the protected attribute: integers or strings;
+    * `split` `[n]`, optional: `train`, `val`, `pairs` or `test` for each row.
+
+    Pairs are two rows of one label and different attributes, drawn at random: a counterfactual of a row is not known,
+    so `counterfactual_bias` is null.
+
+    Args:
+        path: the file.
+        ratios: shares of train, val, pairs and test, if the file has no `split`. Rows are dealt out stratified by
+            label and attribute.
+
+    """
+
+    path: str
+    ratios: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
+
+    def __post_init__(self) -> None:
+        if len(self.ratios) != 4 or min(self.ratios) <= 0 or not np.isclose(sum(self.ratios), 1):
+            raise ValueError(
+                f"ratios is {list(self.ratios)}, but must be four positive shares of {', '.join(SPLITS)} that sum to 1"
+            )
+
+    def fingerprint(self, data_dir: Path) -> str:
+        file = Path(self.path)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"path: no file {file.resolve()}. Save one with numpy.savez(path, x=features, y=labels, a=attribute)"
+            )
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+    def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
+        fingerprint = self.fingerprint(data_dir)
+        arrays = self._read()
+        x = torch.from_numpy(np.ascontiguousarray(arrays["x"], dtype=np.float32))
+        require_finite(x.flatten(1), f"x in {self.path}")
+        y, classes = _codes(arrays["y"], "y")
+        a, attributes = _codes(arrays["a"], "a")
+        generator = torch.Generator().manual_seed(0)
+        if "split" in arrays:
+            parts = self._given_parts(arrays["split"])
+        else:
+            sizes = {name: int(share * len(x)) for name, share in zip(SPLITS, self.ratios, strict=True)}
+            sizes["train"] += len(x) - sum(sizes.values())
+            parts = stratified_split(groups(y, a, len(attributes)), sizes, generator)
+        splits: dict[str, Split] = {
+            name: TensorSplit(index=rows, y=y[rows], a=a[rows], x=x[rows]) for name, rows in parts.items()
+        }
+        require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
+        pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
+        return Dataset(
+            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
+            val_pairs=pairs["val"], test_pairs=pairs["test"],
+            classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
+            fingerprint=fingerprint,
+        )  # fmt: skip
+
+    def _read(self) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"path: {self.path} cannot be read ({error}). Save plain arrays with "
+                "numpy.savez(path, x=features, y=labels, a=attribute); object arrays are refused"
+            ) from error
+        missing = [name for name in ("x", "y", "a") if name not in arrays]
+        if missing:
+            raise ValueError(f"path: {self.path} has no array {', '.join(missing)}, only {', '.join(sorted(arrays))}")
+        lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in arrays if name != "allow_pickle"}
+        if len({lengths[name] for name in ("x", "y", "a", "split") if name in lengths}) > 1:
+            raise ValueError(f"path: the arrays of {self.path} have different lengths: {lengths}")
+        if arrays["x"].ndim < 2 or arrays["x"].dtype.kind not in "fiub":
+            raise ValueError(
+                f"path: x in {self.path} has shape {arrays['x'].shape} and dtype {arrays['x'].dtype}, but must be "
+                "numbers of shape [n, d]"
+            )
+        return arrays
+
+    def _given_parts(self, split: np.ndarray) -> dict[str, Tensor]:
+        unknown = sorted(set(np.unique(split.astype(str))) - set(SPLITS))
+        if unknown:
+            raise ValueError(f"path: split in {self.path} holds {unknown}, but may only hold {', '.join(SPLITS)}")
+        parts = {name: torch.from_numpy(np.flatnonzero(split.astype(str) == name)) for name in SPLITS}
+        empty = [name for name in ("train", "val", "test") if len(parts[name]) == 0]
+        if empty:
+            raise ValueError(f"path: split in {self.path} gives no row to {', '.join(empty)}")
+        return parts
+
+
+def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as 0 … K − 1 in sorted order, and their names."""
+    if values.ndim != 1 or values.dtype.kind not in "iubUS":
+        raise ValueError(
+            f"{name} has shape {values.shape} and dtype {values.dtype}, but must be integers or strings of shape [n]"
+        )
+    names, codes = np.unique(values, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"{name} holds one value only ({names[0] if len(names) else 'no rows'}): two or more are needed"
+        )
+    return torch.from_numpy(codes.astype(np.int64)), tuple(str(value) for value in names)

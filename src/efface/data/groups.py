@@ -1,0 +1,52 @@
+"""Groups of (label, attribute), and the weights that make the two independent."""
+
+import torch
+from torch import Tensor
+
+
+def groups(y: Tensor, a: Tensor, n_attributes: int) -> Tensor:
+    """`y * n_attributes + a`, `[n]`, as in group DRO."""
+    return y * n_attributes + a
+
+
+def group_counts(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:
+    """Samples in each cell, `[n_classes, n_attributes]`, float64."""
+    flat = torch.bincount(groups(y, a, n_attributes), minlength=n_classes * n_attributes)
+    return flat.view(n_classes, n_attributes).to(torch.float64)
+
+
+def aligned(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:
+    """Which cells are bias-aligned, `[n_classes, n_attributes]` bool: those with P(y, a) > P(y) P(a) in these samples.
+
+    Samples of the other cells are bias-conflicting. On Colored MNIST an aligned sample is one in its class's colour; on
+    CelebA's blond hair, blond women and men of other hair.
+    """
+    p = group_counts(y, a, n_classes, n_attributes) / len(y)
+    return p > p.sum(1, keepdim=True) * p.sum(0, keepdim=True) * (1 + 1e-9)
+
+
+def kamiran_calders(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:
+    """Weights `[n]` under which a is independent of y: P(y) P(a) / P(y, a), with mean 1.
+
+    Kamiran & Calders, "Data preprocessing techniques for classification without discrimination", 2012, section 5.3;
+    AIF360's `Reweighing`.
+
+    Raises:
+        ValueError: a cell of a label and an attribute that both occur is empty, so that no weights can fill it.
+
+    """
+    counts = group_counts(y, a, n_classes, n_attributes)
+    per_y, per_a = counts.sum(1, keepdim=True), counts.sum(0, keepdim=True)
+    empty = (counts == 0) & (per_y > 0) & (per_a > 0)
+    if empty.any():
+        cells = [f"y={i},a={j}" for i, j in empty.nonzero().tolist()]
+        shown = ", ".join(cells[:5]) + (f" and {len(cells) - 5} more" if len(cells) > 5 else "")
+        raise ValueError(f"no weights make a independent of y: no samples with {shown}")
+    weights = per_y * per_a / counts / len(y)
+    return weights[y, a]
+
+
+def group_accuracies(correct: Tensor, y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:
+    """Share of `correct` `[n]` in each cell, `[n_classes, n_attributes]` float64; NaN where a cell is empty."""
+    hits = torch.bincount(groups(y, a, n_attributes), weights=correct.double(), minlength=n_classes * n_attributes)
+    return hits.view(n_classes, n_attributes) / group_counts(y, a, n_classes, n_attributes)

@@ -1,0 +1,1 @@
+"""Concept erasure: tensors in, erasers out."""

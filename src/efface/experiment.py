@@ -1,0 +1,367 @@
+"""One run, from configured parts to a record: data, base model, features, method, evaluation.
+
+The base model and the features are shared by all methods through the cache. The record is written last and atomically;
+a run whose record is there with the same data is returned at once, so that repeating a command resumes it.
+"""
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efface import cache
+from efface.data.base import Dataset, Pairs, Source, Split
+from efface.data.groups import aligned
+from efface.evaluation.metrics import Evaluated, Evaluation, Reference
+from efface.evaluation.probes import Standardiser
+from efface.identity import run_id, run_subdir
+from efface.methods.base import Debiased, Features, Method, Problem
+from efface.models.base import Model
+from efface.record import ERROR, RECORD, Record
+from efface.tracking import NoTracker, Tracker
+from efface.training import Erm, Trained, read_out, resolve_device
+
+MODEL_FILE, ARRAYS_FILE, PREDICTIONS_FILE = "debiased.safetensors", "arrays.safetensors", "predictions.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The configured parts of one run, and where it reads and writes."""
+
+    config: Mapping[str, Any]
+    """Resolved nodes of the identity, as plain containers."""
+    dataset: Source
+    model: Callable[..., Model]
+    """Called with `input_shape` and `n_classes`."""
+    training: Erm
+    method: Method
+    evaluation: Evaluation
+    tracker: Tracker = field(default_factory=NoTracker)
+    seed: int = 0
+    device: str = "auto"
+    data_dir: Path = Path("data")
+    cache_dir: Path = Path("cache")
+    results_dir: Path = Path("results")
+    overwrite: bool = False
+    progress: bool = True
+
+    @property
+    def directory(self) -> Path:
+        """Where the run leaves its files."""
+        return self.results_dir / run_subdir(self.config, self.seed)
+
+
+class FingerprintError(RuntimeError):
+    """A finished run is there, but of other data."""
+
+
+def status(experiment: Experiment) -> str:
+    """`done`, `to do` or `another fingerprint`, without running anything."""
+    try:
+        return "to do" if _finished(experiment) is None else "done"
+    except FingerprintError:
+        return "another fingerprint"
+
+
+def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record:
+    """Run, or return the record of a finished run of the same data.
+
+    Raises:
+        FingerprintError: a record of other data is there and `overwrite` is off.
+        Exception: whatever went wrong; `error.json` then says so, and there is no record.
+
+    """
+    directory = experiment.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = cache.lock(directory / ".lock", say=say, what="this run")
+    except OSError as error:
+        raise OSError(f"cannot write to {directory} ({error}): set results_dir=... to a folder that can") from error
+    with held:
+        if not experiment.overwrite:
+            found = _finished(experiment)
+            if found is not None:
+                say(f"{directory} is finished already ({found.status}); overwrite=true runs it again")
+                return found
+        (directory / RECORD).unlink(missing_ok=True)
+        record: Record | None = None
+        try:
+            record = _Run(experiment, say).record()
+            text = record.to_json()
+            experiment.tracker.finish(record)
+            cache.write_atomically(directory / RECORD, lambda path: path.write_text(text))
+        except BaseException as error:
+            experiment.tracker.finish(None)
+            if isinstance(error, Exception):
+                _leave_error(experiment, error)
+            raise
+        (directory / ERROR).unlink(missing_ok=True)
+        return record
+
+
+def _finished(experiment: Experiment) -> Record | None:
+    path = experiment.directory / RECORD
+    if not path.is_file():
+        return None
+    record = Record.read(path)
+    fingerprint = experiment.dataset.fingerprint(experiment.data_dir)
+    if record.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"{path} was made from other data (fingerprint {record.fingerprint}, now {fingerprint}): "
+            "overwrite=true replaces it, results_dir=... keeps both"
+        )
+    return record
+
+
+def _leave_error(experiment: Experiment, error: Exception) -> None:
+    record = Record(
+        id=run_id(experiment.config), config=dict(experiment.config), seed=experiment.seed, fingerprint=None,
+        status="failed", reason=f"{type(error).__name__}: {error}",
+        run={"traceback": traceback.format_exc()},
+    )  # fmt: skip
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        cache.write_atomically(experiment.directory / ERROR, lambda path: path.write_text(record.to_json()))
+
+
+class _Run:
+    """The steps of one run, and how long each took."""
+
+    def __init__(self, experiment: Experiment, say: Callable[[str], None]) -> None:
+        self.experiment, self.say = experiment, say
+        self.device = resolve_device(experiment.device)
+        self.seconds: dict[str, float] = {}
+        self.cache_hits: dict[str, bool] = {}
+
+    def record(self) -> Record:
+        e = self.experiment
+        peak = PeakMemory(self.device)
+        subdir = run_subdir(e.config, e.seed)
+        e.tracker.start(
+            config={**e.config, "seed": e.seed}, name=str(subdir), group=str(subdir.parent), directory=e.directory
+        )
+        with self._clock("data"):
+            dataset = e.dataset.load(data_dir=e.data_dir, cache_dir=e.cache_dir, seed=e.seed)
+        model, trained = self._base_model(dataset)
+        for row in trained.history:
+            e.tracker.epoch(row)
+        with self._clock("features"):
+            features = self._features(model, dataset)
+        problem = Problem(
+            train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
+            head=model.head.requires_grad_(False), n_classes=len(dataset.classes),
+            n_attributes=len(dataset.attributes), flippable=dataset.flippable, seed=e.seed, device=self.device,
+        )  # fmt: skip
+        common: dict[str, Any] = {
+            "id": run_id(e.config), "config": dict(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,
+        }  # fmt: skip
+        reason = e.method.skip(problem)
+        if reason is not None:
+            self.say(f"not applicable: {reason}")
+            return Record(**common, status="not_applicable", reason=reason, run=self._circumstances(peak))
+        with self._clock("method"):
+            debiased = e.method.fit(problem)
+        with self._clock("evaluation"):
+            reference = Reference(
+                standardise=Standardiser.of(problem.train.x),
+                aligned=aligned(problem.train.y, problem.train.a, problem.n_classes, problem.n_attributes).to(
+                    self.device
+                ),
+            )
+            val, test = (
+                e.evaluation(debiased, features[name], features.get(f"{name}_cf"), reference)
+                for name in ("val", "test")
+            )
+        artifacts = self._save(debiased, features["test"], dataset, test)
+        info = {
+            **debiased.info,
+            "training": {"best_epoch": trained.best_epoch, "history": trained.history},
+            "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
+            "uses_attribute_at_test": e.method.uses_attribute_at_test,
+        }
+        return Record(
+            **common, status="done", metrics=test.metrics, val_metrics=val.metrics, info=info, artifacts=artifacts,
+            run=self._circumstances(peak),
+        )  # fmt: skip
+
+    def _key(self, dataset: Dataset) -> dict[str, Any]:
+        config = self.experiment.config
+        return {
+            **{node: config[node] for node in ("dataset", "model", "training")},
+            "seed": self.experiment.seed,
+            "fingerprint": dataset.fingerprint,
+            "content": _content(dataset),
+        }
+
+    def _base_model(self, dataset: Dataset) -> tuple[Model, Trained]:
+        e = self.experiment
+        torch.manual_seed(e.seed)
+        model = e.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+
+        def build() -> cache.Entry:
+            trained = e.training.fit(model, dataset, seed=e.seed, device=self.device, progress=e.progress)
+            facts = {"history": trained.history, "best_epoch": trained.best_epoch, "seconds": trained.seconds}
+            return dict(model.state_dict()), facts
+
+        tensors, facts, hit = cache.cached(e.cache_dir, "model", self._key(dataset), build, say=self.say)
+        model.load_state_dict(tensors)
+        self.seconds["training"] = facts["seconds"]
+        self.cache_hits["model"] = hit
+        return model.to(self.device).eval(), Trained(**facts)
+
+    def _features(self, model: Model, dataset: Dataset) -> dict[str, Features]:
+        """Features of train, val, pairs and test, and of their counterfactuals as `<name>_cf`."""
+        e = self.experiment
+        views: dict[str, tuple[Split, torch.Tensor, torch.Tensor | None, torch.Tensor]] = {}
+        for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
+            views[name] = (split, torch.arange(len(split)), None, split.a)
+        views["pairs"] = (dataset.pairs.split, dataset.pairs.rows, None, dataset.pairs.a)
+        counterfactuals: dict[str, Pairs] = {"pairs_cf": dataset.pairs}
+        if dataset.flippable:
+            counterfactuals |= {"val_cf": dataset.val_pairs, "test_cf": dataset.test_pairs}
+        for name, pairs in counterfactuals.items():
+            views[name] = (pairs.split, pairs.rows_cf, pairs.a_cf if dataset.flippable else None, pairs.a_cf)
+
+        def build() -> cache.Entry:
+            read = {
+                name: read_out(
+                    model.backbone, split, rows=rows, a=shown, device=self.device, progress=name if e.progress else None
+                )
+                for name, (split, rows, shown, _) in views.items()
+            }
+            return read, {}
+
+        if any(True for _ in model.backbone.parameters()):
+            read, _, hit = cache.cached(e.cache_dir, "features", self._key(dataset), build, say=self.say)
+        else:  # the features are the inputs
+            (read, _), hit = build(), False
+        self.cache_hits["features"] = hit
+        return {
+            name: Features(read[name].to(self.device), split.y[rows].to(self.device), a.to(self.device))
+            for name, (split, rows, _, a) in views.items()
+        }
+
+    def _save(self, debiased: Debiased, test: Features, dataset: Dataset, evaluated: Evaluated) -> list[str]:
+        import pandas as pd
+        from safetensors.torch import save
+
+        directory = self.experiment.directory
+        columns = {"index": dataset.test.index, "y": test.y, "a": test.a, **evaluated.predictions}
+        predictions = pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+        writers: dict[str, Callable[[Path], object]] = {
+            MODEL_FILE: debiased.save,
+            PREDICTIONS_FILE: lambda path: predictions.to_parquet(path, index=False),
+        }
+        if debiased.arrays:
+            content = save({name: array.cpu().contiguous() for name, array in debiased.arrays.items()})
+            writers[ARRAYS_FILE] = lambda path: path.write_bytes(content)
+        for name, write in writers.items():
+            cache.write_atomically(directory / name, write)
+        return sorted(writers)
+
+    def _circumstances(self, peak: "PeakMemory") -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "cache_hit": self.cache_hits,
+            "peak_memory_bytes": peak.bytes(),
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "commit": _commit(),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("efface", "torch", "numpy")},
+            },
+        }
+
+    @contextlib.contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def _content(dataset: Dataset) -> str:
+    """A digest of ids, labels, attributes and some inputs of a loaded data set.
+
+    In the cache's key, so that a change of the code that makes the data is not answered with models of the old data.
+    """
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.val, dataset.pairs.split, dataset.test):
+        some = torch.arange(min(32, len(split)))
+        for tensor in (split.index, split.y, split.a, split.inputs(some)):
+            digest.update(tensor.numpy().tobytes())
+    for pairs in (dataset.pairs, dataset.val_pairs, dataset.test_pairs):
+        digest.update(pairs.rows_cf.numpy().tobytes() + pairs.a_cf.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class PeakMemory:
+    """Peak memory from now on: of the device on CUDA, else resident memory of this process."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device if device.startswith("cuda") else None
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._cuda)
+        else:
+            # Linux starts the high-water mark anew on request; elsewhere it is that of the whole process.
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated(self._cuda)
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the code, with `+` if there are changes on top; None if this file is in no checkout."""
+    git = functools.partial(
+        subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+    )
+    try:
+        git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
+        head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changes = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changes else "")
+
+
+def load(run_dir: str | os.PathLike[str]) -> Debiased:
+    """The debiased model of a finished run.
+
+    Raises:
+        FileNotFoundError: `run_dir` holds no finished run.
+        ValueError: the method did not apply, or a file is damaged.
+
+    """
+    directory = Path(run_dir)
+    if not (directory / RECORD).is_file():
+        raise FileNotFoundError(f"run_dir: {directory} holds no finished run: it has no {RECORD}")
+    record = Record.read(directory / RECORD)
+    if record.status != "done":
+        raise ValueError(f"run_dir: {directory} holds no model, its run is {record.status}: {record.reason}")
+    return Debiased.load(directory / MODEL_FILE)

@@ -1,0 +1,1 @@
+"""Base models: a backbone that makes features, and a linear head on them."""

@@ -1,0 +1,200 @@
+"""Streaming, mergeable, weighted first and second moments of a pair (x, z).
+
+Everything that an eraser needs to know of the data: n, the means, Cov(x) and Cov(x, z). Batches may come in any
+number and order; two accumulators merge exactly.
+
+Products of a batch are formed in the working dtype (float32 unless the data are wider), which is where the time goes;
+they are summed in float64, so that a state of a billion samples still registers a batch. A fixed shift, the mean of the
+first batch, is subtracted first: without it, data whose mean is large against their spread lose their covariance to
+cancellation (Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983, eq. 1.3 and 2.1).
+"""
+
+import torch
+from torch import Tensor
+
+# Above this width Σ is formed in block rows of its upper triangle, which saves almost half of the products. Below it
+# one plain product is faster (measured in benchmarks/bench_leace.py).
+_BLOCKED_FROM = 1024
+_BLOCK_ROWS = 512
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which products of such data are formed: at least float32, complex stays complex."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums are kept: float64, or complex128 for complex data."""
+    return torch.promote_types(dtype, torch.float64)
+
+
+def as_matrix(x: Tensor, dim: int, name: str) -> Tensor:
+    """Flatten `x` of shape `[..., dim]` to `[n, dim]`; ValueError if its last dimension is another."""
+    if x.ndim == 0 or x.shape[-1] != dim:
+        raise ValueError(f"{name} has shape {list(x.shape)}, but its last dimension must be {dim}")
+    return x.reshape(-1, dim)
+
+
+def require_finite(x: Tensor, name: str) -> None:
+    """ValueError, with how many and where, if a matrix `[n, d]` holds NaN or infinite values."""
+    # One pass without a temporary of the size of x: a sum is finite unless a term is not (or it overflows).
+    if torch.isfinite(x.sum()):
+        return
+    bad = ~torch.isfinite(x)
+    count = int(bad.sum())
+    if count:
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} has {count} NaN or infinite values, the first in row {row}, column {column}: "
+            "drop or impute those rows first"
+        )
+
+
+class Moments:
+    """Accumulates the weighted moments of x `[n, x_dim]` and z `[n, z_dim]`.
+
+    Args:
+        x_dim: width of x.
+        z_dim: width of z; 0 if only x matters.
+        device: where the sums are kept.
+        dtype: dtype of the data; products are formed in it, or in float32 if it is narrower.
+        track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
+
+    Memory: 8 x_dim² bytes for Cov(x), and a copy of one batch while it is added.
+
+    """
+
+    def __init__(
+        self,
+        x_dim: int,
+        z_dim: int,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        track_xx: bool = True,
+    ) -> None:
+        self.x_dim, self.z_dim = x_dim, z_dim
+        self.dtype = working_dtype(dtype or torch.get_default_dtype())
+        self.count = 0
+        """Number of samples seen."""
+        sums = accumulator_dtype(self.dtype)
+        self.weight = torch.zeros((), device=device, dtype=torch.float64)
+        """Sum of the weights: n if there are none."""
+        self.weight_sq = torch.zeros_like(self.weight)
+        self._shift_x = torch.zeros(x_dim, device=device, dtype=self.dtype)
+        self._shift_z = torch.zeros(z_dim, device=device, dtype=self.dtype)
+        self._sum_x = torch.zeros(x_dim, device=device, dtype=sums)
+        self._sum_z = torch.zeros(z_dim, device=device, dtype=sums)
+        # Only the upper block triangle of _xx is meaningful until `cov_xx` mirrors it.
+        self._xx = torch.zeros(x_dim, x_dim, device=device, dtype=sums) if track_xx else None
+        self._xz = torch.zeros(x_dim, z_dim, device=device, dtype=sums)
+
+    @torch.no_grad()
+    def update(self, x: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
+        """Add a batch: x `[n, x_dim]`, z `[n, z_dim]`, importance weights `[n]` (all 1 if None).
+
+        Raises:
+            ValueError: shapes do not fit, values are not finite, or a weight is negative. The sums are then unchanged.
+
+        """
+        x = as_matrix(x, self.x_dim, "x").to(self._xz.device, self.dtype)
+        z = as_matrix(z, self.z_dim, "z").to(self._xz.device, self.dtype)
+        if len(x) != len(z):
+            raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
+        require_finite(x, "x")
+        require_finite(z, "z")
+        if weight is not None:
+            if weight.shape != (len(x),):
+                raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(x)}], one for each sample")
+            weight = weight.to(x.device, torch.float64)
+            if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
+                raise ValueError("weight has negative or non-finite values: importance weights are >= 0")
+        if len(x) == 0:
+            return
+        if self.count == 0:
+            self._shift_x, self._shift_z = x.mean(0), z.mean(0)
+        x = x - self._shift_x
+        z = z - self._shift_z
+        wx = x if weight is None else x * weight.to(x.dtype)[:, None]
+
+        self.count += len(x)
+        self.weight += len(x) if weight is None else weight.sum()
+        self.weight_sq += len(x) if weight is None else weight.square().sum()
+        self._sum_x += wx.sum(0, dtype=self._sum_x.dtype)
+        self._sum_z += (z if weight is None else z * weight.to(z.dtype)[:, None]).sum(0, dtype=self._sum_z.dtype)
+        self._xz += wx.mH @ z
+        if self._xx is not None:
+            rows = self.x_dim if self.x_dim < _BLOCKED_FROM else _BLOCK_ROWS
+            for i in range(0, self.x_dim, rows):
+                self._xx[i : i + rows, i:] += wx[:, i : i + rows].mH @ x[:, i:]
+
+    @torch.no_grad()
+    def merge(self, other: "Moments") -> None:
+        """Add the samples of another accumulator, exactly as if they had been seen here."""
+        if (self.x_dim, self.z_dim) != (other.x_dim, other.z_dim) or (self._xx is None) != (other._xx is None):
+            raise ValueError(
+                f"cannot merge moments of {other.x_dim} x {other.z_dim} into moments of {self.x_dim} x {self.z_dim}"
+                " that track other sums: make both with the same arguments"
+            )
+        device = self._xz.device
+        if self.count == 0:
+            self._shift_x, self._shift_z = other._shift_x.to(device, self.dtype), other._shift_z.to(device, self.dtype)
+        # Σ w (u + a)ᴴ(v + b), where a and b carry the other's shift to ours.
+        a = (other._shift_x.to(device, self._sum_x.dtype) - self._shift_x).reshape(1, -1)
+        b = (other._shift_z.to(device, self._sum_x.dtype) - self._shift_z).reshape(1, -1)
+        n, sum_x, sum_z = other.weight.to(device), other._sum_x.to(device)[None], other._sum_z.to(device)[None]
+        self._xz += other._xz.to(device) + sum_x.mH @ b + a.mH @ sum_z + n * (a.mH @ b)
+        if self._xx is not None and other._xx is not None:
+            self._xx += other._xx.to(device) + sum_x.mH @ a + a.mH @ sum_x + n * (a.mH @ a)
+        self._sum_x += (sum_x + n * a)[0]
+        self._sum_z += (sum_z + n * b)[0]
+        self.count += other.count
+        self.weight += n
+        self.weight_sq += other.weight_sq.to(device)
+
+    @property
+    def n_eff(self) -> float:
+        """Kish's effective sample size, (Σw)² / Σw²; the number of samples if they have no weights."""
+        return float(self.weight.square() / self.weight_sq) if self.weight > 0 else 0.0
+
+    @property
+    def mean_x(self) -> Tensor:
+        """`[x_dim]`, float64 (complex128)."""
+        return self._shift_x + self._sum_x / self._total()
+
+    @property
+    def mean_z(self) -> Tensor:
+        """`[z_dim]`, float64 (complex128)."""
+        return self._shift_z + self._sum_z / self._total()
+
+    def cov_xx(self, *, unbiased: bool = True) -> Tensor:
+        """Cov(x) = E[(x−μ)ᴴ(x−μ)], `[x_dim, x_dim]`, Hermitian, float64.
+
+        Args:
+            unbiased: divide by Σw − Σw²/Σw (n − 1 without weights), else by Σw.
+
+        """
+        if self._xx is None:
+            raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")
+        mean = (self._sum_x / self._total())[None]
+        upper = (self._xx - self.weight * (mean.mH @ mean)).triu()
+        full = upper + upper.triu(1).mH
+        return full / self._divisor(unbiased)
+
+    def cov_xz(self, *, unbiased: bool = True) -> Tensor:
+        """Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""
+        mean_x, mean_z = (self._sum_x / self._total())[None], (self._sum_z / self._total())[None]
+        return (self._xz - self.weight * (mean_x.mH @ mean_z)) / self._divisor(unbiased)
+
+    def _total(self) -> Tensor:
+        if self.weight <= 0:
+            raise ValueError("no samples yet: call update() with at least one sample of positive weight")
+        return self.weight
+
+    def _divisor(self, unbiased: bool) -> Tensor:
+        n = self._total()
+        if not unbiased:
+            return n
+        if self.n_eff <= 1 + 1e-12:
+            raise ValueError("a covariance needs at least two samples: call update() with more data")
+        return n - self.weight_sq / n

@@ -1,0 +1,1 @@
+"""Records into a tidy data frame, tables and figures. Reads files, imports no torch."""
