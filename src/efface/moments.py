@@ -1,6 +1,6 @@
 """Streaming, mergeable, weighted first and second moments of a pair (x, z).
 
-Everything that an eraser needs to know of the data: n, the means, Cov(x) and Cov(x, z). Batches may come in any
+Everything that an eraser needs to know of the data: n, the means, Cov(x), Cov(x, z) and Cov(z). Batches may come in any
 number and order; two accumulators merge exactly.
 
 Products of a batch are formed in the working dtype (float32 unless the data are wider), which is where the time goes;
@@ -88,6 +88,7 @@ class Moments:
         # Only the upper block triangle of _xx is meaningful until `cov_xx` mirrors it.
         self._xx = torch.zeros(x_dim, x_dim, device=device, dtype=sums) if track_xx else None
         self._xz = torch.zeros(x_dim, z_dim, device=device, dtype=sums)
+        self._zz = torch.zeros(z_dim, z_dim, device=device, dtype=sums)
 
     @torch.no_grad()
     def update(self, x: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
@@ -121,8 +122,10 @@ class Moments:
         self.weight += len(x) if weight is None else weight.sum()
         self.weight_sq += len(x) if weight is None else weight.square().sum()
         self._sum_x += wx.sum(0, dtype=self._sum_x.dtype)
-        self._sum_z += (z if weight is None else z * weight.to(z.dtype)[:, None]).sum(0, dtype=self._sum_z.dtype)
+        wz = z if weight is None else z * weight.to(z.dtype)[:, None]
+        self._sum_z += wz.sum(0, dtype=self._sum_z.dtype)
         self._xz += wx.mH @ z
+        self._zz += wz.mH @ z
         if self._xx is not None:
             rows = self.x_dim if self.x_dim < _BLOCKED_FROM else _BLOCK_ROWS
             for i in range(0, self.x_dim, rows):
@@ -144,6 +147,7 @@ class Moments:
         b = (other._shift_z.to(device, self._sum_x.dtype) - self._shift_z).reshape(1, -1)
         n, sum_x, sum_z = other.weight.to(device), other._sum_x.to(device)[None], other._sum_z.to(device)[None]
         self._xz += other._xz.to(device) + sum_x.mH @ b + a.mH @ sum_z + n * (a.mH @ b)
+        self._zz += other._zz.to(device) + sum_z.mH @ b + b.mH @ sum_z + n * (b.mH @ b)
         if self._xx is not None and other._xx is not None:
             self._xx += other._xx.to(device) + sum_x.mH @ a + a.mH @ sum_x + n * (a.mH @ a)
         self._sum_x += (sum_x + n * a)[0]
@@ -185,6 +189,11 @@ class Moments:
         """Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""
         mean_x, mean_z = (self._sum_x / self._total())[None], (self._sum_z / self._total())[None]
         return (self._xz - self.weight * (mean_x.mH @ mean_z)) / self._divisor(unbiased)
+
+    def cov_zz(self, *, unbiased: bool = True) -> Tensor:
+        """Cov(z) = E[(z−ν)ᴴ(z−ν)], `[z_dim, z_dim]`, Hermitian, float64."""
+        mean = (self._sum_z / self._total())[None]
+        return (self._zz - self.weight * (mean.mH @ mean)) / self._divisor(unbiased)
 
     def _total(self) -> Tensor:
         if self.weight <= 0:

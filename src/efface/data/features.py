@@ -96,8 +96,9 @@ class FeatureFile:
         missing = [name for name in ("x", "y", "a") if name not in arrays]
         if missing:
             raise ValueError(f"path: {self.path} has no array {', '.join(missing)}, only {', '.join(sorted(arrays))}")
-        lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in arrays if name != "allow_pickle"}
-        if len({lengths[name] for name in ("x", "y", "a", "split") if name in lengths}) > 1:
+        used = [name for name in ("x", "y", "a", "split") if name in arrays]
+        lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in used}
+        if len(set(lengths.values())) > 1:
             raise ValueError(f"path: the arrays of {self.path} have different lengths: {lengths}")
         if arrays["x"].ndim < 2 or arrays["x"].dtype.kind not in "fiub":
             raise ValueError(
@@ -125,7 +126,6 @@ def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
         )
     names, codes = np.unique(values, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(
-            f"{name} holds one value only ({names[0] if len(names) else 'no rows'}): two or more are needed"
-        )
+        found = f"only one value, {names[0]}" if len(names) else "no rows"
+        raise ValueError(f"{name} holds {found}: two or more values are needed")
     return torch.from_numpy(codes.astype(np.int64)), tuple(str(value) for value in names)

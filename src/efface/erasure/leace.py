@@ -188,7 +188,9 @@ class LeaceFitter:
             ValueError: fewer than two samples.
 
         """
-        C = self.moments.cov_xz()
+        # In an orthonormal basis of the directions in which z varies at all: the columns of one-hot labels sum to 1,
+        # and along that direction Cov(x, z) is rounding noise.
+        C = self.moments.cov_xz() @ _range(self.moments.cov_zz(), torch.finfo(self.dtype).eps)
         if self.method == "leace":
             left, right = _whitened_span(self._sigma_xx(), C, self._keep, torch.finfo(self.dtype).eps)
         else:
@@ -208,7 +210,7 @@ class LeaceFitter:
         if self.rtol is not None:
             return s > max(self.rtol * float(s.max() if len(s) else 0), noise)
         keep = s > self.svd_tol
-        # Rounding noise of a redundant column (one-hot labels sum to 1) is rightly left alone, and not worth a word.
+        # What is down at rounding noise is rightly left alone, and not worth a word.
         dropped = int((~keep & (s > 1e3 * noise)).sum())
         if dropped:
             warnings.warn(
@@ -217,6 +219,16 @@ class LeaceFitter:
                 stacklevel=4,
             )
         return keep
+
+
+def _range(sigma: Tensor, eps: float) -> Tensor:
+    """An orthonormal basis `[k, rank]` of the range of a covariance `[k, k]` whose entries have relative error eps."""
+    scale = torch.linalg.diagonal(sigma).real.clamp_min(0).sqrt()
+    unit = torch.where(scale > 0, scale, 1)[:, None]
+    values, vectors = torch.linalg.eigh(sigma / unit / unit.mT)
+    kept = vectors[:, values > len(sigma) * eps * values.clamp_min(0).max()]
+    basis: Tensor = torch.linalg.qr(scale[:, None] * kept)[0]
+    return basis
 
 
 def _whitened_span(sigma: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], eps: float) -> tuple[Tensor, Tensor]:

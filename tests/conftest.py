@@ -1,0 +1,74 @@
+"""Small real data, one training per fixture."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run as entry
+import torch
+from hydra import compose, initialize_config_dir
+
+from efface import experiment
+from efface.data.base import Dataset
+from efface.methods.base import Problem
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: threads of one that wait for those of another are slower than one thread each.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+CONF = Path(entry.__file__).parent / "conf"
+
+
+@pytest.fixture(scope="session")
+def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., experiment.Experiment]:
+    """Experiments composed from the real configuration, sharing a cache, with results in one temporary folder."""
+    root = tmp_path_factory.mktemp("efface")
+
+    def build(*overrides: str) -> experiment.Experiment:
+        places = [f"results_dir={root / 'results'}", f"cache_dir={root / 'cache'}", "logger=none", "device=cpu"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return entry.build(compose("config", overrides=[*places, *overrides]))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def mini(parts_of: Callable[..., experiment.Experiment]) -> Dataset:
+    parts = parts_of()
+    return parts.dataset.load(data_dir=Path(), cache_dir=Path(), seed=0)
+
+
+def _problem(parts: experiment.Experiment) -> Problem:
+    captured: dict[str, Any] = {}
+
+    class Spy:
+        uses_attribute_at_test = False
+
+        def skip(self, problem: Problem) -> str:
+            captured["problem"] = problem
+            return "only looking"
+
+    object.__setattr__(parts, "method", Spy())
+    object.__setattr__(parts, "overwrite", True)
+    experiment.run(parts)
+    return captured["problem"]
+
+
+@pytest.fixture(scope="session")
+def ten_classes(parts_of: Callable[..., experiment.Experiment]) -> Problem:
+    """What a method sees of small Colored MNIST under an MLP."""
+    return _problem(parts_of("method.name=spy"))
+
+
+@pytest.fixture(scope="session")
+def two_classes(parts_of: Callable[..., experiment.Experiment]) -> Problem:
+    """The same of the digits 3 and 8."""
+    return _problem(parts_of("method.name=spy", "dataset.classes=[3,8]"))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

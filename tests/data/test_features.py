@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from efface.data.base import Dataset
+from efface.data.features import FeatureFile
+
+
+def arrays(n: int = 200) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = rng.choice(["cat", "dog"], n)
+    return {"x": rng.normal(size=(n, 5)), "y": y, "a": rng.integers(0, 3, n) * 10}
+
+
+def save(folder: Path, **changes: np.ndarray) -> str:
+    path = folder / "my.npz"
+    np.savez(path, **{**arrays(), **changes})
+    return str(path)
+
+
+def load(path: str, **options: object) -> Dataset:
+    source = FeatureFile(path=path, **options)  # type: ignore[arg-type]
+    return source.load(data_dir=Path(), cache_dir=Path(), seed=0)
+
+
+def test_split_by_ratio(tmp_path: Path) -> None:
+    data = load(save(tmp_path), ratios=[0.5, 0.1, 0.2, 0.2])
+    assert [len(s) for s in (data.train, data.val, data.pairs.split, data.test)] == [100, 20, 40, 40]
+    assert data.classes == ("cat", "dog")
+    assert data.attributes == ("0", "10", "20")
+    assert data.input_shape == (5,)
+    assert not data.flippable
+    source = arrays()
+    np.testing.assert_allclose(data.test.inputs(torch.arange(40)), source["x"][data.test.index], rtol=1e-6)
+    assert [data.classes[i] for i in data.test.y] == source["y"][data.test.index].tolist()
+
+
+def test_given_split(tmp_path: Path) -> None:
+    names = np.array(["train", "val", "pairs", "test"])[np.arange(200) % 4]
+    data = load(save(tmp_path, split=names))
+    assert data.val.index.tolist() == list(range(1, 200, 4))
+
+
+def test_fingerprint_follows_the_file(tmp_path: Path) -> None:
+    source = FeatureFile(path=save(tmp_path))
+    before = source.fingerprint(Path())
+    save(tmp_path, a=np.arange(200) % 2)
+    assert source.fingerprint(Path()) != before
+
+
+NAN = arrays()["x"].copy()
+NAN[7, 3] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": NAN}, r"x in .*my.npz has 1 NaN or infinite values, the first in row 7, column 3"),
+        ({"x": np.zeros(200)}, "must be numbers of shape"),
+        ({"y": np.zeros(199, int)}, "different lengths"),
+        ({"y": np.zeros(200, int)}, "y holds only one value, 0"),
+        ({"a": np.zeros(200)}, "a has shape .* must be integers or strings"),
+        ({"split": np.array(["train"] * 200)}, "gives no row to val, test"),
+        ({"split": np.array(["training"] * 200)}, "may only hold train, val, pairs, test"),
+        ({"y": np.array([["a"]] * 200, dtype=object)}, "cannot be read"),
+        (
+            {"y": np.repeat([0, 1], 100), "split": np.repeat(["train", "val", "test"], [150, 25, 25])},
+            "split 'val' has no sample of class 0",
+        ),
+    ],
+)
+def test_bad_arrays(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(save(tmp_path, **changes))
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"numpy.savez\(path"):
+        load(str(tmp_path / "none.npz"))
+    (tmp_path / "broken.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(str(tmp_path / "broken.npz"))
+    np.savez(tmp_path / "part.npz", x=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="has no array y, a"):
+        load(str(tmp_path / "part.npz"))
+    with pytest.raises(ValueError, match="ratios is"):
+        FeatureFile(path="x", ratios=[1.0, 0, 0, 0])

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+
+from efface.data.groups import aligned, group_accuracies, group_counts, groups, kamiran_calders
+
+Y = torch.tensor([0, 0, 0, 1, 1, 1])
+A = torch.tensor([0, 0, 1, 1, 1, 1])
+
+
+def test_groups_and_counts() -> None:
+    assert groups(Y, A, 3).tolist() == [0, 0, 1, 4, 4, 4]
+    assert group_counts(Y, A, 2, 3).tolist() == [[2, 1, 0], [0, 3, 0]]
+
+
+def test_empty_cells_have_no_accuracy() -> None:
+    per_group = group_accuracies(torch.tensor([1, 0, 1, 1, 0, 0]).bool(), Y, A, 2, 2)
+    np.testing.assert_allclose(per_group, [[0.5, 1.0], [np.nan, 1 / 3]])
+
+
+def test_aligned_cells_are_those_that_occur_too_often() -> None:
+    assert aligned(Y, A, 2, 2).tolist() == [[True, False], [False, True]]
+    independent = torch.tensor([0, 1] * 3)
+    assert not aligned(Y, independent, 2, 2)[:, :].all()
+
+
+def test_kamiran_calders_make_the_attribute_independent() -> None:
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (1000,), generator=g)
+    a = (y + torch.randint(2, (1000,), generator=g)) % 3
+    a[:60] = torch.arange(60) % 3
+    w = kamiran_calders(y, a, 3, 3)
+    assert float(w.mean()) == pytest.approx(1)
+    joint = torch.zeros(3, 3, dtype=torch.float64).index_put((y, a), w, accumulate=True) / len(y)
+    torch.testing.assert_close(joint, joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True))
+
+
+def test_an_empty_cell_is_named() -> None:
+    with pytest.raises(ValueError, match="y=1,a=0"):
+        kamiran_calders(Y, A, 2, 2)
+    # A value that never occurs is no gap.
+    assert kamiran_calders(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]), 2, 5).tolist() == [1, 1, 1, 1]

@@ -1,0 +1,58 @@
+"""Every method that has a yaml, on real small data, through the contract."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+from tests.conftest import CONF
+
+from efface.methods.base import Debiased, Method, Problem
+
+NAMES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+def make(name: str, *overrides: str) -> Method:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[f"method={name}", *overrides])
+    options = OmegaConf.to_container(cfg.method, resolve=True)
+    assert options.pop("name") == name
+    return instantiate({**options, **get_class(options["_target_"]).small}, _convert_="all")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_and_can_be_saved(name: str, ten_classes: Problem, two_classes: Problem, tmp_path: Path) -> None:
+    method = make(name)
+    skipped = {}
+    for problem in (ten_classes, two_classes):
+        reason = method.skip(problem)
+        if reason is not None:
+            skipped[problem.n_classes] = reason
+            continue
+        before = [t.clone() for t in (problem.train.x, problem.head.weight, problem.head.bias)]
+        debiased = method.fit(problem)
+        after = (problem.train.x, problem.head.weight, problem.head.bias)
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True)), "the problem was changed"
+        logits = debiased(problem.val.x, problem.val.a)
+        assert logits.shape == (len(problem.val), problem.n_classes)
+        assert logits.isfinite().all()
+        torch.testing.assert_close(logits, method.fit(problem)(problem.val.x, problem.val.a))
+        debiased.save(tmp_path / "saved")
+        torch.testing.assert_close(Debiased.load(tmp_path / "saved")(problem.val.x, problem.val.a), logits)
+    assert len(skipped) < 2, skipped
+
+
+def test_none_changes_nothing(ten_classes: Problem) -> None:
+    debiased = make("none").fit(ten_classes)
+    assert debiased.fitted_on is None
+    torch.testing.assert_close(debiased(ten_classes.val.x), ten_classes.head(ten_classes.val.x))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path, ten_classes: Problem) -> None:
+    path = tmp_path / "debiased.safetensors"
+    make("none").fit(ten_classes).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a saved model of efface"):
+        Debiased.load(path)

@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from efface.softmax import SoftmaxObjective, fit_softmax
+
+
+def problem(n: int = 300, d: int = 6, k: int = 4, noise: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64)
+    scores = x @ torch.randn(d, k, generator=g, dtype=torch.float64)
+    gumbel = -(-torch.rand(n, k, generator=g, dtype=torch.float64).log()).log()
+    return x, (scores + noise * gumbel).argmax(1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_derivatives_are_autograd_s(bias: bool, weighted: bool) -> None:
+    x, y = problem(n=40, d=3)
+    weight = torch.rand(40, dtype=torch.float64) if weighted else None
+    f = SoftmaxObjective(x, y, weight=weight, l2=0.1, bias=bias)
+    theta = torch.randn(f.shape, dtype=torch.float64)
+    value = lambda t: f.value(t, f.logits(t))  # noqa: E731
+    p = f.logits(theta).softmax(1)
+    torch.testing.assert_close(f.gradient(theta, p), torch.autograd.functional.jacobian(value, theta))
+    hessian = torch.autograd.functional.hessian(value, theta).reshape(theta.numel(), -1)
+    torch.testing.assert_close(f.hessian(p), hessian)
+    direction = torch.randn(f.shape, dtype=torch.float64)
+    torch.testing.assert_close(f.hvp(direction, p).flatten(), hessian @ direction.flatten())
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_scikit_learn(solver: str, k: int, bias: bool) -> None:
+    x, y = problem(k=k)
+    l2 = 1e-2
+    ours = fit_softmax(x, y, l2=l2, bias=bias, solver=solver)
+    # scikit-learn's binary model has one row w, penalised as ‖w‖²; our two rows ±w/2 are penalised as ‖w‖²/2.
+    C = (2 if k == 2 else 1) / (l2 * len(x))
+    theirs = LogisticRegression(C=C, tol=1e-10, max_iter=10_000, fit_intercept=bias).fit(x, y)
+    assert ours.converged
+    np.testing.assert_allclose(ours.logits(x).softmax(1), theirs.predict_proba(x), atol=2e-5)
+    if k > 2:
+        np.testing.assert_allclose(ours.weight, theirs.coef_, atol=1e-4)
+        np.testing.assert_allclose(0 if ours.bias is None else ours.bias, theirs.intercept_, atol=1e-4)
+
+
+def test_weights_are_repetitions() -> None:
+    x, y = problem()
+    repeat = torch.arange(len(x)) % 3
+    weighted = fit_softmax(x, y, weight=repeat.double(), l2=1e-3, tol=1e-11)
+    repeated = fit_softmax(x.repeat_interleave(repeat, 0), y.repeat_interleave(repeat), l2=1e-3, tol=1e-11)
+    torch.testing.assert_close(weighted.weight, repeated.weight, rtol=1e-6, atol=1e-8)
+    assert weighted.loss == pytest.approx(repeated.loss)
+
+
+def test_warm_start_at_the_optimum_takes_no_step() -> None:
+    x, y = problem()
+    first = fit_softmax(x, y, l2=1e-3)
+    again = fit_softmax(x, y, l2=1e-3, init=first)
+    assert again.iterations == 0
+    torch.testing.assert_close(again.weight, first.weight)
+    with pytest.raises(ValueError, match="init has parameters"):
+        fit_softmax(x[:, :2], y, init=first)
+
+
+def test_without_a_penalty_the_gradient_vanishes() -> None:
+    x, y = problem(noise=3.0)
+    fit = fit_softmax(x, y, tol=1e-9)
+    assert fit.converged
+    cholesky = fit_softmax(x, y, tol=1e-9, solver="cholesky")
+    torch.testing.assert_close(fit.logits(x).softmax(1), cholesky.logits(x).softmax(1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+def test_duplicated_columns_and_tiny_penalty(solver: str) -> None:
+    x, y = problem(noise=3.0)
+    twice = fit_softmax(torch.cat([x, x], 1), y, l2=1e-8, solver=solver)
+    once = fit_softmax(x, y, l2=5e-9, solver=solver)
+    assert twice.converged
+    assert twice.loss == pytest.approx(once.loss, abs=1e-7)
+
+
+def test_separable_data_say_so() -> None:
+    x = torch.tensor([[-1.0], [-2.0], [1.0], [2.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    stopped = fit_softmax(x, y, max_iter=3)
+    assert not stopped.converged
+    assert fit_softmax(x, y, l2=1e-3).converged
+
+
+def test_no_information_leaves_the_entropy() -> None:
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (600,), generator=g)
+    p = torch.bincount(y) / 600
+    fit = fit_softmax(torch.zeros(600, 2), y)
+    assert fit.loss == pytest.approx(float(-(p * p.log()).sum()), abs=1e-7)
+
+
+def test_head_is_the_same_map() -> None:
+    x, y = problem()
+    for bias in (True, False):
+        fit = fit_softmax(x, y, l2=1e-2, bias=bias)
+        torch.testing.assert_close(fit.head(torch.float64)(x), fit.logits(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "message"),
+    [
+        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), {}, "give x"),
+        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), {}, "give x"),
+        (torch.zeros(3, 2), torch.zeros(3), {}, "integer labels"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 5]), {"n_classes": 3}, "labels from 0 to 5"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, -1]), {}, "labels from -1"),
+        (torch.full((3, 2), math.nan), torch.tensor([0, 1, 1]), {}, "x has 6 NaN"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 1]), {"l2": -1.0}, "l2 is -1"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 1]), {"weight": torch.zeros(3)}, "not all zero"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 1]), {"solver": "sgd"}, "solver is 'sgd'"),
+    ],
+)
+def test_bad_input(x: torch.Tensor, y: torch.Tensor, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_softmax(x, y, **options)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from efface.data.base import Dataset
+from efface.models.mlp import mlp
+from efface.training import Erm, read_out, resolve_device
+
+
+def fit(mini: Dataset, seed: int = 0, **options: object) -> tuple[torch.nn.Module, object]:
+    torch.manual_seed(seed)
+    model = mlp(input_shape=mini.input_shape, n_classes=10, hidden=[32])
+    trained = Erm(**{"epochs": 3, **options}).fit(model, mini, seed=seed, device="cpu", progress=False)  # type: ignore[arg-type]
+    return model, trained
+
+
+def test_it_learns_and_repeats_exactly(mini: Dataset) -> None:
+    model, trained = fit(mini)
+    again, trained_again = fit(mini)
+    assert [row["epoch"] for row in trained.history] == [0, 1, 2]  # type: ignore[attr-defined]
+    assert trained.history[-1]["accuracy"] > 0.8  # type: ignore[attr-defined]
+    assert trained.history == trained_again.history  # type: ignore[attr-defined]
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_selection_keeps_the_best_epoch_on_val(mini: Dataset) -> None:
+    # A large step makes the metric go up and down, so that the best epoch need not be the last.
+    model, trained = fit(mini, lr=0.02, epochs=6, select="worst_group_accuracy")
+    scores = [row["val_worst_group_accuracy"] for row in trained.history]  # type: ignore[attr-defined]
+    assert trained.best_epoch == scores.index(max(scores))  # type: ignore[attr-defined]
+    correct = read_out(model, mini.val, device="cpu").argmax(1) == mini.val.y
+    cells = {(int(y), int(a)) for y, a in zip(mini.val.y, mini.val.a, strict=True)}
+    worst = min(float(correct[(mini.val.y == y) & (mini.val.a == a)].double().mean()) for y, a in cells)
+    assert worst == pytest.approx(max(scores))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_other_optimisers_learn(mini: Dataset, optimizer: str) -> None:
+    _, trained = fit(mini, optimizer=optimizer, lr=0.05 if optimizer == "sgd" else 1e-3, weight_decay=1e-4)
+    assert trained.history[-1]["accuracy"] > 0.8  # type: ignore[attr-defined]
+
+
+def test_bfloat16_learns_as_well(mini: Dataset) -> None:
+    _, exact = fit(mini)
+    _, mixed = fit(mini, precision="bfloat16")
+    assert mixed.history[-1]["accuracy"] == pytest.approx(exact.history[-1]["accuracy"], abs=0.03)  # type: ignore[attr-defined]
+
+
+def test_read_out_is_the_module_in_batches(mini: Dataset) -> None:
+    model, _ = fit(mini, epochs=0)
+    rows = torch.arange(2500)
+    features = read_out(model.backbone, mini.train, rows=rows, device="cpu")  # type: ignore[arg-type]
+    with torch.no_grad():
+        torch.testing.assert_close(features, model.backbone(mini.train.inputs(rows)))  # type: ignore[operator]
+    a = (mini.train.a[rows] + 1) % 10
+    flipped = read_out(model.backbone, mini.train, rows=rows, a=a, device="cpu")  # type: ignore[arg-type]
+    with torch.no_grad():
+        torch.testing.assert_close(flipped, model.backbone(mini.train.inputs(rows, a=a)))  # type: ignore[operator]
+
+
+def test_divergence_is_an_error(mini: Dataset) -> None:
+    with pytest.raises(FloatingPointError, match=r"lower training.lr"):
+        fit(mini, optimizer="sgd", lr=1e6)
+
+
+def test_bad_options() -> None:
+    for options, message in (
+        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"select": "test_accuracy"}, "select is 'test_accuracy'"),
+        ({"precision": "float8"}, "precision is 'float8'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Erm(**options)
+
+
+def test_devices() -> None:
+    assert resolve_device("auto") in ("cpu", "cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA device"):
+            resolve_device("cuda:0")
