@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,14 @@ def cached(
         return tensors, facts, False
 
 
-def lock(path: Path, *, say: Callable[[str], None], what: str) -> FileLock:
-    """An acquired lock, to be used in a `with`; says so before it waits. It dies with its process."""
+def lock(path: Path, *, say: Callable[[str], None], what: str) -> AbstractContextManager[object]:
+    """An acquired lock, to be released by a `with`; says so before it waits. It dies with its process."""
     held = FileLock(path)
     try:
-        held.acquire(timeout=0)
+        return held.acquire(timeout=0)
     except Timeout:
         say(f"another process is making {what}; waiting for it ({path})")
-        held.acquire()
-    return held
+        return held.acquire()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

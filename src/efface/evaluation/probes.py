@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efface.data.base import stratified_split
 from efface.softmax import SoftmaxFit, fit_softmax
 
 L2_GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -60,10 +59,10 @@ def score(logits: Tensor, a: Tensor) -> ProbeResult:
 
 
 def halves(strata: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Row numbers of two random halves, each stratum split evenly."""
-    n = len(strata)
-    parts = stratified_split(strata, {"one": n // 2, "other": n - n // 2}, torch.Generator().manual_seed(seed))
-    return parts["one"], parts["other"]
+    """Row numbers of two random halves that differ by at most one sample in each stratum of `strata` `[n]`."""
+    order = torch.randperm(len(strata), generator=torch.Generator().manual_seed(seed)).to(strata.device)
+    order = order[torch.argsort(strata[order], stable=True)]
+    return order[::2], order[1::2]
 
 
 def linear_probe(x: Tensor, a: Tensor, strata: Tensor, n_attributes: int) -> ProbeResult:

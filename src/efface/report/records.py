@@ -61,9 +61,9 @@ def _label(frame: pd.DataFrame, configs: list[dict[str, Any]]) -> pd.DataFrame:
     frame = frame.copy()
     # Rows that differ in their evaluation only are told apart by the method's label.
     for at, level in enumerate(LEVELS):
-        groups = frame.groupby([*LEVELS[:at], level], sort=False).groups
         labels = frame[level].copy()
-        for rows in groups.values():
+        for _, group in frame.groupby([*LEVELS[:at], level], sort=False):
+            rows = group.index
             parts = [options[level]] + ([options["evaluation"]] if level == "method" else [])
             for part in parts:
                 for key in sorted({key for i in rows for key in part[i]}):

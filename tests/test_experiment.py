@@ -1,0 +1,232 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import efface
+from efface import experiment
+from efface.experiment import Experiment, FingerprintError
+from efface.methods.base import Debiased, Problem
+from efface.record import Record
+from efface.tracking import NoTracker
+
+Build = Callable[..., Experiment]
+QUIET = {"say": lambda message: None}
+
+
+@pytest.fixture(scope="module")
+def finished(parts_of: Build) -> tuple[Experiment, Record]:
+    parts = parts_of("method=leace", "method.refit_head=true")
+    return parts, experiment.run(parts, **QUIET)
+
+
+def without_run(record: Record) -> dict[str, Any]:
+    return record.model_dump(exclude={"run"})
+
+
+def test_it_leaves_everything(finished: tuple[Experiment, Record]) -> None:
+    parts, record = finished
+    assert record.status == "done"
+    assert Record.read(parts.directory / "record.json") == record
+    assert not (parts.directory / "error.json").exists()
+    for name in record.artifacts:
+        assert (parts.directory / name).is_file()
+    assert set(record.run["seconds"]) == {"data", "training", "features", "method", "evaluation"}
+    assert 1e8 < record.run["peak_memory_bytes"] < 1e10
+    assert record.info["training"]["history"][-1]["accuracy"] > 0.9
+    for metrics in (record.metrics, record.val_metrics):
+        assert len(metrics["group_accuracy"]) == 100
+        assert metrics["max_abs_cov"] < 1e-4
+    assert record.metrics["probe_information"] < 0.1
+
+
+def test_predictions_are_of_test_and_make_the_metrics(finished: tuple[Experiment, Record], mini: Any) -> None:
+    parts, record = finished
+    table = pd.read_parquet(parts.directory / "predictions.parquet")
+    assert list(table) == ["index", "y", "a", "y_pred", "p_y", "p_y_cf"]
+    assert set(table["index"]) == set(mini.test.index.tolist())
+    assert (table["y"] == table["y_pred"]).mean() == pytest.approx(record.metrics["accuracy"])
+    assert (table["p_y"] - table["p_y_cf"]).abs().mean() == pytest.approx(record.metrics["counterfactual_bias"])
+
+
+def test_load_rebuilds_the_debiased_model(finished: tuple[Experiment, Record], ten_classes: Problem) -> None:
+    parts, record = finished
+    debiased = efface.load(parts.directory)
+    accuracy = (debiased(ten_classes.val.x).argmax(1) == ten_classes.val.y).double().mean()
+    assert float(accuracy) == pytest.approx(record.val_metrics["accuracy"])
+
+
+def test_load_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        efface.load(tmp_path)
+    record = Record(id="0" * 8, config={}, seed=0, fingerprint="f", status="not_applicable", reason="too odd")
+    (tmp_path / "record.json").write_text(record.to_json())
+    with pytest.raises(ValueError, match="not_applicable: too odd"):
+        efface.load(tmp_path)
+
+
+class Forbidden:
+    """A method that must not be reached."""
+
+    uses_attribute_at_test = False
+
+    def skip(self, problem: Problem) -> None:
+        raise AssertionError("the method ran")
+
+
+def test_a_finished_run_is_returned_at_once(finished: tuple[Experiment, Record]) -> None:
+    parts, record = finished
+    assert experiment.status(parts) == "done"
+    said: list[str] = []
+    assert experiment.run(replace(parts, method=Forbidden()), say=said.append) == record  # type: ignore[arg-type]
+    assert "finished already" in said[0]
+
+
+def test_repeating_gives_the_same_record(finished: tuple[Experiment, Record]) -> None:
+    parts, record = finished
+    again = experiment.run(replace(parts, overwrite=True), **QUIET)
+    assert without_run(again) == without_run(record)
+    assert again.run["cache_hit"] == {"model": True, "features": True}
+    assert again.run["seconds"]["training"] == record.run["seconds"]["training"]
+
+
+def test_without_the_cache_too(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+    parts, record = finished
+    elsewhere = replace(parts, cache_dir=tmp_path / "cache", results_dir=tmp_path / "results")
+    again = experiment.run(elsewhere, **QUIET)
+    assert without_run(again) == without_run(record)
+    assert again.run["cache_hit"] == {"model": False, "features": False}
+
+
+def test_methods_share_the_base_model(parts_of: Build, finished: tuple[Experiment, Record]) -> None:
+    record = experiment.run(parts_of("method=none"), **QUIET)
+    assert record.run["cache_hit"] == {"model": True, "features": True}
+    assert record.metrics["probe_information"] > 2
+    assert finished[1].metrics["unbiased_accuracy"] > record.metrics["unbiased_accuracy"] + 0.1
+
+
+def test_seeds_differ(parts_of: Build, finished: tuple[Experiment, Record]) -> None:
+    other = experiment.run(parts_of("method=leace", "method.refit_head=true", "seed=1"), **QUIET)
+    assert other.id == finished[1].id
+    assert other.metrics["accuracy"] != finished[1].metrics["accuracy"]
+
+
+def test_other_data_are_an_error_unless_overwritten(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+    parts, record = finished
+    parts = replace(parts, results_dir=tmp_path)
+    parts.directory.mkdir(parents=True)
+    (parts.directory / "record.json").write_text(record.model_copy(update={"fingerprint": "old"}).to_json())
+    assert experiment.status(parts) == "another fingerprint"
+    with pytest.raises(FingerprintError, match="overwrite=true replaces it"):
+        experiment.run(parts, **QUIET)
+    assert experiment.run(replace(parts, overwrite=True), **QUIET).fingerprint == record.fingerprint
+
+
+def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
+    finished: tuple[Experiment, Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = replace(finished[0], results_dir=tmp_path)
+    palette = tuple(reversed(efface.data.colored_mnist._LFF))  # type: ignore[attr-defined]
+    monkeypatch.setattr("efface.data.colored_mnist._LFF", palette)
+    assert experiment.run(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
+
+
+class Tracker(NoTracker):
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def start(self, **facts: Any) -> None:
+        self.events.append("start")
+
+    def finish(self, record: Record | None) -> None:
+        self.events.append("finished" if record else "failed")
+
+
+class Broken:
+    uses_attribute_at_test = False
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def skip(self, problem: Problem) -> None:
+        return None
+
+    def fit(self, problem: Problem) -> Debiased:
+        raise self.error
+
+
+def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
+    tracker = Tracker()
+    parts = replace(parts_of(), results_dir=tmp_path, method=Broken(RuntimeError("singular")), tracker=tracker)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="singular"):
+        experiment.run(parts, **QUIET)
+    error = Record.read(parts.directory / "error.json")
+    assert error.status == "failed"
+    assert error.reason == "RuntimeError: singular"
+    assert "Traceback" in error.run["traceback"]
+    assert not (parts.directory / "record.json").exists()
+    assert tracker.events == ["start", "failed"]
+    # Put right, it runs, and the error is gone.
+    experiment.run(replace(parts_of(), results_dir=tmp_path), **QUIET)
+    assert not (parts.directory / "error.json").exists()
+
+
+def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
+    tracker = Tracker()
+    parts = replace(parts_of(), results_dir=tmp_path, method=Broken(KeyboardInterrupt()), tracker=tracker)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(parts, **QUIET)
+    assert not list(parts.directory.glob("*.json"))
+    assert tracker.events == ["start", "failed"]
+
+
+def test_what_does_not_apply_says_why(parts_of: Build, tmp_path: Path) -> None:
+    parts = parts_of("method=leace", "dataset.bias_ratio=1.0", "method.fit_on=train", "method.reweigh=true")
+    record = experiment.run(replace(parts, results_dir=tmp_path), **QUIET)
+    assert record.status == "not_applicable"
+    assert record.reason is not None
+    assert "no samples with y=0,a=1" in record.reason
+    assert record.metrics == {}
+    assert experiment.status(replace(parts, results_dir=tmp_path)) == "done"
+
+
+def test_a_place_that_cannot_be_written_is_named(parts_of: Build, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="set results_dir="):
+        experiment.run(replace(parts_of(), results_dir=tmp_path / "file"), **QUIET)
+
+
+def test_a_damaged_record_is_named(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+    parts = replace(finished[0], results_dir=tmp_path)
+    parts.directory.mkdir(parents=True)
+    (parts.directory / "record.json").write_text(json.dumps({"id": "x"}))
+    with pytest.raises(ValueError, match="run its job again with overwrite=true"):
+        experiment.run(parts, **QUIET)
+    assert experiment.run(replace(parts, overwrite=True), **QUIET).status == "done"
+
+
+def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    a = torch.randint(2, (2000,), generator=g)
+    y = torch.randint(2, (2000,), generator=g)
+    x = torch.randn(2000, 8, generator=g)
+    x[:, 0] += 3 * y
+    x[:, 1] += 3 * a
+    import numpy as np
+
+    np.savez(tmp_path / "my.npz", x=x.numpy(), y=y.numpy(), a=a.numpy())
+    records = {
+        method: experiment.run(parts_of("dataset=features", f"path={tmp_path / 'my.npz'}", f"method={method}"), **QUIET)
+        for method in ("none", "leace")
+    }
+    assert records["none"].config["model"]["name"] == "linear"
+    assert records["leace"].config["method"]["fit_on"] == "train"
+    assert records["none"].metrics["probe_information"] > 0.5
+    assert abs(records["leace"].metrics["probe_information"]) < 0.02
+    assert records["leace"].metrics["accuracy"] > 0.85
+    assert records["leace"].metrics["counterfactual_bias"] is None

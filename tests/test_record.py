@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from efface.record import Record
+
+RECORD = Record(id="0" * 8, config={}, seed=0, fingerprint="f", status="done", metrics={"accuracy": 0.5, "x": None})
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(RECORD.to_json())
+    assert Record.read(path) == RECORD
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        RECORD.model_copy(update={"metrics": {"accuracy": float("nan")}}).to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: {**r, "surprise": 1}, "damaged or of another version"),
+        (lambda r: {k: v for k, v in r.items() if k != "status"}, "damaged or of another version"),
+        (lambda r: {**r, "schema_version": 99}, "schema version 99"),
+    ],
+)
+def test_another_schema_is_named(tmp_path: Path, change: object, message: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(change(json.loads(RECORD.to_json()))))  # type: ignore[operator]
+    with pytest.raises(ValueError, match=message):
+        Record.read(path)
+
+
+def test_half_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(RECORD.to_json()[:40])
+    with pytest.raises(ValueError, match=r"record\.json is damaged"):
+        Record.read(path)
