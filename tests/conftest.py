@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import run as entry
@@ -41,32 +41,36 @@ def mini(parts_of: Callable[..., experiment.Experiment]) -> Dataset:
     return parts.dataset.load(data_dir=Path(), cache_dir=Path(), seed=0)
 
 
-def _problem(parts: experiment.Experiment) -> Problem:
-    captured: dict[str, Any] = {}
+class _Spy:
+    """A method that keeps what it is handed, and does not apply."""
 
-    class Spy:
-        uses_attribute_at_test = False
+    uses_attribute_at_test = False
+    problem: Problem
 
-        def skip(self, problem: Problem) -> str:
-            captured["problem"] = problem
-            return "only looking"
+    def skip(self, problem: Problem) -> str:
+        self.problem = problem
+        return "only looking"
 
-    object.__setattr__(parts, "method", Spy())
-    object.__setattr__(parts, "overwrite", True)
-    experiment.run(parts)
-    return captured["problem"]
+
+def problem_of(parts: experiment.Experiment) -> Problem:
+    """What a method sees in this experiment."""
+    spy = _Spy()
+    elsewhere = parts.results_dir.with_name("looked_at")
+    looking = replace(parts, method=spy, overwrite=True, results_dir=elsewhere)  # type: ignore[arg-type]
+    experiment.run(looking, say=lambda message: None)
+    return spy.problem
 
 
 @pytest.fixture(scope="session")
 def ten_classes(parts_of: Callable[..., experiment.Experiment]) -> Problem:
     """What a method sees of small Colored MNIST under an MLP."""
-    return _problem(parts_of("method.name=spy"))
+    return problem_of(parts_of())
 
 
 @pytest.fixture(scope="session")
 def two_classes(parts_of: Callable[..., experiment.Experiment]) -> Problem:
     """The same of the digits 3 and 8."""
-    return _problem(parts_of("method.name=spy", "dataset.classes=[3,8]"))
+    return problem_of(parts_of("dataset.classes=[3,8]"))
 
 
 @pytest.fixture

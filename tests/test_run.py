@@ -167,8 +167,11 @@ def test_started_twice_it_runs_once(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    def as_in_a_terminal() -> None:  # a shell's background jobs ignore SIGINT, and so would their children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     arguments = command(tmp_path / "results", tmp_path / "cache", "training.epochs=2000")
-    process = subprocess.Popen(arguments, **popen())
+    process = subprocess.Popen(arguments, preexec_fn=as_in_a_terminal, **popen())
     while not list(tmp_path.rglob("*.lock")) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(1)

@@ -282,7 +282,7 @@ class _Run:
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
             "platform": platform.platform(),
-            "commit": _commit(),
+            "commit": commit(),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("efface", "torch", "numpy")},
@@ -336,7 +336,7 @@ class PeakMemory:
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code, with `+` if there are changes on top; None if this file is in no checkout."""
     git = functools.partial(
         subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10

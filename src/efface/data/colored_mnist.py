@@ -52,10 +52,10 @@ class ColoredDigits:
         """`[len(rows), 3, 28, 28]` in 0 … 1."""
         a = self.a[rows] if a is None else a
         colour = (self.palette[a] + self.jitter[rows]).clamp_(0, 1).to(device)[:, :, None, None]
-        grey = self.digits[rows].to(device)[:, None]
+        grey = self.digits.index_select(0, rows).to(device)[:, None]  # several times faster than digits[rows]
         if self.background:
             return torch.where(grey > 127, 1.0, colour)
-        return grey.to(torch.float32).div_(255) * colour
+        return grey.to(torch.float32) * (colour / 255)
 
     def __len__(self) -> int:
         return len(self.y)

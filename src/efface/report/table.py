@@ -82,7 +82,8 @@ def build(runs: pd.DataFrame) -> Table:
     fixed = [f"{level} {runs[level].iloc[0]}" for level in LEVELS if level not in varying]
     notes: list[str] = []
     rows = {}
-    for key, group in runs.groupby(varying, sort=True):
+    # The model without intervention first in each block, then the others by name.
+    for key, group in sorted(runs.groupby(varying), key=lambda item: (*item[0][:-1], item[0][-1] != "none", item[0])):
         name = " / ".join(map(str, key))
         done = group[group["status"] == "done"]
         marked = (*key[:-1], f"{key[-1]} †") if group["uses_attribute_at_test"].any() else key

@@ -1,0 +1,73 @@
+"""What the whole chain reaches on full Colored MNIST: slow, and only where the data are."""
+
+import math
+import os
+from collections.abc import Callable
+
+import pytest
+from tests.conftest import problem_of
+
+import efface
+from efface import experiment
+from efface.evaluation.probes import Standardiser
+from efface.experiment import Experiment
+from efface.methods.base import Problem
+from efface.record import Record
+from efface.softmax import fit_softmax
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with MNIST"),
+]
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def records(parts_of: Callable[..., Experiment]) -> dict[str, list[Record]]:
+    rows = {"none": ["method=none"], "kept": ["method=leace"], "refitted": ["method=leace", "method.refit_head=true"]}
+    return {
+        name: [
+            experiment.run(parts_of("dataset=colored_mnist", f"seed={seed}", *overrides), say=lambda message: None)
+            for seed in SEEDS
+        ]
+        for name, overrides in rows.items()
+    }
+
+
+def test_leace_raises_unbiased_accuracy(records: dict[str, list[Record]]) -> None:
+    for i in range(len(SEEDS)):
+        none, kept, refitted = (records[name][i].metrics["unbiased_accuracy"] for name in ("none", "kept", "refitted"))
+        assert kept >= none + 0.10
+        assert refitted >= none + 0.15
+
+
+def test_leace_leaves_nothing_for_a_linear_probe(records: dict[str, list[Record]]) -> None:
+    for i in range(len(SEEDS)):
+        assert records["none"][i].metrics["probe_information"] > 2.5
+        assert records["kept"][i].metrics["probe_information"] <= 0.1
+
+
+def test_no_probe_gains_on_the_data_fitted_on(parts_of: Callable[..., Experiment]) -> None:
+    for seed in SEEDS:
+        parts = parts_of("dataset=colored_mnist", f"seed={seed}", "method=leace")
+        problem: Problem = problem_of(parts)
+        debiased = parts.method.fit(problem)
+        data = debiased.fitted_on
+        assert data is not None
+        x = Standardiser.of(problem.train.x)(debiased.represent(data.x))
+        fit = fit_softmax(x, data.a, weight=data.weight, l2=1e-7, tol=1e-9)
+        constant = fit_softmax(x[:, :0], data.a, weight=data.weight)
+        assert fit.converged
+        assert (constant.loss - fit.loss) / math.log(2) < 1e-4
+
+
+def test_models_are_trained_once_and_fit_in_memory(records: dict[str, list[Record]]) -> None:
+    assert all(record.run["cache_hit"]["model"] for name in ("kept", "refitted") for record in records[name])
+    assert all(record.run["peak_memory_bytes"] < 1.5e9 for group in records.values() for record in group)
+
+
+def test_a_saved_model_is_the_model(records: dict[str, list[Record]], parts_of: Callable[..., Experiment]) -> None:
+    parts = parts_of("dataset=colored_mnist", "method=leace")
+    problem = problem_of(parts)
+    correct = efface.load(parts.directory)(problem.val.x).argmax(1) == problem.val.y
+    assert float(correct.double().mean()) == pytest.approx(records["kept"][0].val_metrics["accuracy"])
