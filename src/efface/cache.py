@@ -39,7 +39,6 @@ def cached(
         key: JSON-able, all that determines the entry.
         build: makes the entry. Only one process runs it for one key; others wait for it and read.
         say: told when there is something to wait for.
-
     """
     text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
     folder = cache_dir / kind
@@ -69,7 +68,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises:
         OSError: with the folder and what to do, if the disk is full or read-only.
-
     """
     temporary = None
     try:

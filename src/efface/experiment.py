@@ -83,7 +83,6 @@ def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record
     Raises:
         FingerprintError: a record of other data is there and `overwrite` is off.
         Exception: whatever went wrong; `error.json` then says so, and there is no record.
-
     """
     directory = experiment.directory
     try:
@@ -356,7 +355,6 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
     Raises:
         FileNotFoundError: `run_dir` holds no finished run.
         ValueError: the method did not apply, or a file is damaged.
-
     """
     directory = Path(run_dir)
     if not (directory / RECORD).is_file():

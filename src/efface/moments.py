@@ -9,8 +9,13 @@ first batch, is subtracted first: without it, data whose mean is large against t
 cancellation (Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983, eq. 1.3 and 2.1).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 # Above this width Σ is formed in block rows of its upper triangle, which saves almost half of the products. Below it
 # one plain product is faster (measured in benchmarks/bench_leace.py).
@@ -32,7 +37,7 @@ def as_matrix(x: Tensor, dim: int, name: str) -> Tensor:
     """Flatten `x` of shape `[..., dim]` to `[n, dim]`; ValueError if its last dimension is another."""
     if x.ndim == 0 or x.shape[-1] != dim:
         raise ValueError(f"{name} has shape {list(x.shape)}, but its last dimension must be {dim}")
-    return x.reshape(-1, dim)
+    return x.reshape(x.shape[:-1].numel(), dim)
 
 
 def require_finite(x: Tensor, name: str) -> None:
@@ -50,6 +55,11 @@ def require_finite(x: Tensor, name: str) -> None:
         )
 
 
+def _as_real(x: Tensor) -> Tensor:
+    """A view that every backend of torch.distributed can send."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 class Moments:
     """Accumulates the weighted moments of x `[n, x_dim]` and z `[n, z_dim]`.
 
@@ -61,7 +71,6 @@ class Moments:
         track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
 
     Memory: 8 x_dim² bytes for Cov(x), and a copy of one batch while it is added.
-
     """
 
     def __init__(
@@ -96,7 +105,6 @@ class Moments:
 
         Raises:
             ValueError: shapes do not fit, values are not finite, or a weight is negative. The sums are then unchanged.
-
         """
         x = as_matrix(x, self.x_dim, "x").to(self._xz.device, self.dtype)
         z = as_matrix(z, self.z_dim, "z").to(self._xz.device, self.dtype)
@@ -142,19 +150,51 @@ class Moments:
         device = self._xz.device
         if self.count == 0:
             self._shift_x, self._shift_z = other._shift_x.to(device, self.dtype), other._shift_z.to(device, self.dtype)
-        # Σ w (u + a)ᴴ(v + b), where a and b carry the other's shift to ours.
-        a = (other._shift_x.to(device, self._sum_x.dtype) - self._shift_x).reshape(1, -1)
-        b = (other._shift_z.to(device, self._sum_x.dtype) - self._shift_z).reshape(1, -1)
-        n, sum_x, sum_z = other.weight.to(device), other._sum_x.to(device)[None], other._sum_z.to(device)[None]
-        self._xz += other._xz.to(device) + sum_x.mH @ b + a.mH @ sum_z + n * (a.mH @ b)
-        self._zz += other._zz.to(device) + sum_z.mH @ b + b.mH @ sum_z + n * (b.mH @ b)
-        if self._xx is not None and other._xx is not None:
-            self._xx += other._xx.to(device) + sum_x.mH @ a + a.mH @ sum_x + n * (a.mH @ a)
-        self._sum_x += (sum_x + n * a)[0]
-        self._sum_z += (sum_z + n * b)[0]
+        for name, value in other._sums(self._shift_x, self._shift_z).items():
+            getattr(self, name).add_(value.to(device))
         self.count += other.count
-        self.weight += n
-        self.weight_sq += other.weight_sq.to(device)
+
+    @torch.no_grad()
+    def all_reduce(self, group: "ProcessGroup | None" = None) -> None:
+        """Make every process of a `torch.distributed` group hold the moments of the samples of all of them.
+
+        Args:
+            group: a process group; the default one if None. All of its processes must call this.
+        """
+        from torch import distributed
+
+        # One shift for all: that of the first process that has seen anything.
+        count = torch.tensor(self.count, device=self._xz.device)
+        counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(counts, count, group=group)
+        source = next((rank for rank, n in enumerate(counts) if n > 0), 0)
+        shifts = [self._shift_x.clone(), self._shift_z.clone()]
+        for shift in shifts:
+            distributed.broadcast(_as_real(shift), group_src=source, group=group)
+        for name, value in self._sums(*shifts).items():
+            summed = value.clone()
+            distributed.all_reduce(_as_real(summed), group=group)
+            setattr(self, name, summed)
+        self._shift_x, self._shift_z = shifts
+        self.count = int(sum(counts))
+
+    def _sums(self, shift_x: Tensor, shift_z: Tensor) -> dict[str, Tensor]:
+        """All sums as they stand with other shifts: Σ w (u + a)ᴴ(v + b), a and b the differences of the shifts."""
+        device, dtype = self._xz.device, self._sum_x.dtype
+        a = (self._shift_x.to(dtype) - shift_x.to(device, dtype)).reshape(1, -1)
+        b = (self._shift_z.to(dtype) - shift_z.to(device, dtype)).reshape(1, -1)
+        n, sum_x, sum_z = self.weight, self._sum_x[None], self._sum_z[None]
+        sums = {
+            "weight": n,
+            "weight_sq": self.weight_sq,
+            "_sum_x": (sum_x + n * a)[0],
+            "_sum_z": (sum_z + n * b)[0],
+            "_xz": self._xz + sum_x.mH @ b + a.mH @ sum_z + n * (a.mH @ b),
+            "_zz": self._zz + sum_z.mH @ b + b.mH @ sum_z + n * (b.mH @ b),
+        }
+        if self._xx is not None:
+            sums["_xx"] = self._xx + sum_x.mH @ a + a.mH @ sum_x + n * (a.mH @ a)
+        return sums
 
     @property
     def n_eff(self) -> float:
@@ -176,7 +216,6 @@ class Moments:
 
         Args:
             unbiased: divide by Σw − Σw²/Σw (n − 1 without weights), else by Σw.
-
         """
         if self._xx is None:
             raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")

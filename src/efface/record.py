@@ -41,7 +41,6 @@ class Record(BaseModel):
 
         Raises:
             ValueError: it is damaged or of another schema; the message names the file and what to do.
-
         """
         try:
             record = cls.model_validate_json(path.read_text())

@@ -66,7 +66,6 @@ class SoftmaxObjective:
 
     Raises:
         ValueError: shapes do not fit, x is not finite, a label is out of range, all weights are zero.
-
     """
 
     def __init__(
@@ -236,7 +235,6 @@ def fit_softmax(
             Hessian, for features so collinear that conjugate gradients stall.
 
     Cost per step, beyond about ten of which few fits go: 2nKd operations for loss and gradient, and those of the step.
-
     """
     objective = SoftmaxObjective(x, y, n_classes=n_classes, weight=weight, l2=l2, bias=bias)
     return minimise(objective, init=init, tol=tol, max_iter=max_iter, solver=solver)

@@ -47,7 +47,6 @@ class Wandb:
         mode: `offline` needs no account and writes to the run's directory, `online` needs WANDB_API_KEY (or `wandb
             login`), `disabled` does nothing. WANDB_MODE in the environment sets the default.
         entity: user or team; the account's default if None.
-
     """
 
     project: str = "efface"

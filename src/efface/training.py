@@ -33,7 +33,6 @@ def resolve_device(device: str) -> str:
 
     Raises:
         ValueError: a CUDA device is asked for that is not there.
-
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,7 +54,6 @@ class Erm:
             `worst_group_accuracy`, the earliest of equals.
         precision: `float32`, `bfloat16` (autocast), or `auto`: bfloat16 on CUDA devices that have it. On a CPU it gains
             nothing for small models.
-
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -93,7 +91,6 @@ class Erm:
 
         Raises:
             FloatingPointError: the loss is no longer finite.
-
         """
         start = time.perf_counter()
         train = dataset.train
@@ -196,7 +193,6 @@ def read_out(
         module: a model for its logits, or its backbone for its features; in evaluation mode.
         a: attributes `[len(rows)]` to show the samples under, instead of their own.
         progress: a name for the progress bar; no bar if None.
-
     """
     rows = torch.arange(len(split)) if rows is None else rows
     out: Tensor | None = None

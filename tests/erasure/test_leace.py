@@ -1,9 +1,18 @@
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from torch import distributed
 
-from efface.erasure.leace import LeaceEraser, LeaceFitter
+from efface.erasure.fitting import concept_matrix
+from efface.erasure.leace import LeaceEraser, LeaceFitter, erase_in_sequence, erase_jointly
 from efface.erasure.shrinkage import optimal_linear_shrinkage
 from efface.softmax import fit_softmax
 
@@ -156,3 +165,235 @@ def test_shrinkage_keeps_the_trace_and_helps() -> None:
     torch.testing.assert_close(optimal_linear_shrinkage(torch.eye(3), 5), torch.eye(3))
     with pytest.raises(ValueError, match="must be square"):
         optimal_linear_shrinkage(torch.zeros(3, 2), 5)
+
+
+# --- Classifiers, concepts and data of every kind ---
+
+
+def test_svm_and_logistic_regression_are_left_with_the_constant() -> None:
+    """Guardedness is against every convex loss: with a penalty, the unique best linear predictor is then w = 0."""
+    x, _, y = data()
+    binary = (y > 1).long()
+    for model in (LinearSVC(C=1.0, dual=False, tol=1e-10), LogisticRegression(tol=1e-10, max_iter=10_000)):
+        before = model.fit(x.numpy(), binary.numpy()).coef_
+        after = model.fit(LeaceEraser.fit(x, binary)(x).numpy(), binary.numpy()).coef_
+        assert np.abs(before).max() > 1e-2
+        assert np.abs(after).max() < 1e-6 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("kind", ["labels", "one-hot", "multi-label", "continuous", "binary column", "boolean"])
+def test_concepts_of_every_kind(kind: str) -> None:
+    x, onehot, y = data()
+    z = {
+        "labels": y,
+        "one-hot": onehot,
+        "multi-label": torch.stack([y > 0, y % 2 == 0], 1).double(),
+        "continuous": x[:, :3] ** 2,
+        "binary column": onehot[:, 0],
+        "boolean": y > 1,
+    }[kind]
+    eraser = LeaceEraser.fit(x, z)
+    expected = {"labels": 3, "one-hot": 3, "multi-label": 2, "continuous": 3, "binary column": 1, "boolean": 1}
+    assert eraser.rank == expected[kind]
+    assert covariance(eraser(x), concept_matrix(z).double()) < 1e-11
+
+
+def test_one_column_is_two() -> None:
+    x, _, y = data()
+    binary = (y > 1).long()
+    two = torch.nn.functional.one_hot(binary, 2)
+    torch.testing.assert_close(LeaceEraser.fit(x, binary).P, LeaceEraser.fit(x, two).P)
+    fitter = LeaceFitter(12, 2, dtype=x.dtype).update(x, binary)  # labels where two columns are expected
+    torch.testing.assert_close(fitter.eraser.P, LeaceEraser.fit(x, two).P)
+
+
+@pytest.mark.parametrize("method", ["leace", "orth"])
+def test_complex_features(method: str) -> None:
+    x, z, _ = data()
+    xc = torch.complex(x, x.flip(1) + z @ torch.ones(4, 12, dtype=x.dtype))
+    eraser = LeaceEraser.fit(xc, z.to(xc.dtype), method=method, shrinkage=False)
+    assert eraser.P.is_complex()
+    erased = eraser(xc)
+    centred = erased - erased.mean(0)
+    assert (centred.mH @ (z - z.mean(0)).to(xc.dtype)).abs().max() / len(x) < 1e-12
+    # A complex concept: only E[x̄ z] is annihilated; pass its parts for the rest.
+    zc = torch.complex(x[:, :1], z[:, :1])
+    parts = torch.cat([zc.real, zc.imag], 1).to(xc.dtype)
+    erased = LeaceEraser.fit(xc, parts, method=method, shrinkage=False)(xc)
+    centred = erased - erased.mean(0)
+    for concept in (zc, zc.conj()):
+        assert (centred.mH @ (concept - concept.mean(0))).abs().max() / len(x) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_fitted_in_float32(dtype: torch.dtype) -> None:
+    x, z, _ = data(dtype=torch.float32)
+    x = (x - x.mean(0)).to(dtype)
+    eraser = LeaceEraser.fit(x, z)
+    assert eraser.proj_left.dtype == torch.float32
+    assert eraser(x).dtype == dtype
+    assert covariance(eraser(x.float()), z) < 1e-5
+
+
+def test_integer_features_are_taken_as_float32() -> None:
+    x, z, _ = data()
+    x = (10 * x).round().long()
+    eraser = LeaceEraser.fit(x, z)
+    assert eraser(x).dtype == torch.float32
+    assert covariance(eraser(x).double(), z) < 1e-3
+
+
+# --- Many machines, several concepts ---
+
+
+def test_merged_is_batch() -> None:
+    x, z, y = data()
+    w = torch.rand(len(x), dtype=x.dtype)
+    parts = [LeaceFitter(12, 4, dtype=x.dtype).update(x[i::3], y[i::3], weight=w[i::3]) for i in range(3)]
+    merged = LeaceFitter(12, 4, dtype=x.dtype)
+    assert merged.merge(parts[0]).merge(parts[1]).merge(parts[2]).n == len(x)
+    torch.testing.assert_close(merged.eraser.P, LeaceEraser.fit(x, z, weight=w).P)
+    with pytest.raises(ValueError, match="cannot merge"):
+        merged.merge(LeaceFitter(12, 3))
+
+
+def _gather(rank: int, folder: str, results: Any) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    x, _, y = data()
+    xc = torch.complex(x, x.flip(1))
+    fitter, complex_fitter = LeaceFitter(12, 4, dtype=x.dtype), LeaceFitter(12, 4, dtype=xc.dtype)
+    if rank == 1:  # the first process has seen nothing, the second in two batches
+        for rows in (slice(0, 150), slice(150, 400)):
+            fitter.update(x[rows], y[rows])
+            complex_fitter.update(xc[rows], y[rows])
+    fitter.all_reduce()
+    complex_fitter.all_reduce()
+    fitter.update(x[:7] * (rank + 1), y[:7]).all_reduce()
+    results[rank] = (fitter.eraser.P.numpy(), complex_fitter.eraser.P.numpy(), int(fitter.n))
+    distributed.destroy_process_group()
+
+
+def test_all_reduced_over_two_processes(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Manager() as manager:
+        results = manager.dict()
+        torch.multiprocessing.start_processes(_gather, (str(tmp_path), results), nprocs=2, start_method="fork")
+        (P, Pc, n), (P_other, Pc_other, n_other) = results[0], results[1]
+    x, _, y = data()
+    np.testing.assert_allclose(Pc, LeaceEraser.fit(torch.complex(x, x.flip(1)), y).P, atol=1e-10)
+    np.testing.assert_allclose(Pc, Pc_other, atol=1e-12)
+    # Reduced once, both hold all; reduced again, all of that twice, and what each has seen since.
+    again = torch.cat([x, x, x[:7], 2 * x[:7]]), torch.cat([y, y, y[:7], y[:7]])
+    np.testing.assert_allclose(P, LeaceEraser.fit(*again).P, atol=1e-10)
+    np.testing.assert_allclose(P, P_other, atol=1e-12)
+    assert n == n_other == 814
+
+
+def test_several_concepts_jointly_and_in_sequence() -> None:
+    x, z, y = data()
+    other = x[:, :2] + torch.randn(len(x), 2, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    jointly = erase_jointly(x, [y, other], shrinkage=False)
+    in_sequence = erase_in_sequence(x, [y, other], shrinkage=False)
+    for eraser in (jointly, in_sequence):
+        assert eraser.rank == 5
+        assert covariance(eraser(x), z) < 1e-12
+        assert covariance(eraser(x), other) < 1e-12
+        torch.testing.assert_close(eraser(x).mean(0), x.mean(0))
+    # In the whitened space both project off the same span; shrinkage, which the second fit repeats, tells them apart.
+    torch.testing.assert_close(in_sequence(x), jointly(x))
+    shrunk = erase_in_sequence(x, [other, y])
+    assert covariance(shrunk(x), z) < 1e-12
+    assert covariance(shrunk(x), other) < 1e-12
+    edits = [float((eraser(x) - x).square().sum()) for eraser in (jointly, shrunk)]
+    assert edits[0] < edits[1]
+
+
+@pytest.mark.parametrize("affine", [(True, True), (False, True), (True, False), (False, False)])
+def test_composition(affine: tuple[bool, bool]) -> None:
+    x, z, _ = data()
+    one, other = (
+        LeaceEraser.fit(x, concept, affine=flag) for concept, flag in zip((z, x[:, :2] ** 2), affine, strict=True)
+    )
+    torch.testing.assert_close(one.then(other)(x), other(one(x)))
+    with pytest.raises(ValueError, match="acts on 11 features"):
+        one.then(LeaceEraser.fit(x[:, 1:], z))
+
+
+# --- Degenerate and bad input ---
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(2, 40),
+    d=st.integers(1, 12),
+    k=st.integers(1, 5),
+    rank=st.integers(1, 12),
+    method=st.sampled_from(["leace", "orth"]),
+    shrinkage=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_no_covariance_is_left_whatever_the_shapes_and_ranks(
+    n: int, d: int, k: int, rank: int, method: str, shrinkage: bool, dtype: torch.dtype, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, min(rank, d), generator=g, dtype=dtype) @ torch.randn(min(rank, d), d, generator=g, dtype=dtype)
+    z = torch.randn(n, k, generator=g, dtype=dtype)
+    eps = torch.finfo(dtype).eps
+    eraser = LeaceFitter.fit(x, z, method=method, shrinkage=shrinkage, rtol=10 * eps).eraser
+    erased = eraser(x)
+    assert erased.isfinite().all()
+    assert eraser.rank <= min(d, k, n - 1)
+    # Few points in many dimensions whiten to a simplex, at a condition of up to 1/√eps.
+    assert covariance(erased, z) <= 30 * eps**0.5 * float(x.abs().max() * z.abs().max())
+    if shrinkage or method == "orth":
+        assert covariance(erased, z) <= 1e3 * eps * float(x.abs().max() * z.abs().max())
+
+
+def test_a_constant_concept_changes_nothing() -> None:
+    x, _, _ = data()
+    for z in (torch.ones(len(x)), torch.full((len(x),), 3), torch.ones(len(x), 2)):
+        eraser = LeaceEraser.fit(x, z.to(x.dtype) if z.is_floating_point() else z)
+        assert eraser.rank == 0
+        assert torch.equal(eraser(x), x)
+
+
+def test_fewer_samples_than_features() -> None:
+    x, z, _ = data(n=8)
+    for shrinkage in (True, False):
+        assert covariance(LeaceEraser.fit(x, z, shrinkage=shrinkage)(x), z) < 1e-10
+
+
+def test_a_failed_update_changes_nothing() -> None:
+    x, z, y = data()
+    fitter = LeaceFitter.fit(x, z)
+    before = fitter.eraser
+    bad = x.clone()
+    bad[3, 5] = torch.inf
+    for args, message in (
+        ((bad, z), r"x has 1 NaN or infinite values, the first in row 3, column 5"),
+        ((x, z[:-1]), "x has 400 samples but z has 399"),
+        ((x[:, 1:], z), r"x has shape \[400, 11\]"),
+        ((x, z[:, :3]), r"z has shape|samples but z has"),
+        ((z, x), "x has shape"),
+        ((x, y + 1), "labels from 1 to 4, but they must lie in 0 … 3"),
+        ((x, -y), "labels from -3 to 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitter.update(*args)
+    assert fitter.eraser is before
+    assert fitter.n == 400
+
+
+def test_what_cannot_be_fitted_says_so() -> None:
+    x, z, _ = data()
+    with pytest.raises(ValueError, match="at least two samples"):
+        _ = LeaceFitter.fit(x[:1], z[:1]).eraser
+    with pytest.raises(ValueError, match="no samples yet"):
+        _ = LeaceFitter(12, 4).eraser
+    with pytest.raises(ValueError, match="give x"):
+        LeaceEraser.fit(x[0], z)
+    with pytest.raises(ValueError, match="of the same n"):
+        LeaceEraser.fit(x, z[:7])
+    with pytest.raises(ValueError, match="its last dimension must be 12"):
+        LeaceEraser.fit(x, z)(x[:, :5])

@@ -37,7 +37,6 @@ class Split(Protocol):
 
         Raises:
             ValueError: `a` is given, but no counterfactual of a sample exists in these data.
-
         """
         ...
 
@@ -152,7 +151,6 @@ def stratified_split(strata: Tensor, sizes: dict[str, int], generator: torch.Gen
 
     Returns:
         Sorted row numbers of each part.
-
     """
     n = len(strata)
     if sum(sizes.values()) > n:

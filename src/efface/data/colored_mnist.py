@@ -72,7 +72,6 @@ class ColoredMnist:
             equally. In test every digit comes in all colours equally.
         severity: 0 for the exact mean colours, 1 (strongest) to 5 for Gaussian jitter.
         classes: digits to keep, and with them their colours; None for all ten.
-
     """
 
     size: Literal["full", "mini"] = "full"

@@ -38,7 +38,6 @@ class FeatureFile:
         path: the file.
         ratios: shares of train, val, pairs and test, if the file has no `split`. Rows are dealt out stratified by
             label and attribute.
-
     """
 
     path: str

@@ -33,7 +33,6 @@ def kamiran_calders(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> 
 
     Raises:
         ValueError: a cell of a label and an attribute that both occur is empty, so that no weights can fill it.
-
     """
     counts = group_counts(y, a, n_classes, n_attributes)
     per_y, per_a = counts.sum(1, keepdim=True), counts.sum(0, keepdim=True)

@@ -8,37 +8,36 @@ an oblique projection of rank k along span(C): among the affine maps that leave 
 every quadratic norm at once. One Cholesky factorisation and k solves give it; no eigendecomposition is needed.
 """
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from efface.erasure.fitting import MomentsFitter, concept_matrix
+from efface.erasure.frozen import FrozenTensors
 from efface.erasure.shrinkage import optimal_linear_shrinkage
-from efface.moments import Moments, working_dtype
 
 ErasureMethod = Literal["leace", "orth"]
 """`leace` moves x least; `orth` projects orthogonally off span(C), which is SAL (Shao et al., 2023)."""
 
 
 @dataclass(frozen=True)
-class LeaceEraser:
+class LeaceEraser(FrozenTensors):
     """x ↦ x − (x − bias) · proj_rightᴴ · proj_leftᴴ for x of shape `[..., d]`, in O(dk) memory and O(ndk) time."""
 
     proj_left: Tensor
-    """`[d, k]`; with `proj_right` unique only up to a rotation of the k columns: compare erasers by `P`."""
+    """`[d, k]`; with `proj_right` unique only up to a change of basis of the k columns: compare erasers by `P`."""
     proj_right: Tensor
     """`[k, d]`"""
-    bias: Tensor | None
+    bias: Tensor | None = None
     """`[d]`, the mean that stays where it is; None for a linear eraser (`affine=False`)."""
 
     @classmethod
     def fit(cls, x: Tensor, z: Tensor, **options: Any) -> "LeaceEraser":
-        """Fit on x `[n, d]` and z `[n]` or `[n, k]`; `options` are those of `LeaceFitter`."""
+        """Fit on x `[n, d]` and z `[n]` or `[n, k]`; `options` are `weight` `[n]` and those of `LeaceFitter`."""
         return LeaceFitter.fit(x, z, **options).eraser
 
     @property
@@ -53,67 +52,58 @@ class LeaceEraser:
         return self.proj_left.shape[1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Erase the concept from x `[..., d]`; the result has the dtype and device of x."""
-        delta = x.to(self.proj_left.dtype)
+        """Erase the concept from x `[..., d]`; the result has the dtype of x (the eraser's if x holds integers)."""
+        if x.shape[-1:] != self.proj_left.shape[:1]:
+            raise ValueError(f"x has shape {list(x.shape)}, but its last dimension must be {len(self.proj_left)}")
+        if not (x.is_floating_point() or x.is_complex()):
+            x = x.to(self.proj_left.dtype)
+        delta = x.to(torch.promote_types(x.dtype, self.proj_left.dtype))
+        right, left = self.proj_right.to(delta.dtype), self.proj_left.to(delta.dtype)
         if self.bias is not None:
             delta = delta - self.bias
-        return x - ((delta @ self.proj_right.mH) @ self.proj_left.mH).to(x.dtype)
+        return x - ((delta @ right.mH) @ left.mH).to(x.dtype)
 
-    def to(self, *args: Any, **kwargs: Any) -> "LeaceEraser":
-        """The same eraser on another device or in another dtype; arguments as for `Tensor.to`."""
-        return LeaceEraser(
-            self.proj_left.to(*args, **kwargs),
-            self.proj_right.to(*args, **kwargs),
-            None if self.bias is None else self.bias.to(*args, **kwargs),
-        )
+    def then(self, other: "LeaceEraser") -> "LeaceEraser":
+        """One eraser that does what this one and then the other does, of at most the sum of their ranks.
 
-    def save(self, path: str | Path) -> None:
-        """Write to a safetensors file."""
-        from safetensors.torch import save_file
-
-        tensors = {"proj_left": self.proj_left, "proj_right": self.proj_right}
-        if self.bias is not None:
-            tensors["bias"] = self.bias
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Read what `save` wrote.
+        What this one has removed stays removed: an affine map of x keeps Cov(x, z) = 0.
 
         Raises:
-            ValueError: the file is damaged or holds something else.
-
+            ValueError: the two act on different widths.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        if len(self.proj_left) != len(other.proj_left):
+            raise ValueError(f"other acts on {len(other.proj_left)} features, but this eraser on {len(self.proj_left)}")
+        zero = torch.zeros_like(self.proj_left[:, 0])
+        bias, other_bias = (zero if b is None else b for b in (self.bias, other.bias))
+        left = torch.cat([self.proj_left, other.proj_left], 1)
+        right = torch.cat([self.proj_right, other.proj_right - (other.proj_right @ self.proj_left) @ self.proj_right])
+        # The constant part of the edit, left · offset, written as left · right · bias.
+        inner = other_bias - self.proj_left @ (self.proj_right @ bias)
+        offset = torch.cat([self.proj_right @ bias, other.proj_right @ inner])
+        if self.bias is None and other.bias is None:
+            return LeaceEraser(left, right)
+        return LeaceEraser(left, right, torch.linalg.pinv(right) @ offset)
 
-        try:
-            tensors = load_file(path, device=str(device))
-            return cls(tensors["proj_left"], tensors["proj_right"], tensors.get("bias"))
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is not a saved LeaceEraser ({error}): fit and save it again") from error
 
-
-class LeaceFitter:
+class LeaceFitter(MomentsFitter):
     """Streams the statistics that a `LeaceEraser` needs.
 
     Args:
         x_dim: width d of x.
-        z_dim: width k of z.
+        z_dim: width k of z. Integer labels 0 … k − 1 may be given in place of their one-hot columns.
         method: see `ErasureMethod`. Change it to compare with SAL, or where d is too large for a d × d covariance.
         affine: keep the mean of x where it is. Turn off for an eraser that must be linear.
-        constrain_cov_trace: accepted for compatibility with `concept_erasure`. It never acts: PΣPᴴ = Σ − UUᴴ in the
-            whitened space, so the trace of the covariance can only fall.
+        constrain_cov_trace: accepted for compatibility with `concept_erasure`, and without effect there and here: the
+            eraser lowers Σ to PΣPᴴ = Σ − (LU)(LU)ᴴ, so the trace of the covariance can only fall.
         device: where the statistics are kept.
-        dtype: dtype of the data and of the eraser; sums are kept in float64.
+        dtype: dtype of the data and of the eraser, at least float32; sums are kept in float64.
         shrinkage: shrink Cov(x) (`optimal_linear_shrinkage`). The guarantee holds either way; it helps the eraser to
             generalise where n is not much larger than d.
         svd_tol: singular values of L⁻¹C up to this are left alone. *Absolute*, in the units of z, as in
             `concept_erasure`: a rare concept may fall below it entirely, of which `eraser` warns.
         rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
 
-    Cost: O(nd² + ndk) for the statistics, d³/3 + O(d²k) for the eraser; memory 8d² bytes.
-
+    Cost: O(nd² + ndk) for the statistics, d³/3 + O(d²k) for the eraser; memory 8d² bytes (twice that in `eraser`).
     """
 
     def __init__(
@@ -132,70 +122,34 @@ class LeaceFitter:
     ) -> None:
         if method not in ("leace", "orth"):
             raise ValueError(f"method is {method!r}, but must be 'leace' or 'orth'")
-        if svd_tol <= 0:
-            raise ValueError(f"svd_tol is {svd_tol}, but must be positive")
-        if rtol is not None and not 0 < rtol < 1:
-            raise ValueError(f"rtol is {rtol}, but must lie between 0 and 1")
-        self.x_dim, self.z_dim, self.method = x_dim, z_dim, method
+        super().__init__(
+            x_dim, z_dim, device=device, dtype=dtype, svd_tol=svd_tol, rtol=rtol, track_xx=method == "leace"
+        )
+        self.method = method
         self.affine, self.constrain_cov_trace, self.shrinkage = affine, constrain_cov_trace, shrinkage
-        self.svd_tol, self.rtol = svd_tol, rtol
-        self.dtype = working_dtype(dtype or torch.get_default_dtype())
-        self.moments = Moments(x_dim, z_dim, device=device, dtype=self.dtype, track_xx=method == "leace")
-
-    @classmethod
-    def fit(cls, x: Tensor, z: Tensor, *, weight: Tensor | None = None, **options: Any) -> Self:
-        """Fit on x `[n, d]`, z `[n]` or `[n, k]`, importance weights `[n]`."""
-        z = z.reshape(len(z), -1)
-        fitter = cls(x.shape[-1], z.shape[-1], device=x.device, dtype=x.dtype, **options)
-        return fitter.update(x, z, weight=weight)
-
-    def update(self, x: Tensor, z: Tensor, *, weight: Tensor | None = None) -> Self:
-        """Add a batch: x `[..., d]`, z with one row for each row of x, importance weights `[n]`.
-
-        Raises:
-            ValueError: shapes do not fit or values are not finite; the statistics are then unchanged.
-
-        """
-        self.moments.update(x, z.reshape(-1, self.z_dim), weight)
-        self.__dict__.pop("eraser", None)
-        return self
-
-    @property
-    def mean_x(self) -> Tensor:
-        """`[d]`"""
-        return self.moments.mean_x.to(self.dtype)
-
-    @property
-    def mean_z(self) -> Tensor:
-        """`[k]`"""
-        return self.moments.mean_z.to(self.dtype)
 
     @property
     def sigma_xx(self) -> Tensor:
         """Cov(x), shrunk if asked, `[d, d]`."""
         return self._sigma_xx().to(self.dtype)
 
-    @property
-    def sigma_xz(self) -> Tensor:
-        """Cov(x, z), `[d, k]`."""
-        return self.moments.cov_xz().to(self.dtype)
-
     @cached_property
     def eraser(self) -> LeaceEraser:
         """The eraser of the statistics so far; computed once, anew after each `update`.
 
+        A concept that is constant, or that x tells nothing of, gives an eraser of rank 0, which changes nothing.
+
         Raises:
             ValueError: fewer than two samples.
-
         """
         # In an orthonormal basis of the directions in which z varies at all: the columns of one-hot labels sum to 1,
         # and along that direction Cov(x, z) is rounding noise.
-        C = self.moments.cov_xz() @ _range(self.moments.cov_zz(), torch.finfo(self.dtype).eps)
+        C = self.moments.cov_xz() @ _range(self.moments.cov_zz(), self.eps)
         if self.method == "leace":
-            left, right = _whitened_span(self._sigma_xx(), C, self._keep, torch.finfo(self.dtype).eps)
+            left, right = _whitened_span(self._sigma_xx(), C, self.keep, self.eps)
         else:
             U, s, _ = torch.linalg.svd(C, full_matrices=False)
-            left = U[:, self._keep(s)]
+            left = U[:, self.keep(s)]
             right = left.mH
         return LeaceEraser(left.to(self.dtype), right.to(self.dtype).contiguous(), self.mean_x if self.affine else None)
 
@@ -204,21 +158,29 @@ class LeaceFitter:
             return optimal_linear_shrinkage(self.moments.cov_xx(unbiased=False), self.moments.n_eff)
         return self.moments.cov_xx()
 
-    def _keep(self, s: Tensor) -> Tensor:
-        """Which of the singular values `s` (descending) to erase."""
-        noise = torch.finfo(self.dtype).eps * float(s.max() if len(s) else 0)
-        if self.rtol is not None:
-            return s > max(self.rtol * float(s.max() if len(s) else 0), noise)
-        keep = s > self.svd_tol
-        # What is down at rounding noise is rightly left alone, and not worth a word.
-        dropped = int((~keep & (s > 1e3 * noise)).sum())
-        if dropped:
-            warnings.warn(
-                f"svd_tol={self.svd_tol} leaves {dropped} of {len(s)} concept directions in place (largest singular "
-                f"value {float(s[~keep].max()):.2g}): lower svd_tol, or set rtol for a relative tolerance",
-                stacklevel=4,
-            )
-        return keep
+
+def erase_jointly(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> LeaceEraser:
+    """One eraser of several concepts: none is left, and x is moved as little as that allows.
+
+    Args:
+        x: `[n, d]`
+        concepts: labels `[n]` or matrices `[n, k_i]`.
+        options: of `LeaceFitter`, and `weight` `[n]`.
+    """
+    return LeaceEraser.fit(x, torch.cat([concept_matrix(z).to(x.device) for z in concepts], 1), **options)
+
+
+def erase_in_sequence(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> LeaceEraser:
+    """Erase the first concept, then the second from what is left, and so on; composed into one eraser.
+
+    None is left either: what is erased stays erased under the affine maps that follow. Without shrinkage the result is
+    that of `erase_jointly`; with it, x is moved a little further, and the order matters. For concepts that arrive one
+    after the other. Arguments as there.
+    """
+    eraser = LeaceEraser.fit(x, concepts[0], **options)
+    for z in concepts[1:]:
+        eraser = eraser.then(LeaceEraser.fit(eraser(x), z, **options))
+    return eraser
 
 
 def _range(sigma: Tensor, eps: float) -> Tensor:
@@ -239,7 +201,6 @@ def _whitened_span(sigma: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], e
         C: `[d, k]`
         keep: which singular values to erase.
         eps: relative rounding error of the entries of `sigma`.
-
     """
     # In units of each column's standard deviation, so that neither the units of x nor a constant column matter. The
     # squared diagonal of L is then 1 − R² of each column on those before it.

@@ -18,7 +18,6 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor) -> Tensor:
 
     Returns:
         `[..., p, p]`. α may fall below 0 on nearly isotropic data, as in the paper. A zero matrix stays zero.
-
     """
     p = S_n.shape[-1]
     if S_n.shape[-2:] != (p, p):

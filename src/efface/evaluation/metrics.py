@@ -39,7 +39,6 @@ class Evaluation:
     Args:
         probe: train a linear probe for the attribute, for `probe_information`, `probe_accuracy`, `probe_majority`.
         mlp_probe: train a non-linear one too, for `mlp_probe_information`.
-
     """
 
     probe: bool = True
@@ -58,7 +57,6 @@ class Evaluation:
             reference: from train.
 
         Cost: O(nd) apart from the probes.
-
         """
         n_attributes = reference.aligned.shape[1]
         y, a = features.y, features.a
@@ -97,7 +95,6 @@ def accuracy_metrics(correct: Tensor, y: Tensor, a: Tensor, aligned: Tensor) -> 
         correct: `[n]` bool.
         y, a: `[n]`
         aligned: `[n_classes, n_attributes]` bool.
-
     """
     per_group = group_accuracies(correct, y, a, *aligned.shape)
     filled = per_group[~per_group.isnan()]

@@ -73,7 +73,6 @@ def linear_probe(x: Tensor, a: Tensor, strata: Tensor, n_attributes: int) -> Pro
         a: attribute `[n]`.
         strata: `[n]`, groups that both halves get evenly.
         n_attributes: number of values of the attribute.
-
     """
     train, test = halves(strata)
     inner, held_out = (train[part] for part in halves(strata[train]))

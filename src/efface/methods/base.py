@@ -94,7 +94,6 @@ class Debiased:
 
         Raises:
             ValueError: the file is damaged, or holds something else.
-
         """
         from safetensors import SafetensorError, safe_open
 

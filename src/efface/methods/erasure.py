@@ -6,51 +6,69 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from efface.data.groups import kamiran_calders
+from efface.erasure.frozen import FrozenTensors
 from efface.erasure.leace import LeaceEraser
+from efface.erasure.oracle import OracleEraser
+from efface.erasure.quadratic import QuadraticEraser
 from efface.methods.base import Debiased, Features, Problem, Representation
 from efface.softmax import fit_softmax
 
+_BATCH = 8192
+FLOAT32_RTOL = 1e3 * torch.finfo(torch.float32).eps
+"""Relative tolerance for singular values of statistics of float32 data."""
 
-class LinearErasure(Representation):
-    """An affine eraser, after columns that vary too rarely have been set to a constant.
 
-    x ↦ u − (u − bias) proj_rightᴴ proj_leftᴴ with u = constant where `dropped`, else x.
+class Erased(Representation):
+    """Features after an eraser, once columns that vary too rarely have been set to a constant.
 
     Args:
-        proj_left: `[d, k]`
-        proj_right: `[k, d]`
-        bias: `[d]`
         dropped: `[d]` bool.
         constant: `[d]`, read where `dropped`.
-
+        tensors: those of the eraser.
     """
 
-    proj_left: Tensor
-    proj_right: Tensor
-    bias: Tensor
+    eraser_class: ClassVar[type[FrozenTensors]]
+    uses_attribute: ClassVar[bool] = False
     dropped: Tensor
     constant: Tensor
 
-    def __init__(
-        self, *, proj_left: Tensor, proj_right: Tensor, bias: Tensor, dropped: Tensor, constant: Tensor
-    ) -> None:
+    def __init__(self, *, dropped: Tensor, constant: Tensor, **tensors: Tensor) -> None:
         super().__init__()
-        self.register_buffer("proj_left", proj_left)
-        self.register_buffer("proj_right", proj_right)
-        self.register_buffer("bias", bias)
-        self.register_buffer("dropped", dropped)
-        self.register_buffer("constant", constant)
-
-    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
-        return self.eraser(torch.where(self.dropped, self.constant, x))
+        for name, tensor in {"dropped": dropped, "constant": constant, **tensors}.items():
+            self.register_buffer(name, tensor)
 
     @property
-    def eraser(self) -> LeaceEraser:
+    def eraser(self) -> Any:
         """The eraser of the columns that are kept."""
-        return LeaceEraser(self.proj_left, self.proj_right, self.bias)
+        tensors = {name: t for name, t in self.named_buffers() if name not in ("dropped", "constant")}
+        return self.eraser_class(**tensors)
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        x = torch.where(self.dropped, self.constant, x)
+        erased: Tensor = self.eraser(x, a) if self.uses_attribute else self.eraser(x)
+        return erased
+
+
+class LinearlyErased(Erased):
+    """By an affine map of the features."""
+
+    eraser_class = LeaceEraser
+
+
+class OracleErased(Erased):
+    """By an affine map of features and attribute."""
+
+    eraser_class = OracleEraser
+    uses_attribute = True
+
+
+class QuadraticallyErased(Erased):
+    """By an affine map for each value of the attribute."""
+
+    eraser_class = QuadraticEraser
+    uses_attribute = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +85,6 @@ class Erasure(ABC):
         refit_head: fit a new head on the erased features of the same rows under the same weights, instead of keeping
             the base model's.
         refit_l2: penalty λ/2 ‖W‖² of the re-fitted head, on features in units of their standard deviation.
-
     """
 
     fit_on: Literal["train", "pairs", "train+pairs"]
@@ -78,6 +95,7 @@ class Erasure(ABC):
 
     uses_attribute_at_test: ClassVar[bool] = False
     small: ClassVar[dict[str, Any]] = {}
+    representation: ClassVar[type[Erased]] = LinearlyErased
 
     def __post_init__(self) -> None:
         if self.fit_on not in ("train", "pairs", "train+pairs"):
@@ -107,34 +125,33 @@ class Erasure(ABC):
             weight = kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
             data = Features(data.x, data.y, data.a, weight)
         dropped, constant = rare_columns(data.x, self.min_support)
-        x = torch.where(dropped, constant, data.x)
-        z = functional.one_hot(data.a, problem.n_attributes).to(x.dtype)
-        eraser = self.eraser(x, z, weight)
-        represent = LinearErasure(
-            proj_left=eraser.proj_left,
-            proj_right=eraser.proj_right,
-            bias=torch.zeros_like(constant) if eraser.bias is None else eraser.bias,
-            dropped=dropped,
-            constant=constant,
-        )
-        info: dict[str, Any] = {
-            "n_fit": len(data),
-            "d": x.shape[1],
-            "rank": eraser.rank,
-            "dropped_columns": int(dropped.sum()),
-        }
+        fitter = self.fitter(data.x.shape[1], problem.n_attributes, device=data.x.device, dtype=data.x.dtype)
+        for rows in torch.arange(len(data), device=data.x.device).split(_BATCH):
+            x = torch.where(dropped, constant, data.x[rows])
+            fitter.update(x, data.a[rows], weight=None if weight is None else weight[rows])
+        eraser = fitter.eraser
+        represent = self.representation(dropped=dropped, constant=constant, **eraser.tensors())
+        info: dict[str, Any] = {"n_fit": len(data), "d": len(dropped), "dropped_columns": int(dropped.sum())}
+        if isinstance(eraser, LeaceEraser):
+            info["rank"] = eraser.rank
         if weight is not None:
             info["n_eff"] = float(weight.sum().square() / weight.square().sum())
         head = problem.head
         if self.refit_head:
             head, info["refit_converged"] = refit_head(
-                represent(data.x), data, n_classes=problem.n_classes, l2=self.refit_l2
+                represent(data.x, data.a), data, n_classes=problem.n_classes, l2=self.refit_l2
             )
         return Debiased(represent=represent, head=head, fitted_on=data, info=info)
 
     @abstractmethod
-    def eraser(self, x: Tensor, z: Tensor, weight: Tensor | None) -> LeaceEraser:
-        """An eraser of the one-hot concept z `[n, k]` from x `[n, d]` under importance weights `[n]`."""
+    def fitter(self, d: int, k: int, **options: Any) -> Any:
+        """A fitter of x `[n, d]` and attributes `[n]` in 0 … k − 1, with `update(x, a, weight=...)` and `eraser`.
+
+        Args:
+            d: width of the features.
+            k: number of values of the attribute.
+            options: `device` and `dtype`.
+        """
 
     def _data(self, problem: Problem) -> Features:
         if self.fit_on == "train":
@@ -148,7 +165,6 @@ def rare_columns(x: Tensor, min_support: float) -> tuple[Tensor, Tensor]:
 
     Returns:
         A mask `[d]`, and the mode of each column `[d]`.
-
     """
     mode = x.mode(0).values
     return (x != mode).double().mean(0) < min_support, mode

@@ -1,12 +1,10 @@
-"""LEACE as a method of the grid."""
+"""LEACE and SAL as methods of the grid."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from efface.erasure.leace import LeaceEraser, LeaceFitter
-from efface.methods.erasure import Erasure
+from efface.erasure.leace import ErasureMethod, LeaceFitter
+from efface.methods.erasure import FLOAT32_RTOL, Erasure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +12,18 @@ class Leace(Erasure):
     """Least-squares concept erasure of the attribute (Belrose et al., 2023).
 
     Args:
+        projection: `leace`, or `orth` for the orthogonal projection off the same directions (SAL, Shao et al., 2023).
         affine: keep the mean of the features where it is.
         shrinkage: shrink the covariance of the features.
-        rtol: relative tolerance for singular values; 1e3 roundings of float32 by default.
-
+        rtol: relative tolerance for singular values.
     """
 
+    projection: ErasureMethod = "leace"
     affine: bool = True
     shrinkage: bool = True
-    rtol: float = 1e3 * torch.finfo(torch.float32).eps
+    rtol: float = FLOAT32_RTOL
 
-    def eraser(self, x: Tensor, z: Tensor, weight: Tensor | None) -> LeaceEraser:
-        fitter = LeaceFitter.fit(x, z, weight=weight, affine=self.affine, shrinkage=self.shrinkage, rtol=self.rtol)
-        return fitter.eraser
+    def fitter(self, d: int, k: int, **options: Any) -> LeaceFitter:
+        return LeaceFitter(
+            d, k, self.projection, affine=self.affine, shrinkage=self.shrinkage, rtol=self.rtol, **options
+        )

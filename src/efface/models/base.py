@@ -9,7 +9,6 @@ class Model(nn.Module):
     Args:
         backbone: maps inputs `[n, *input_shape]` to features `[n, d]`.
         head: maps features to logits `[n, K]`.
-
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:

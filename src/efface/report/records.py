@@ -22,7 +22,6 @@ def collect(results: Path) -> tuple[pd.DataFrame, list[str]]:
 
     Raises:
         FileNotFoundError: there is no record.
-
     """
     records, problems = [], []
     for path in sorted([*results.rglob(RECORD), *results.rglob(ERROR)]):

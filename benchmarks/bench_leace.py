@@ -1,0 +1,134 @@
+"""LEACE beside `concept_erasure` 0.2.4, float32, correlated Gaussian features, k = 10: time, precision, memory."""
+
+import multiprocessing
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Row
+from efface.erasure.leace import LeaceFitter
+from efface.experiment import PeakMemory
+
+N, K = 20_000, 10
+WIDTHS = (256, 768, 2048, 4096)
+
+
+def data(d: int) -> tuple[Tensor, Tensor]:
+    """n × d features with eigenvalues over three decades, shifted by class; one-hot labels."""
+    g = torch.Generator().manual_seed(d)
+    z = torch.nn.functional.one_hot(torch.randint(K, (N,), generator=g), K).float()
+    mix = torch.linalg.qr(torch.randn(d, d, generator=g))[0] * torch.logspace(0, -1.5, d)
+    x = torch.randn(N, d, generator=g) @ mix.mT
+    return x + z @ (torch.randn(K, d, generator=g) @ mix.mT), z
+
+
+def fitter_class(name: str) -> Any:
+    """`LeaceFitter` of one of the packages."""
+    if name == "efface":
+        return LeaceFitter
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import concept_erasure
+
+    return concept_erasure.LeaceFitter
+
+
+def measure(name: str, d: int, shrinkage: bool, results: Any) -> None:
+    """Statistics and eraser once each, in a process of its own: seconds, peak memory and the eraser itself."""
+    x, z = data(d)
+    fit = fitter_class(name).fit
+    _ = fit(x[:500], z[:500]).eraser  # loads the kernels
+    before = PeakMemory("cpu")
+    resident = before.bytes()
+    start = time.perf_counter()
+    fitter = fit(x, z, shrinkage=shrinkage)
+    middle = time.perf_counter()
+    eraser = fitter.eraser
+    end = time.perf_counter()
+    results[name] = {
+        "statistics": middle - start,
+        "eraser": end - middle,
+        "memory": before.bytes() - resident,
+        "left": eraser.proj_left,
+        "right": eraser.proj_right,
+        "product": _product_seconds(x),
+    }
+
+
+def _product_seconds(x: Tensor) -> float:
+    start = time.perf_counter()
+    x.mT @ x
+    return time.perf_counter() - start
+
+
+def run(d: int, shrinkage: bool) -> dict[str, dict[str, Any]]:
+    """Both packages, one after the other, each in a fresh process."""
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        for name in ("efface", "concept_erasure"):
+            process = multiprocessing.get_context("spawn").Process(target=measure, args=(name, d, shrinkage, results))
+            process.start()
+            process.join()
+        return dict(results)
+
+
+def precision(d: int, shrinkage: bool, results: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Covariance left with the concept, distance of P from its float64 value, and edit over the optimal one."""
+    x, z = (t.double() for t in data(d))
+    xc, zc = x - x.mean(0), z - z.mean(0)
+    exact = LeaceFitter.fit(x, z, shrinkage=shrinkage, rtol=1e-10).eraser
+    removed = exact.proj_left @ exact.proj_right
+    best = (xc @ removed.mT).square().sum()
+    told = {}
+    for name, result in results.items():
+        left, right = result["left"].double(), result["right"].double()
+        erased = (x.float() - ((xc.float() @ right.float().mT) @ left.float().mT)).double()
+        cov = ((erased - erased.mean(0)).mT @ zc / len(x)).abs().max()
+        distance = torch.linalg.matrix_norm(left @ right - removed) / torch.linalg.matrix_norm(removed)
+        edit = ((xc @ right.mT) @ left.mT).square().sum() / best
+        told[name] = f"covariance left {cov:.0e}, P off by {distance:.0e}, edit {edit - 1:+.0e} of optimum"
+    return told
+
+
+def rows() -> Iterator[Row]:
+    """Statistics, eraser and both, by width."""
+    points = []
+    for d in WIDTHS:
+        for shrinkage in (True, False):
+            results = run(d, shrinkage)
+            ours, theirs = results["efface"], results["concept_erasure"]
+            told = precision(d, shrinkage, results)
+            what = f"LEACE, d = {d:,}, shrinkage {'on' if shrinkage else 'off'}"
+            total = {name: r["statistics"] + r["eraser"] for name, r in results.items()}
+            memory = f"peak {ours['memory'] / 1e9:.2f} GB against {theirs['memory'] / 1e9:.2f}"
+            note = f"ours: {told['efface']}; theirs: {told['concept_erasure']}; {memory}"
+            yield Row(f"{what}: fit", total["efface"], total["concept_erasure"], "concept_erasure 0.2.4", note)
+            yield Row(f"{what}: eraser alone", ours["eraser"], theirs["eraser"], "concept_erasure 0.2.4")
+            if shrinkage:
+                yield Row(f"{what}: statistics", ours["statistics"], ours["product"], "one x.T @ x")
+                points.append((d, total["efface"], total["concept_erasure"], ours["product"]))
+    figure(points)
+
+
+def figure(points: list[tuple[int, float, float, float]]) -> None:
+    """Time of a fit against d."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    widths = [point[0] for point in points]
+    for i, label in ((1, "efface"), (2, "concept_erasure 0.2.4"), (3, "one x.T @ x")):
+        ax.loglog(widths, [point[i] for point in points], "o-" if i < 3 else ":", label=label)
+    ax.set_xticks(widths, [str(d) for d in widths])
+    ax.minorticks_off()
+    ax.set(xlabel="features d", ylabel="seconds", title=f"LEACE fit, n = {N:,}, k = {K}, float32")
+    ax.legend(frameon=False)
+    ax.grid(alpha=0.25)
+    fig.savefig(Path(__file__).parent / "leace.png", dpi=150, metadata={"Software": None})

@@ -1,0 +1,217 @@
+"""Erasure and editing of everything that means and covariances tell of a class that is known of every sample."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from efface.erasure.frozen import FrozenTensors
+from efface.erasure.groupby import groupby
+from efface.erasure.optimal_transport import ot_barycenter, ot_map, ot_midpoint
+from efface.erasure.shrinkage import optimal_linear_shrinkage
+from efface.moments import Moments, working_dtype
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True)
+class QuadraticEraser(FrozenTensors):
+    """Moves every class to one mean and one covariance, that of their barycentre, by optimal transport.
+
+    Afterwards no quadratic classifier reads the class from a Gaussian mixture. The class of each sample is used when it
+    is applied.
+    """
+
+    class_means: Tensor
+    """`[k, d]`"""
+    global_mean: Tensor
+    """`[d]`, where all classes go."""
+    ot_maps: Tensor
+    """`[k, d, d]`"""
+
+    @classmethod
+    def fit(cls, x: Tensor, z: Tensor, **options: Any) -> "QuadraticEraser":
+        """Fit on x `[n, d]` and labels z `[n]`; `options` are `weight` `[n]` and those of `QuadraticFitter`."""
+        return QuadraticFitter.fit(x, z, **options).eraser
+
+    def optimal_transport(self, z: int, x: Tensor) -> Tensor:
+        """x `[n, d]`, all of class z, moved to the barycentre."""
+        flat = x.flatten(1).to(self.class_means.dtype)
+        moved = (flat - self.class_means[z]) @ self.ot_maps[z].mH + self.global_mean
+        return moved.view_as(x).to(x.dtype)
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        """Erase from x `[n, d]` the classes z `[n]`."""
+        _require_labels(z, len(self.class_means))
+        return groupby(x, z).map(self.optimal_transport).coalesce()
+
+
+@dataclass(frozen=True)
+class QuadraticEditor(FrozenTensors):
+    """Moves samples of one class to the mean and covariance of another, by optimal transport."""
+
+    class_means: Tensor
+    """`[k, d]`"""
+    ot_maps: Tensor
+    """`[k, k, d, d]`, from the first index to the second."""
+
+    def transport(self, x: Tensor, source_z: int, target_z: int) -> Tensor:
+        """x `[n, d]`, all of class `source_z`, moved to class `target_z`."""
+        delta = x.to(self.class_means.dtype) - self.class_means[source_z]
+        return (delta @ self.ot_maps[source_z, target_z].mH + self.class_means[target_z]).to(x.dtype)
+
+    def __call__(self, x: Tensor, source_z: Tensor, target_z: int) -> Tensor:
+        """x `[n, d]` of classes `source_z` `[n]` moved to class `target_z`."""
+        _require_labels(source_z, len(self.class_means))
+        return groupby(x, source_z).map(lambda source, group: self.transport(group, source, target_z)).coalesce()
+
+
+class QuadraticFitter:
+    """Streams mean and covariance of each class, for a `QuadraticEraser` or a `QuadraticEditor`.
+
+    Args:
+        x_dim: width d of x.
+        num_classes: number k of classes, labelled 0 … k − 1.
+        device: where the statistics are kept.
+        dtype: dtype of the data and of the eraser, at least float32; sums are kept in float64.
+        shrinkage: shrink each covariance (`optimal_linear_shrinkage`); needed where a class has fewer than d samples.
+        weighted_mean: send all classes to the mean of all samples, which keeps it where it is. Off by default, as in
+            `concept_erasure`: to the mean of the class means, though the barycentre is weighted by class.
+
+    Cost: O(nd²) for the statistics; for the eraser about 10 k eigendecompositions of d × d (k² for the editor). Memory
+    8kd² bytes (k² of the editor).
+    """
+
+    def __init__(
+        self,
+        x_dim: int,
+        num_classes: int,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        shrinkage: bool = True,
+        weighted_mean: bool = False,
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}, but must be at least 2")
+        self.num_classes, self.shrinkage, self.weighted_mean = num_classes, shrinkage, weighted_mean
+        self.dtype = working_dtype(dtype or torch.get_default_dtype())
+        self._classes = [Moments(x_dim, 0, device=device, dtype=self.dtype) for _ in range(num_classes)]
+
+    @classmethod
+    def fit(cls, x: Tensor, z: Tensor, *, weight: Tensor | None = None, **options: Any) -> Self:
+        """Fit on x `[n, d]`, labels z `[n]`, importance weights `[n]`."""
+        fitter = cls(x.shape[-1], int(z.max()) + 1, device=x.device, dtype=x.dtype, **options)
+        return fitter.update(x, z, weight=weight)
+
+    def update(self, x: Tensor, z: Tensor, *, weight: Tensor | None = None) -> Self:
+        """Add a batch: x `[..., d]`, labels z `[...]`, importance weights `[...]`.
+
+        Raises:
+            ValueError: shapes do not fit, values are not finite, a label is out of range. Nothing is added then.
+        """
+        x, z = x.reshape(-1, x.shape[-1]), z.flatten()
+        _require_labels(z, self.num_classes)
+        if len(x) != len(z):
+            raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one label for each row of x")
+        weights = torch.ones(len(x), device=x.device) if weight is None else weight.flatten()
+        parts = list(zip(groupby(x, z), groupby(weights, z).groups, strict=True))
+        batch = []
+        for (label, group), w in parts:
+            added = Moments(x.shape[-1], 0, device=self._device, dtype=self.dtype)
+            added.update(group, group[:, :0], None if weight is None else w)
+            batch.append((label, added))
+        for label, added in batch:
+            self._classes[label].merge(added)
+        self._forget()
+        return self
+
+    def update_single(self, x: Tensor, z: int) -> Self:
+        """Add a batch x `[..., d]` that is all of class z."""
+        return self.update(x, torch.full(x.shape[:-1], z, dtype=torch.int64, device=x.device))
+
+    def merge(self, other: Self) -> Self:
+        """Add the statistics of another fitter of the same widths: as if its data had been seen here."""
+        for mine, theirs in zip(self._classes, other._classes, strict=True):
+            mine.merge(theirs)
+        self._forget()
+        return self
+
+    def all_reduce(self, group: "ProcessGroup | None" = None) -> Self:
+        """Give every process of a `torch.distributed` group (the default one) the statistics of all of them."""
+        for moments in self._classes:
+            moments.all_reduce(group)
+        self._forget()
+        return self
+
+    @property
+    def n(self) -> Tensor:
+        """Weight of the samples seen of each class, `[k]`."""
+        return torch.stack([moments.weight for moments in self._classes]).to(self.dtype)
+
+    @property
+    def mean_x(self) -> Tensor:
+        """`[k, d]`"""
+        return self._means().to(self.dtype)
+
+    @property
+    def sigma_xx(self) -> Tensor:
+        """Covariance of each class, shrunk if asked, `[k, d, d]`."""
+        return self._sigmas().to(self.dtype)
+
+    @cached_property
+    def eraser(self) -> QuadraticEraser:
+        """The eraser of the statistics so far; computed once, anew after each `update`.
+
+        Raises:
+            ValueError: a class has fewer than two samples.
+        """
+        sigmas, means = self._sigmas(), self._means()
+        prior = torch.stack([moments.weight for moments in self._classes])
+        prior = prior / prior.sum()
+        if self.num_classes == 2:
+            centre = ot_midpoint(sigmas[0], sigmas[1], float(prior[0]), float(prior[1]))
+        else:
+            centre = ot_barycenter(sigmas, prior)
+        mean = prior.to(means.dtype) @ means if self.weighted_mean else means.mean(0)
+        return QuadraticEraser(
+            means.to(self.dtype), mean.to(self.dtype), ot_map(sigmas, centre).to(self.dtype).contiguous()
+        )
+
+    def editor(self, device: str | torch.device | None = None) -> QuadraticEditor:
+        """The editor of the statistics so far, on `device` (theirs if None)."""
+        sigmas = self._sigmas()
+        editor = QuadraticEditor(self.mean_x, ot_map(sigmas[:, None], sigmas[None]).to(self.dtype))
+        return editor if device is None else editor.to(device)
+
+    def _means(self) -> Tensor:
+        self._require_all()
+        return torch.stack([moments.mean_x for moments in self._classes])
+
+    def _sigmas(self) -> Tensor:
+        self._require_all()
+        if self.shrinkage:
+            return torch.stack([optimal_linear_shrinkage(m.cov_xx(unbiased=False), m.n_eff) for m in self._classes])
+        return torch.stack([moments.cov_xx() for moments in self._classes])
+
+    def _require_all(self) -> None:
+        few = [label for label, moments in enumerate(self._classes) if moments.n_eff <= 1]
+        if few:
+            raise ValueError(f"classes {few} have fewer than two samples: update() with more, or leave them out")
+
+    def _forget(self) -> None:
+        self.__dict__.pop("eraser", None)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._classes[0].weight.device
+
+
+def _require_labels(z: Tensor, k: int) -> None:
+    if z.dtype != torch.int64 or z.ndim != 1:
+        raise ValueError(f"z has dtype {z.dtype} and shape {list(z.shape)}, but must be int64 labels [n]")
+    if len(z) and (int(z.min()) < 0 or int(z.max()) >= k):
+        raise ValueError(f"z has labels from {int(z.min())} to {int(z.max())}, but they must lie in 0 … {k - 1}")
