@@ -42,8 +42,7 @@ def as_matrix(x: Tensor, dim: int, name: str) -> Tensor:
 
 def require_finite(x: Tensor, name: str) -> None:
     """ValueError, with how many and where, if a matrix `[n, d]` holds NaN or infinite values."""
-    # One pass without a temporary of the size of x: a sum is finite unless a term is not (or it overflows).
-    if torch.isfinite(x.sum()):
+    if bool(torch.isfinite(x.sum())):  # a sum is finite unless a term is not, or it overflows
         return
     bad = ~torch.isfinite(x)
     count = int(bad.sum())
@@ -110,8 +109,6 @@ class Moments:
         z = as_matrix(z, self.z_dim, "z").to(self._xz.device, self.dtype)
         if len(x) != len(z):
             raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
-        require_finite(x, "x")
-        require_finite(z, "z")
         if weight is not None:
             if weight.shape != (len(x),):
                 raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(x)}], one for each sample")
@@ -120,18 +117,27 @@ class Moments:
                 raise ValueError("weight has negative or non-finite values: importance weights are >= 0")
         if len(x) == 0:
             return
+        # One pass over x gives its sums and tells whether it is finite.
+        sum_x, sum_z = (v.sum(0, dtype=self._sum_x.dtype) for v in (x, z))
+        for v, total, name in ((x, sum_x, "x"), (z, sum_z, "z")):
+            if not bool(torch.isfinite(total).all()):
+                require_finite(v, name)
         if self.count == 0:
-            self._shift_x, self._shift_z = x.mean(0), z.mean(0)
+            self._shift_x, self._shift_z = ((v / len(x)).to(self.dtype) for v in (sum_x, sum_z))
+        sum_x, sum_z = sum_x - len(x) * self._shift_x, sum_z - len(x) * self._shift_z
         x = x - self._shift_x
         z = z - self._shift_z
-        wx = x if weight is None else x * weight.to(x.dtype)[:, None]
+        wx, wz = x, z
+        if weight is not None:
+            w = weight.to(x.dtype)[:, None]
+            wx, wz = w * x, w * z
+            sum_x, sum_z = (v.sum(0, dtype=self._sum_x.dtype) for v in (wx, wz))
 
         self.count += len(x)
         self.weight += len(x) if weight is None else weight.sum()
         self.weight_sq += len(x) if weight is None else weight.square().sum()
-        self._sum_x += wx.sum(0, dtype=self._sum_x.dtype)
-        wz = z if weight is None else z * weight.to(z.dtype)[:, None]
-        self._sum_z += wz.sum(0, dtype=self._sum_z.dtype)
+        self._sum_x += sum_x
+        self._sum_z += sum_z
         self._xz += wx.mH @ z
         self._zz += wz.mH @ z
         if self._xx is not None:
@@ -217,12 +223,16 @@ class Moments:
         Args:
             unbiased: divide by Σw − Σw²/Σw (n − 1 without weights), else by Σw.
         """
+        upper = self.cov_xx_upper(unbiased=unbiased)
+        return upper + upper.triu(1).mH
+
+    def cov_xx_upper(self, *, unbiased: bool = True) -> Tensor:
+        """The upper triangle of `cov_xx`, zero below: half the work where a Cholesky factor is all that is wanted."""
         if self._xx is None:
             raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")
-        mean = (self._sum_x / self._total())[None]
-        upper = (self._xx - self.weight * (mean.mH @ mean)).triu()
-        full = upper + upper.triu(1).mH
-        return full / self._divisor(unbiased)
+        mean, divisor = (self._sum_x / self._total())[None], self._divisor(unbiased)
+        upper = torch.addmm(self._xx, mean.mH, mean, beta=float(1 / divisor), alpha=-float(self.weight / divisor))
+        return upper.triu_()
 
     def cov_xz(self, *, unbiased: bool = True) -> Tensor:
         """Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from efface.erasure.fitting import MomentsFitter, concept_matrix
 from efface.erasure.frozen import FrozenTensors
-from efface.erasure.shrinkage import optimal_linear_shrinkage
+from efface.erasure.shrinkage import shrinkage_coefficients
 
 ErasureMethod = Literal["leace", "orth"]
 """`leace` moves x least; `orth` projects orthogonally off span(C), which is SAL (Shao et al., 2023)."""
@@ -103,7 +103,7 @@ class LeaceFitter(MomentsFitter):
             `concept_erasure`: a rare concept may fall below it entirely, of which `eraser` warns.
         rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
 
-    Cost: O(nd² + ndk) for the statistics, d³/3 + O(d²k) for the eraser; memory 8d² bytes (twice that in `eraser`).
+    Cost: O(nd² + ndk) for the statistics, d³/3 + O(d²k) for the eraser; memory 8d² bytes (24d² in `eraser`).
     """
 
     def __init__(
@@ -131,7 +131,8 @@ class LeaceFitter(MomentsFitter):
     @property
     def sigma_xx(self) -> Tensor:
         """Cov(x), shrunk if asked, `[d, d]`."""
-        return self._sigma_xx().to(self.dtype)
+        upper = self._sigma_xx()
+        return (upper + upper.triu(1).mH).to(self.dtype)
 
     @cached_property
     def eraser(self) -> LeaceEraser:
@@ -154,9 +155,15 @@ class LeaceFitter(MomentsFitter):
         return LeaceEraser(left.to(self.dtype), right.to(self.dtype).contiguous(), self.mean_x if self.affine else None)
 
     def _sigma_xx(self) -> Tensor:
+        """The upper triangle of Cov(x), shrunk if asked, in float64."""
+        sigma = self.moments.cov_xx_upper(unbiased=not self.shrinkage)
         if self.shrinkage:
-            return optimal_linear_shrinkage(self.moments.cov_xx(unbiased=False), self.moments.n_eff)
-        return self.moments.cov_xx()
+            diagonal = sigma.diagonal().real
+            norm_sq = 2 * torch.linalg.vector_norm(sigma) ** 2 - torch.linalg.vector_norm(diagonal) ** 2
+            alpha, beta = shrinkage_coefficients(diagonal.sum(), norm_sq, self.x_dim, self.moments.n_eff)
+            sigma *= alpha
+            sigma.diagonal().add_(beta)
+        return sigma
 
 
 def erase_jointly(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> LeaceEraser:
@@ -193,33 +200,35 @@ def _range(sigma: Tensor, eps: float) -> Tensor:
     return basis
 
 
-def _whitened_span(sigma: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], eps: float) -> tuple[Tensor, Tensor]:
-    """The factors L U and (L⁻ᴴ U)ᴴ of the eraser, U the kept left singular vectors of L⁻¹C.
+def _whitened_span(upper: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], eps: float) -> tuple[Tensor, Tensor]:
+    """The factors L U and (L⁻ᴴ U)ᴴ of the eraser, U the kept left singular vectors of L⁻¹C, with Σ = LLᴴ.
 
     Args:
-        sigma: Σ `[d, d]`, positive semi-definite.
+        upper: upper triangle of Σ `[d, d]`, positive semi-definite; overwritten.
         C: `[d, k]`
         keep: which singular values to erase.
-        eps: relative rounding error of the entries of `sigma`.
+        eps: relative rounding error of the entries of Σ.
     """
     # In units of each column's standard deviation, so that neither the units of x nor a constant column matter. The
-    # squared diagonal of L is then 1 − R² of each column on those before it.
-    scale = torch.linalg.diagonal(sigma).real.clamp_min(0).sqrt()
+    # squared diagonal of the factor is then 1 − R² of each column on those before it.
+    scale = upper.diagonal().real.clamp_min(0).sqrt()
     scale = torch.where(scale > 0, scale, 1)[:, None]
-    correlation, C = sigma / scale / scale.mT, C / scale
-    L, failed = torch.linalg.cholesky_ex(correlation)
-    if not failed and float(torch.linalg.diagonal(L).real.square().min()) > 10 * eps:
-        U, s, Vh = torch.linalg.svd(torch.linalg.solve_triangular(L, C, upper=False), full_matrices=False)
+    upper /= scale
+    upper /= scale.mT
+    C = C / scale
+    R, failed = torch.linalg.cholesky_ex(upper, upper=True)
+    if not failed and float(R.diagonal().real.square().min()) > 10 * eps:
+        U, s, Vh = torch.linalg.svd(torch.linalg.solve_triangular(R.mH, C, upper=False), full_matrices=False)
         kept = keep(s)
         U, s, Vh = U[:, kept], s[kept], Vh[kept]
-        left, right = C @ Vh.mH / s, torch.linalg.solve_triangular(L.mH, U, upper=True)
-        residual = torch.linalg.matrix_norm(correlation @ right - left)
-        if residual <= 1e3 * eps * torch.linalg.matrix_norm(left):
+        left, right = C @ Vh.mH / s, torch.linalg.solve_triangular(R, U, upper=True)
+        product = upper @ right + upper.mH @ right - upper.diagonal()[:, None] * right
+        if torch.linalg.matrix_norm(product - left) <= 1e3 * eps * torch.linalg.matrix_norm(left):
             return scale * left, (right / scale).mH
     # Singular to rounding. A Cholesky factor may exist all the same and be wrong: use the square root of the
     # correlation matrix on its range.
-    values, vectors = torch.linalg.eigh(correlation)
-    in_range = values > len(sigma) * eps * values[-1]
+    values, vectors = torch.linalg.eigh(upper, UPLO="U")
+    in_range = values > len(upper) * eps * values[-1]
     values, vectors = values[in_range], vectors[:, in_range]
     U, s, _ = torch.linalg.svd((vectors / values.sqrt()).mH @ C, full_matrices=False)
     U = U[:, keep(s)]

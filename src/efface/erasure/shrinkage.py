@@ -14,7 +14,7 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor) -> Tensor:
 
     Args:
         S_n: `[..., p, p]`, Hermitian sample covariances *without* Bessel's correction.
-        n: number of samples, or their effective number if they are weighted.
+        n: number of samples, or their effective number if they are weighted; `[..., 1, 1]` for one of each matrix.
 
     Returns:
         `[..., p, p]`. α may fall below 0 on nearly isotropic data, as in the paper. A zero matrix stays zero.
@@ -22,13 +22,22 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor) -> Tensor:
     p = S_n.shape[-1]
     if S_n.shape[-2:] != (p, p):
         raise ValueError(f"S_n has shape {list(S_n.shape)}, but must be square in its last two dimensions")
+    if isinstance(n, Tensor) and n.ndim >= 2:  # one number for each matrix, shaped to broadcast with it
+        n = n[..., 0, 0]
+    trace, norm_sq = torch.linalg.diagonal(S_n).real.sum(-1), torch.linalg.matrix_norm(S_n) ** 2
+    alpha, beta = shrinkage_coefficients(trace, norm_sq, p, n)
+    eye = torch.eye(p, dtype=S_n.dtype, device=S_n.device)
+    shrunk: Tensor = alpha[..., None, None] * S_n + beta[..., None, None] * eye
+    return shrunk
+
+
+def shrinkage_coefficients(trace: Tensor, norm_sq: Tensor, p: int, n: float | Tensor) -> tuple[Tensor, Tensor]:
+    """α and βσ² of `optimal_linear_shrinkage`, from trace and squared Frobenius norm of the p × p matrices."""
     # With the target t·I, t = tr(S)/p, ‖S‖² − ‖tI‖² is the squared distance of S from the target. Where S is the
     # target to rounding, α is undefined and immaterial; the bound keeps it from amplifying that rounding.
-    t = torch.linalg.diagonal(S_n).real.mean(-1)[..., None, None]
+    t = trace / p
     target_sq = p * t**2
-    distance_sq = torch.linalg.matrix_norm(S_n)[..., None, None] ** 2 - target_sq
-    floor = torch.finfo(S_n.dtype).eps ** 0.5 * target_sq + torch.finfo(S_n.dtype).tiny
-    alpha = 1 - p * target_sq / n / torch.maximum(distance_sq, floor)
-    eye = torch.eye(p, dtype=S_n.dtype, device=S_n.device)
-    shrunk: Tensor = alpha * S_n + (1 - alpha) * t * eye
-    return shrunk
+    eps = torch.finfo(t.dtype)
+    floor = eps.eps**0.5 * target_sq + eps.tiny
+    alpha = 1 - p * target_sq / n / torch.maximum(norm_sq - target_sq, floor)
+    return alpha, (1 - alpha) * t
