@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from efface.softmax import SoftmaxObjective, fit_softmax
+from efface.softmax import SoftmaxObjective, fit_softmax, minimise
 
 
 def problem(n: int = 300, d: int = 6, k: int = 4, noise: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,6 +83,16 @@ def test_duplicated_columns_and_tiny_penalty(solver: str) -> None:
     once = fit_softmax(x, y, l2=5e-9, solver=solver)
     assert twice.converged
     assert twice.loss == pytest.approx(once.loss, abs=1e-7)
+
+
+def test_more_features_than_samples() -> None:
+    """The reduced problem has the solution of the whole one, which a start at zero or elsewhere does not change."""
+    x, y = problem(n=30, d=80)
+    fit = fit_softmax(x, y, l2=1e-2, tol=1e-11)
+    whole = minimise(SoftmaxObjective(x, y, l2=1e-2), tol=1e-11)
+    assert fit.converged
+    torch.testing.assert_close(fit.weight, whole.weight, atol=1e-8, rtol=1e-6)
+    assert fit_softmax(x, y, l2=1e-2, init=fit, tol=1e-7).iterations == 0
 
 
 def test_separable_data_say_so() -> None:

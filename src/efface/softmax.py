@@ -10,7 +10,7 @@ own row; without a penalty that leaves directions in which f is constant, along 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -235,7 +235,17 @@ def fit_softmax(
             Hessian, for features so collinear that conjugate gradients stall.
 
     Cost per step, beyond about ten of which few fits go: 2nKd operations for loss and gradient, and those of the step.
+    With a penalty and fewer samples than features, n takes the place of d, after one QR factorisation (2n²d).
     """
+    if x.ndim == 2 and x.shape[1] > len(x) > 0 and l2 > 0:
+        # With a penalty the rows of W lie in the span of the samples, whose coordinates are fewer than the features.
+        require_finite(x, "x")
+        basis, coordinates = torch.linalg.qr(x.to(torch.float64).mT)
+        objective = SoftmaxObjective(coordinates.mT, y, n_classes=n_classes, weight=weight, l2=l2, bias=bias)
+        if init is not None:
+            init = replace(init, weight=init.weight.to(basis) @ basis)
+        fit = minimise(objective, init=init, tol=tol, max_iter=max_iter, solver=solver)
+        return replace(fit, weight=fit.weight @ basis.mT)
     objective = SoftmaxObjective(x, y, n_classes=n_classes, weight=weight, l2=l2, bias=bias)
     return minimise(objective, init=init, tol=tol, max_iter=max_iter, solver=solver)
 
