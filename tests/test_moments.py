@@ -52,9 +52,10 @@ def test_streamed_and_merged_are_batch() -> None:
     assert_same(merged, whole)
 
 
-def test_wide_x_takes_the_blocked_path() -> None:
+@pytest.mark.parametrize("d", [300, 1100])
+def test_wide_x_takes_the_blocked_path(d: int) -> None:
     g = torch.Generator().manual_seed(0)
-    x, z = torch.randn(64, 1100, generator=g), torch.randn(64, 2, generator=g)
+    x, z = torch.randn(1200, d, generator=g), torch.randn(1200, 2, generator=g)  # several chunks of rows
     np.testing.assert_allclose(moments((x, z), dtype=torch.float32).cov_xx(), np.cov(x, rowvar=False), atol=1e-6)
 
 

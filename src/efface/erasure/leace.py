@@ -147,7 +147,7 @@ class LeaceFitter(MomentsFitter):
         # and along that direction Cov(x, z) is rounding noise.
         C = self.moments.cov_xz() @ _range(self.moments.cov_zz(), self.eps)
         if self.method == "leace":
-            left, right = _whitened_span(self._sigma_xx(), C, self.keep, self.eps)
+            left, right = _whitened_span(self._sigma_xx(), C, self.keep, self.dtype)
         else:
             U, s, _ = torch.linalg.svd(C, full_matrices=False)
             left = U[:, self.keep(s)]
@@ -200,15 +200,20 @@ def _range(sigma: Tensor, eps: float) -> Tensor:
     return basis
 
 
-def _whitened_span(upper: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], eps: float) -> tuple[Tensor, Tensor]:
-    """The factors L U and (L⁻ᴴ U)ᴴ of the eraser, U the kept left singular vectors of L⁻¹C, with Σ = LLᴴ.
+def _whitened_span(
+    upper: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The factors of the eraser: `left` spanning the kept part of C, and (leftᴴ Σ⁻¹ left)⁻¹ leftᴴ Σ⁻¹.
+
+    Σ is factored in the working dtype, which decides the rank; what is returned is refined to float64.
 
     Args:
-        upper: upper triangle of Σ `[d, d]`, positive semi-definite; overwritten.
-        C: `[d, k]`
-        keep: which singular values to erase.
-        eps: relative rounding error of the entries of Σ.
+        upper: upper triangle of Σ `[d, d]`, positive semi-definite, float64; overwritten.
+        C: `[d, k]`, float64.
+        keep: which singular values of L⁻¹C to erase, Σ = LLᴴ.
+        dtype: the working dtype, in which the products behind the entries of Σ were rounded.
     """
+    eps = torch.finfo(dtype).eps
     # In units of each column's standard deviation, so that neither the units of x nor a constant column matter. The
     # squared diagonal of the factor is then 1 − R² of each column on those before it.
     scale = upper.diagonal().real.clamp_min(0).sqrt()
@@ -216,15 +221,17 @@ def _whitened_span(upper: Tensor, C: Tensor, keep: Callable[[Tensor], Tensor], e
     upper /= scale
     upper /= scale.mT
     C = C / scale
-    R, failed = torch.linalg.cholesky_ex(upper, upper=True)
+    R, failed = torch.linalg.cholesky_ex(upper.to(dtype), upper=True)
     if not failed and float(R.diagonal().real.square().min()) > 10 * eps:
-        U, s, Vh = torch.linalg.svd(torch.linalg.solve_triangular(R.mH, C, upper=False), full_matrices=False)
+        _, s, Vh = torch.linalg.svd(torch.linalg.solve_triangular(R.mH, C.to(dtype), upper=False), full_matrices=False)
         kept = keep(s)
-        U, s, Vh = U[:, kept], s[kept], Vh[kept]
-        left, right = C @ Vh.mH / s, torch.linalg.solve_triangular(R, U, upper=True)
-        product = upper @ right + upper.mH @ right - upper.diagonal()[:, None] * right
-        if torch.linalg.matrix_norm(product - left) <= 1e3 * eps * torch.linalg.matrix_norm(left):
-            return scale * left, (right / scale).mH
+        left = C @ (Vh[kept].mH / s[kept]).to(C.dtype)
+        solved = torch.cholesky_solve(left.to(dtype), R, upper=True).to(left.dtype)
+        residual = left - (upper @ solved + upper.mH @ solved - upper.diagonal()[:, None] * solved)
+        # One step of refinement squares the relative residual, so that this bound leaves it at the rounding of Σ.
+        if torch.linalg.matrix_norm(residual) <= eps**0.5 * torch.linalg.matrix_norm(left):
+            solved += torch.cholesky_solve(residual.to(dtype), R, upper=True).to(left.dtype)
+            return scale * left, torch.linalg.solve(left.mH @ solved, solved.mH) / scale.mT
     # Singular to rounding. A Cholesky factor may exist all the same and be wrong: use the square root of the
     # correlation matrix on its range.
     values, vectors = torch.linalg.eigh(upper, UPLO="U")
