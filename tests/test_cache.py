@@ -93,6 +93,19 @@ def test_a_killed_builder_leaves_no_lock_and_no_entry(tmp_path: Path) -> None:
     assert calls == [1]
 
 
+def test_no_entry_is_announced_before_its_tensors_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, write: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("efface.cache.write_atomically", fail)
+    with pytest.raises(OSError, match="disk full"):
+        cached(tmp_path, "model", {"seed": 0}, build_counter([]))
+    written: list[str] = []
+    monkeypatch.setattr("efface.cache.write_atomically", lambda path, write: written.append(path.suffix))
+    cached(tmp_path, "model", {"seed": 0}, build_counter([]))
+    assert written == [".safetensors", ".json"]
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, lambda p: p.write_text("old"))

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.conftest import problem_of
 
 import efface
 from efface import experiment
+from efface.evaluation.metrics import Evaluation
 from efface.experiment import Experiment, FingerprintError
 from efface.methods.base import Debiased, Problem
 from efface.record import Record
@@ -136,6 +139,38 @@ def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
     assert experiment.run(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
 
 
+@pytest.mark.parametrize("change", ["training.epochs=1", "model.hidden=[20]", "seed=5"])
+def test_whatever_makes_the_model_is_in_the_cache_s_key(parts_of: Build, finished: Any, change: str) -> None:
+    cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false"]
+    assert experiment.run(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
+
+
+def test_the_seed_draws_the_initial_weights(parts_of: Build, tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    arrays = {"x": torch.randn(200, 3, generator=g).numpy(), "y": labels.numpy(), "a": labels.roll(50).numpy()}
+    np.savez(tmp_path / "my.npz", **arrays)
+    own = ["dataset=features", f"path={tmp_path / 'my.npz'}", "training.epochs=0"]
+    heads = [problem_of(parts_of(*own, f"seed={seed}")).head for seed in (0, 1)]
+    assert not torch.allclose(heads[0].weight, heads[1].weight)
+
+
+def test_evaluation_refers_to_train(parts_of: Build, ten_classes: Problem, tmp_path: Path) -> None:
+    seen = []
+
+    class Spy(Evaluation):
+        def __call__(self, debiased: Any, features: Any, counterfactual: Any, reference: Any) -> Any:
+            seen.append((len(features), reference))
+            return super().__call__(debiased, features, counterfactual, reference)
+
+    spy = Spy(probe=False, mlp_probe=False)
+    experiment.run(replace(parts_of(), evaluation=spy, results_dir=tmp_path), **QUIET)
+    assert [n for n, _ in seen] == [500, 1000]
+    for _, reference in seen:
+        torch.testing.assert_close(reference.standardise.mean, ten_classes.train.x.mean(0))
+        assert torch.equal(reference.aligned, torch.eye(10).bool())
+
+
 class Tracker(NoTracker):
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -174,6 +209,14 @@ def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
     # Put right, it runs, and the error is gone.
     experiment.run(replace(parts_of(), results_dir=tmp_path), **QUIET)
     assert not (parts.directory / "error.json").exists()
+
+
+def test_an_overwritten_run_that_fails_is_no_longer_finished(parts_of: Build, tmp_path: Path) -> None:
+    parts = replace(parts_of(), results_dir=tmp_path)
+    experiment.run(parts, **QUIET)
+    with pytest.raises(RuntimeError):
+        experiment.run(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
+    assert experiment.status(parts) == "to do"
 
 
 def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
@@ -217,8 +260,6 @@ def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
     x = torch.randn(2000, 8, generator=g)
     x[:, 0] += 3 * y
     x[:, 1] += 3 * a
-    import numpy as np
-
     np.savez(tmp_path / "my.npz", x=x.numpy(), y=y.numpy(), a=a.numpy())
     records = {
         method: experiment.run(parts_of("dataset=features", f"path={tmp_path / 'my.npz'}", f"method={method}"), **QUIET)

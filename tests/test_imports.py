@@ -19,6 +19,8 @@ BESIDE = {
     "record": set(),
     "cache": set(),
     "tracking": {"record"},
+    "optimal_transport": {"erasure"},
+    "sklearn": {"erasure"},
     "report": {"identity", "record"},
 }
 

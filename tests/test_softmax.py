@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,16 @@ def test_more_features_than_samples() -> None:
     assert fit.converged
     torch.testing.assert_close(fit.weight, whole.weight, atol=1e-8, rtol=1e-6)
     assert fit_softmax(x, y, l2=1e-2, init=fit, tol=1e-7).iterations == 0
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+def test_from_an_over_confident_start_a_full_step_would_diverge(solver: str) -> None:
+    x, y = problem(noise=3.0)
+    best = fit_softmax(x, y, l2=1e-4)
+    wrong = replace(best, weight=-40 * best.weight)
+    fit = fit_softmax(x, y, l2=1e-4, init=wrong, solver=solver, max_iter=500)
+    assert fit.converged
+    assert fit.loss == pytest.approx(best.loss, abs=1e-6)
 
 
 def test_separable_data_say_so() -> None:

@@ -262,7 +262,9 @@ def minimise(
     """`fit_softmax` on an objective that is there already."""
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}, but must be 'cg' or 'cholesky'")
-    newton_step = objective.cholesky_step if solver == "cholesky" else objective.cg_step
+    # Far from the minimum a saturated softmax has no curvature that float64 can see, and the exact step overshoots
+    # beyond what backtracking mends; conjugate gradients, stopped early, do not.
+    finders = [objective.cholesky_step, objective.cg_step] if solver == "cholesky" else [objective.cg_step]
     theta = objective.x.new_zeros(objective.shape)
     if init is not None:
         start = init.weight if init.bias is None else torch.cat([init.weight, init.bias[:, None]], 1)
@@ -279,19 +281,16 @@ def minimise(
         grad_norm = float(gradient.abs().max())
         if grad_norm <= tol or iterations == max_iter:
             break
-        step = newton_step(gradient, probabilities)
-        step_logits = objective.logits(step)
-        slope = float((gradient * step).sum())
-        t, rounding = 1.0, 1e-14 * float(value.abs())
-        while True:
-            new_logits = logits - t * step_logits
-            new_value = objective.value(theta - t * step, new_logits)
-            if new_value <= value - 1e-4 * t * slope + rounding or t < 1e-10:
+        for find_step in finders:
+            step = find_step(gradient, probabilities)
+            t, logits_at_t, value_at_t = _backtrack(
+                objective, theta, logits, value, step, float((gradient * step).sum())
+            )
+            if t > 0:
                 break
-            t /= 2
-        if t < 1e-10:  # no decrease is left that float64 can see
+        else:  # no decrease is left that float64 can see
             break
-        theta, logits, value = theta - t * step, new_logits, new_value
+        theta, logits, value = theta - t * step, logits_at_t, value_at_t
         iterations += 1
     return SoftmaxFit(
         weight=theta[:, :-1] if objective.bias else theta,
@@ -301,3 +300,18 @@ def minimise(
         iterations=iterations,
         converged=grad_norm <= tol,
     )
+
+
+def _backtrack(
+    objective: SoftmaxObjective, theta: Tensor, logits: Tensor, value: Tensor, step: Tensor, slope: float
+) -> tuple[float, Tensor, Tensor]:
+    """The first t of 1, ½, ¼, … that lowers the objective enough (Armijo), with logits and value there; 0 if none."""
+    step_logits = objective.logits(step)
+    t, rounding = 1.0, 1e-14 * float(value.abs())
+    while t > 1e-10:
+        new_logits = logits - t * step_logits
+        new_value = objective.value(theta - t * step, new_logits)
+        if new_value <= value - 1e-4 * t * slope + rounding:
+            return t, new_logits, new_value
+        t /= 2
+    return 0.0, logits, value

@@ -76,6 +76,8 @@ def test_jitter_belongs_to_the_digit() -> None:
     difference = (split.inputs(rows) - plain.inputs(rows)).abs().amax((1, 2, 3))
     assert (difference > 0).float().mean() > 0.9
     assert torch.equal(split.inputs(rows), split.inputs(rows))
+    spread = [float(load(severity=severity).train.jitter.std()) for severity in range(6)]  # type: ignore[attr-defined]
+    assert spread == pytest.approx([0.0, 0.05, 0.02, 0.01, 0.005, 0.002], rel=0.05)
 
 
 def test_pairs_are_the_same_digit_in_another_colour_evenly(mini: Dataset) -> None:

@@ -1,13 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
 from efface.data.groups import aligned
-from efface.evaluation.metrics import Evaluation, Reference, accuracy_metrics, feature_shift
+from efface.evaluation.metrics import Evaluation, Reference, accuracy_metrics, feature_shift, max_abs_cov
 from efface.evaluation.probes import Standardiser
 from efface.methods.base import Debiased, Features, Problem, Representation
+from efface.methods.leace import Leace
 
 
 def reference(problem: Problem) -> Reference:
@@ -66,3 +68,31 @@ def test_feature_shift_by_hand() -> None:
     assert feature_shift(x, x.mean(0).expand(2, 1)) == pytest.approx(1.0)
     assert feature_shift(x, x[:, :0]) is None
     assert not math.isnan(feature_shift(x, 2 * x) or 0)
+
+
+def test_probes_read_what_the_reference_scales(ten_classes: Problem) -> None:
+    debiased = Debiased(Representation(), ten_classes.head)
+    flat = Reference(Standardiser(torch.zeros(100), torch.full((100,), torch.inf)), reference(ten_classes).aligned)
+    result = Evaluation()(debiased, ten_classes.val, None, flat)
+    assert abs(result.metrics["probe_information"]) < 1e-2
+    assert abs(result.metrics["mlp_probe_information"]) < 0.1
+
+
+def test_counterfactuals_are_represented_too(ten_classes: Problem) -> None:
+    debiased = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
+    pairs, pairs_cf = ten_classes.pairs, ten_classes.pairs_cf
+    result = Evaluation(probe=False, mlp_probe=False)(debiased, pairs, pairs_cf, reference(ten_classes))
+    p, p_cf = (
+        debiased.head(debiased.represent(f.x)).detach().softmax(1)[torch.arange(500), f.y] for f in (pairs, pairs_cf)
+    )
+    assert result.metrics["counterfactual_bias"] == pytest.approx(float((p - p_cf).abs().mean()), rel=1e-5)
+
+
+def test_max_abs_cov_by_hand(ten_classes: Problem) -> None:
+    val = ten_classes.val
+    weight = torch.rand(len(val))
+    fitted = Features(val.x, val.y, val.a, weight)
+    debiased = Debiased(Representation(), ten_classes.head, fitted_on=fitted)
+    z = torch.nn.functional.one_hot(val.a, 10)
+    joint = np.cov(np.hstack([val.x, z]), rowvar=False, aweights=weight)
+    assert max_abs_cov(debiased, 10) == pytest.approx(np.abs(joint[:100, 100:]).max(), rel=1e-4)

@@ -77,3 +77,27 @@ def test_constant_columns_are_left_unscaled() -> None:
     out = Standardiser.of(x)(x)
     torch.testing.assert_close(out[:, 0].std(correction=0), torch.tensor(1.0))
     assert (out[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("probe", [linear_probe, mlp_probe])
+def test_a_probe_is_scored_on_the_half_that_it_has_not_seen(probe: object) -> None:
+    x, a = labelled()
+    train, _ = halves(a)
+    x[train, :4] += 20 * torch.nn.functional.one_hot(a[train], 4)
+    assert probe(x, a, a, 4).information < 0.5  # type: ignore[operator]
+
+
+def test_the_penalty_is_chosen_within_the_training_half() -> None:
+    """Where the other half says the opposite, a weak penalty is ruinous there; only its own half can have chosen it."""
+    x, a = labelled(k=2)
+    train, test = halves(a)
+    x[train, 0] += 4 * a[train]
+    x[test, 0] -= 4 * a[test]
+    assert linear_probe(x, a, a, 2).information < -2
+
+
+def test_score_of_unequal_classes() -> None:
+    a = torch.tensor([0, 0, 0, 1])
+    nothing = torch.tensor([0.75, 0.25]).log().expand(4, 2)
+    assert score(nothing, a).information == pytest.approx(0, abs=1e-6)
+    assert score(nothing, a).majority == 0.75

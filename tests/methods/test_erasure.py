@@ -82,6 +82,17 @@ def test_a_refitted_head_is_converged_and_better(ten_classes: Problem) -> None:
     assert loss(refitted) < 0.5 * loss(kept)
 
 
+def test_a_refitted_head_minds_the_weights(ten_classes: Problem) -> None:
+    debiased = Leace(fit_on="pairs", reweigh=True, refit_head=True).fit(ten_classes)
+    data = debiased.fitted_on
+    assert data is not None
+    represented = debiased.represent(data.x)
+    weighted, _ = refit_head(represented, data, n_classes=10, l2=1e-3)
+    plain, _ = refit_head(represented, replace(data, weight=None), n_classes=10, l2=1e-3)
+    torch.testing.assert_close(debiased.head.weight, weighted.weight)
+    assert not torch.allclose(debiased.head.weight, plain.weight, rtol=1e-2)
+
+
 def test_refit_is_the_softmax_fit_in_the_units_of_the_features(generator: torch.Generator) -> None:
     x = torch.randn(300, 4, generator=generator) * torch.tensor([1e-3, 1.0, 50.0, 0.0]) + 7
     y = (x[:, 1] > 7).long()

@@ -195,7 +195,7 @@ def _range(sigma: Tensor, eps: float) -> Tensor:
     scale = torch.linalg.diagonal(sigma).real.clamp_min(0).sqrt()
     unit = torch.where(scale > 0, scale, 1)[:, None]
     values, vectors = torch.linalg.eigh(sigma / unit / unit.mT)
-    kept = vectors[:, values > len(sigma) * eps * values.clamp_min(0).max()]
+    kept = vectors[:, values > 10 * len(sigma) * eps * values.clamp_min(0).max()]
     basis: Tensor = torch.linalg.qr(scale[:, None] * kept)[0]
     return basis
 
