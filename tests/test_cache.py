@@ -32,7 +32,9 @@ def test_built_once_per_key(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "no_tensors", "no_json", "empty_json", "other_key"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "truncate", "no_tensors", "no_json", "empty_json", "other_key", "other_facts"]
+)
 def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: str) -> None:
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))
     data, meta = next(tmp_path.rglob("*.safetensors")), next(tmp_path.rglob("*.json"))
@@ -48,7 +50,8 @@ def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: 
     elif damage == "empty_json":
         meta.write_text("")
     else:
-        meta.write_text(json.dumps({**json.loads(meta.read_text()), "key": "{}"}))
+        change = {"other_key": {"key": "{}"}, "other_facts": {"facts": {"seconds": 0.123}}}[damage]
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
     calls: list[int] = []
     if damage == "no_json":  # never finished: no damage, no warning
         cached(tmp_path, "model", {"seed": 0}, build_counter(calls))

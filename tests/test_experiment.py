@@ -106,8 +106,8 @@ def test_without_the_cache_too(finished: tuple[Experiment, Record], tmp_path: Pa
     assert again.run["cache_hit"] == {"model": False, "features": False}
 
 
-def test_methods_share_the_base_model(parts_of: Build, finished: tuple[Experiment, Record]) -> None:
-    record = experiment.run(parts_of("method=none"), **QUIET)
+def test_methods_share_the_base_model(parts_of: Build, finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+    record = experiment.run(replace(parts_of("method=none"), results_dir=tmp_path), **QUIET)
     assert record.run["cache_hit"] == {"model": True, "features": True}
     assert record.metrics["probe_information"] > 2
     assert finished[1].metrics["unbiased_accuracy"] > record.metrics["unbiased_accuracy"] + 0.1
@@ -172,14 +172,17 @@ def test_evaluation_refers_to_train(parts_of: Build, ten_classes: Problem, tmp_p
 
 
 class Tracker(NoTracker):
-    def __init__(self) -> None:
+    def __init__(self, broken: bool = False) -> None:
         self.events: list[str] = []
+        self.broken = broken
 
     def start(self, **facts: Any) -> None:
         self.events.append("start")
 
     def finish(self, record: Record | None) -> None:
         self.events.append("finished" if record else "failed")
+        if self.broken:
+            raise OSError("the logger is gone")
 
 
 class Broken:
@@ -209,6 +212,16 @@ def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
     # Put right, it runs, and the error is gone.
     experiment.run(replace(parts_of(), results_dir=tmp_path), **QUIET)
     assert not (parts.directory / "error.json").exists()
+
+
+def test_a_broken_logger_loses_neither_record_nor_error(parts_of: Build, tmp_path: Path) -> None:
+    parts = replace(parts_of(), results_dir=tmp_path, tracker=Tracker(broken=True))
+    with pytest.raises(RuntimeError, match="singular"):
+        experiment.run(replace(parts, method=Broken(RuntimeError("singular"))), **QUIET)  # type: ignore[arg-type]
+    assert (parts.directory / "error.json").is_file()
+    with pytest.warns(UserWarning, match="its logger is not: the logger is gone"):
+        assert experiment.run(parts, **QUIET).status == "done"
+    assert experiment.status(parts) == "done"
 
 
 def test_an_overwritten_run_that_fails_is_no_longer_finished(parts_of: Build, tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def cached(
     """
     text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
     folder = cache_dir / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write to {folder} ({error}): set cache_dir=... to a folder that can be") from error
     stem = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
     with lock(stem.with_suffix(".lock"), say=say, what=f"the {kind} that it needs"):
         found = _read(stem, text)
@@ -105,7 +108,7 @@ def _read(stem: Path, key: str) -> Entry | None:
     try:
         entry = json.loads(meta.read_text())
         content = data.read_bytes()
-        if entry["key"] == key and entry["sha256"] == hashlib.sha256(content).hexdigest():
+        if entry["key"] == key and entry["sha256"] == _checksum(content, entry["facts"]):
             return load(content), entry["facts"]
         reason = "its checksum is wrong"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -116,10 +119,16 @@ def _read(stem: Path, key: str) -> Entry | None:
     return None
 
 
+def _checksum(content: bytes, facts: dict[str, Any]) -> str:
+    digest = hashlib.sha256(content)
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def _write(stem: Path, key: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     from safetensors.torch import save
 
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    entry = {"key": key, "sha256": hashlib.sha256(content).hexdigest(), "facts": facts}
+    entry = {"key": key, "sha256": _checksum(content, facts), "facts": facts}
     write_atomically(stem.with_suffix(".safetensors"), lambda path: path.write_bytes(content))
     write_atomically(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(entry)))

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -101,14 +102,18 @@ def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record
         try:
             record = _Run(experiment, say).record()
             text = record.to_json()
-            experiment.tracker.finish(record)
             cache.write_atomically(directory / RECORD, lambda path: path.write_text(text))
         except BaseException as error:
-            experiment.tracker.finish(None)
+            with contextlib.suppress(Exception):  # what went wrong first is what matters
+                experiment.tracker.finish(None)
             if isinstance(error, Exception):
                 _leave_error(experiment, error)
             raise
         (directory / ERROR).unlink(missing_ok=True)
+        try:
+            experiment.tracker.finish(record)
+        except Exception as error:  # the run is done and its record is there
+            warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=2)
         return record
 
 
@@ -244,7 +249,8 @@ class _Run:
             return read, {}
 
         if any(True for _ in model.backbone.parameters()):
-            read, _, hit = cache.cached(e.cache_dir, "features", self._key(dataset), build, say=self.say)
+            key = {**self._key(dataset), "model_content": _digest(model.state_dict().values())}
+            read, _, hit = cache.cached(e.cache_dir, "features", key, build, say=self.say)
         else:  # the features are the inputs
             (read, _), hit = build(), False
         self.cache_hits["features"] = hit
@@ -293,6 +299,13 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+
+def _digest(tensors: Iterable[torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _content(dataset: Dataset) -> str:

@@ -172,6 +172,10 @@ class SoftmaxObjective:
                 return torch.cholesky_solve(gradient.reshape(-1, 1), L).view(k, d)
         return gradient / hessian.diagonal().max()
 
+    def gradient_step(self, gradient: Tensor, probabilities: Tensor) -> Tensor:
+        """The gradient over a bound of the Hessian's largest eigenvalue, ½ Σ w ‖x‖² + λ: it always lowers f."""
+        return gradient / (self.weight @ self.x.square().sum(1) / 2 + self.l2)
+
     def cg_step(self, gradient: Tensor, probabilities: Tensor) -> Tensor:
         """(∇²f)⁻¹ gradient by conjugate gradients, to a tolerance that tightens with the gradient.
 
@@ -262,9 +266,11 @@ def minimise(
     """`fit_softmax` on an objective that is there already."""
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}, but must be 'cg' or 'cholesky'")
-    # Far from the minimum a saturated softmax has no curvature that float64 can see, and the exact step overshoots
-    # beyond what backtracking mends; conjugate gradients, stopped early, do not.
-    finders = [objective.cholesky_step, objective.cg_step] if solver == "cholesky" else [objective.cg_step]
+    # Far from the minimum a saturated softmax has no curvature that float64 can see, and a Newton step may overshoot
+    # beyond what backtracking mends; a gradient step of a safe length never does.
+    finders = [objective.cg_step, objective.gradient_step]
+    if solver == "cholesky":
+        finders.insert(0, objective.cholesky_step)
     theta = objective.x.new_zeros(objective.shape)
     if init is not None:
         start = init.weight if init.bias is None else torch.cat([init.weight, init.bias[:, None]], 1)

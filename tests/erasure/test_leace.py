@@ -417,3 +417,31 @@ def test_shrinkage_counts_weighted_samples_by_their_effective_number() -> None:
     sample = torch.from_numpy(np.cov(x, rowvar=False, aweights=weight, ddof=0))
     n_eff = weight.sum() ** 2 / weight.square().sum()
     torch.testing.assert_close(fitter.sigma_xx, optimal_linear_shrinkage(sample, n_eff))
+
+
+def test_a_concept_outside_the_numerical_range_is_erased_too() -> None:
+    """The two ways in which a covariance is no help: nearly collinear columns that tell z apart, and white features."""
+    g = torch.Generator().manual_seed(0)
+    z = (torch.rand(1000, 1, generator=g) > 0.5).float()
+    x = torch.randn(1000, 8, generator=g)
+    x[:, 1] = x[:, 0] + 1e-3 * (z + 0.1 * torch.randn(1000, 1, generator=g))[:, 0]
+    erased = LeaceFitter.fit(x, z, shrinkage=False, rtol=1e-6).eraser(x)
+    assert covariance(x, z) > 1e-2
+    assert covariance(erased, z) < 1e-6
+    shifted = torch.randn(2000, 60, generator=g, dtype=torch.float64)
+    y = torch.arange(2000) % 2
+    shifted[:, 0] += y
+    u, _, _ = torch.linalg.svd(shifted - shifted.mean(0), full_matrices=False)
+    white = u * 2000**0.5
+    fitter = LeaceFitter.fit(white, y)
+    assert torch.linalg.eigvalsh(fitter.sigma_xx).min() > 0
+    assert covariance(white, y[:, None].double()) > 0.05
+    assert covariance(fitter.eraser(white), y[:, None].double()) < 1e-10
+
+
+def test_warm_start_from_the_opposite() -> None:
+    x, _, y = data(n=200)
+    opposite = fit_softmax(x, 3 - y, l2=1e-3)
+    fit = fit_softmax(x, y, l2=1e-3, init=opposite, max_iter=500)
+    assert fit.converged
+    assert fit.loss == pytest.approx(fit_softmax(x, y, l2=1e-3).loss, abs=1e-6)

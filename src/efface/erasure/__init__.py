@@ -15,6 +15,7 @@ tests/erasure/test_compatibility.py:
   bfloat16 data give a float32 eraser. The private accumulators `sigma_xx_` and `sigma_xz_` do not exist.
 * Constant, duplicated and nearly collinear columns of x are recognised by the correlation matrix, whatever their units.
 * Complex data use the conjugate transpose throughout, also in `OracleEraser`.
-* Optimal linear shrinkage divides by the weights' effective number, and has no absolute epsilon.
+* Optimal linear shrinkage divides by the weights' effective number, and has no absolute epsilon. Where its coefficient
+  α falls below 0, on nearly isotropic data, `LeaceFitter` takes 0: the estimate would be no covariance.
 * Bad input raises ValueError with the argument's name, and leaves statistics as they were; it is no assertion.
 """

@@ -161,6 +161,8 @@ class LeaceFitter(MomentsFitter):
             diagonal = sigma.diagonal().real
             norm_sq = 2 * torch.linalg.vector_norm(sigma) ** 2 - torch.linalg.vector_norm(diagonal) ** 2
             alpha, beta = shrinkage_coefficients(diagonal.sum(), norm_sq, self.x_dim, self.moments.n_eff)
+            if alpha < 0:  # on nearly isotropic data, where the estimate is no covariance: the target itself
+                alpha, beta = torch.zeros_like(alpha), diagonal.mean()
             sigma *= alpha
             sigma.diagonal().add_(beta)
         return sigma
@@ -244,6 +246,8 @@ def _whitened_span(
     values, vectors = torch.linalg.eigh(upper, UPLO="U")
     in_range = values > len(upper) * eps * values[-1]
     values, vectors = values[in_range], vectors[:, in_range]
-    U, s, _ = torch.linalg.svd((vectors / values.sqrt()).mH @ C, full_matrices=False)
-    U = U[:, keep(s)]
-    return scale * (vectors * values.sqrt() @ U), (vectors / values.sqrt() @ U / scale).mH
+    U, s, Vh = torch.linalg.svd((vectors / values.sqrt()).mH @ C, full_matrices=False)
+    kept = keep(s)
+    U, s, Vh = U[:, kept], s[kept], Vh[kept]
+    # C V / s and not Σ^½ U, which differ by what C has outside the numerical range of Σ: that has to go too.
+    return scale * (C @ Vh.mH / s), (vectors / values.sqrt() @ U / scale).mH

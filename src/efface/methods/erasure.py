@@ -111,6 +111,9 @@ class Erasure(ABC):
             return f"fit_on={self.fit_on}: the data set has no counterfactual pairs"
         if len(data.a.unique()) < 2:
             return f"fit_on={self.fit_on}: the attribute has one value only there"
+        absent = torch.bincount(data.y, minlength=problem.n_classes) == 0
+        if self.refit_head and absent.any():
+            return f"refit_head=true: no sample of classes {absent.nonzero()[:, 0].tolist()} on fit_on={self.fit_on}"
         if self.reweigh:
             try:
                 kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
@@ -173,11 +176,11 @@ def rare_columns(x: Tensor, min_support: float) -> tuple[Tensor, Tensor]:
 def refit_head(x: Tensor, data: Features, *, n_classes: int, l2: float) -> tuple[torch.nn.Linear, bool]:
     """A converged softmax head on x `[n, d]` for the labels and weights of `data`, and whether it converged.
 
-    Columns are standardised for the fit, so that λ means the same whatever the units of the features; columns that are
-    constant to rounding are left out.
+    Columns are standardised for the fit, so that λ means the same whatever the units of the features; columns of which
+    erasure has left rounding noise, against `data.x`, are left out.
     """
     mean, std = x.double().mean(0), x.double().std(0)
-    used = std > 1e-5 * std.max()
+    used = std > 1e-5 * data.x.double().std(0)
     scale = torch.where(used, std, 1)
     standardised = torch.where(used, (x - mean) / scale, 0)
     fit = fit_softmax(standardised, data.y, n_classes=n_classes, weight=data.weight, l2=l2)

@@ -91,7 +91,7 @@ def build(runs: pd.DataFrame) -> Table:
         rows[marked]["n"] = str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
         for (status, reason), gone in group[group["status"] != "done"].groupby(["status", "reason"]):
             seeds = ", ".join(map(str, sorted(gone["seed"])))
-            notes.append(f"{name}, seed {seeds}: {str(status).replace('_', ' ')}: {reason}")
+            notes.append(f"{name}, seed {seeds}: {str(status).replace('_', ' ')}: {' '.join(str(reason).split())}")
     cells = pd.DataFrame.from_dict(rows, orient="index", dtype=object)
     cells.index = pd.MultiIndex.from_tuples(list(rows), names=varying)
     if len(varying) == 1:
