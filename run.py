@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from efface.experiment import Experiment
     from efface.record import Record
 
+# Threads that wait for work give up their core: with two jobs on one machine, spinning ones take many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 CONF = Path(__file__).parent / "conf"
 FAILURES = "EFFACE_FAILURES"
 """Environment variable that names the file to which the jobs of one command append their failures."""

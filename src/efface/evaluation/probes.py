@@ -114,6 +114,9 @@ def mlp_probe(
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
     generator = torch.Generator().manual_seed(0)
     best_loss, best, waited = math.inf, copy.deepcopy(net), 0
+    # Of few samples an epoch is a few steps, and a plateau of some epochs no end: wait for 60 steps at least.
+    batches = math.ceil(len(inner) / 128)
+    patience, max_epochs = max(patience, 60 // batches), max(max_epochs, 600 // batches)
     with torch.enable_grad():
         for _ in range(max_epochs):
             for rows in torch.randperm(len(inner), generator=generator).split(128):

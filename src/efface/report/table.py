@@ -98,7 +98,7 @@ def build(runs: pd.DataFrame) -> Table:
         cells.index = cells.index.get_level_values(0)
     for metric, reason in _GAPS.items():
         column = cells[COLUMNS[metric]]
-        if (column[cells["n"] != "0"] == "–").any():
+        if (column[~cells["n"].str.startswith("0")] == "–").any():
             notes.append(f"– under {COLUMNS[metric]}: {reason}")
     caption = " ".join(DEFINITIONS)
     if runs["uses_attribute_at_test"].any():
