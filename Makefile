@@ -1,4 +1,4 @@
-# One virtual environment for everything, made anew when pyproject.toml changes.
+# One virtual environment for everything, made anew when pyproject.toml or the constraints change.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,14 +13,14 @@ help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  VENV=$(VENV) and PYTHON=$(PYTHON) can be set on the command line."
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test,dev,launchers]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,launchers]'
 	@touch $@
 
 $(BENCH): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 run: $(INSTALLED)  ## Run methods none and leace on real digits (no download), print the table
@@ -31,7 +31,7 @@ test: $(INSTALLED)  ## Run the fast tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(INSTALLED)  ## Run the slow tests; set DATA_DIR to a folder with the data sets
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check

@@ -2,10 +2,13 @@
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from tests.conftest import problem_of
+from tests.conftest import CONF, problem_of
 
 import efface
 from efface import experiment
@@ -61,9 +64,17 @@ def test_no_probe_gains_on_the_data_fitted_on(parts_of: Callable[..., Experiment
         assert (constant.loss - fit.loss) / math.log(2) < 1e-4
 
 
-def test_models_are_trained_once_and_fit_in_memory(records: dict[str, list[Record]]) -> None:
+def test_models_are_trained_once(records: dict[str, list[Record]]) -> None:
     assert all(record.run["cache_hit"]["model"] for name in ("kept", "refitted") for record in records[name])
-    assert all(record.run["peak_memory_bytes"] < 1.5e9 for group in records.values() for record in group)
+
+
+def test_a_run_fits_in_memory(tmp_path: Path) -> None:
+    # In a process of its own: this one still holds what the tests before left behind. Epochs do not change the peak.
+    arguments = ["dataset=colored_mnist", "method=leace", "training.epochs=1", "logger=none"]
+    directories = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}"]
+    subprocess.run([sys.executable, "run.py", *arguments, *directories], cwd=CONF.parent, check=True)
+    (path,) = tmp_path.glob("results/**/record.json")
+    assert Record.model_validate_json(path.read_text()).run["peak_memory_bytes"] < 1.5e9
 
 
 def test_a_saved_model_is_the_model(records: dict[str, list[Record]], parts_of: Callable[..., Experiment]) -> None:
