@@ -48,7 +48,7 @@ def measure(name: str, d: int, shrinkage: bool, results: Any) -> None:
     before = PeakMemory("cpu")
     resident = before.bytes()
     times = []
-    for _ in range(5 if d < 2000 else 3 if d < 4000 else 1):
+    for _ in range(5 if d < 4000 else 1):
         start = time.perf_counter()
         fitter = fit(x, z, shrinkage=shrinkage)
         middle = time.perf_counter()

@@ -59,7 +59,9 @@ def test_numpy_pandas_and_torch(transformer: Any) -> None:
 def test_leace_is_the_eraser() -> None:
     X, _, sex = people()
     x, z = torch.from_numpy(X.to_numpy()), torch.tensor((sex == "male").to_numpy()).double()
-    np.testing.assert_allclose(LEACE().fit(X, sensitive_features=sex).transform(X), efface.LeaceEraser.fit(x, z)(x))
+    for shrinkage in (True, "correlation"):
+        erased = LEACE(shrinkage=shrinkage).fit(X, sensitive_features=sex).transform(X)
+        np.testing.assert_allclose(erased, efface.LeaceEraser.fit(x, z, shrinkage=shrinkage)(x))
 
 
 def test_several_columns_are_erased_jointly() -> None:

@@ -146,3 +146,11 @@ def test_head_is_the_same_map() -> None:
 def test_bad_input(x: torch.Tensor, y: torch.Tensor, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_softmax(x, y, **options)
+
+
+def test_warm_start_from_the_opposite() -> None:
+    x, y = problem()
+    opposite = fit_softmax(x, 3 - y, l2=1e-3)
+    fit = fit_softmax(x, y, l2=1e-3, init=opposite, max_iter=500)
+    assert fit.converged
+    assert fit.loss == pytest.approx(fit_softmax(x, y, l2=1e-3).loss, abs=1e-6)

@@ -141,29 +141,26 @@ class Moments:
     ) -> dict[str, Tensor]:
         """Sums of the shifted batch and of its products, in the working dtype, over chunks that fit in a cache."""
         d, k = self.x_dim, self.z_dim
-        # z and a column of ones side by side: one product gives Σ(x, z) and the sums of x, another those of z.
-        sum_xz1, sum_zz1 = x.new_zeros(d, k + 1), x.new_zeros(k, k + 1)
+        # z and a column of ones side by side: one product gives Σ(z, x) and the sums of x, another those of z. With the
+        # short side first BLAS is several times faster than for Σ(x, z).
+        sum_z1x, sum_z1z = x.new_zeros(k + 1, d), x.new_zeros(k + 1, k)
         xx = x.new_zeros(d, d) if self._xx is not None else None
         rows = max(_CHUNK_BYTES // (max(d, 1) * x.element_size()), 512)
         columns = d if d < _BLOCKED_FROM else 128 if d < 1024 else 256
         for at in range(0, len(x), rows):
             u, v = x[at : at + rows] - shift_x, z[at : at + rows] - shift_z
             v1 = torch.cat([v, v.new_ones(len(v), 1)], 1)
-            wu, wv = u, v
+            wu = u
             if weight is not None:
                 w = weight[at : at + rows].to(x.dtype)[:, None]
-                wu, wv = w * u, w * v
-            sum_xz1.addmm_(wu.mH, v1)
-            sum_zz1.addmm_(wv.mH, v1)
+                v1 = w * v1
+                wu = w * u if xx is not None else u
+            sum_z1x.addmm_(v1.mH, u)
+            sum_z1z.addmm_(v1.mH, v)
             if xx is not None:
                 for i in range(0, d, columns):
                     xx[i : i + columns, i:].addmm_(wu[:, i : i + columns].mH, u[:, i:])
-        sums = {
-            "_sum_x": sum_xz1[:, k].conj(),
-            "_sum_z": sum_zz1[:, k].conj(),
-            "_xz": sum_xz1[:, :k],
-            "_zz": sum_zz1[:, :k],
-        }
+        sums = {"_sum_x": sum_z1x[k], "_sum_z": sum_z1z[k], "_xz": sum_z1x[:k].mH, "_zz": sum_z1z[:k]}
         return sums if xx is None else {**sums, "_xx": xx}
 
     @torch.no_grad()

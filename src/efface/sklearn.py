@@ -12,7 +12,7 @@ Data may be numpy arrays, pandas frames or torch tensors; column names are kept 
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class LEACE(_Transformer):
 
     Args:
         affine: keep the mean of X where it is.
-        shrinkage: shrink the covariance of X.
+        shrinkage: of `LeaceFitter`; `"correlation"` shrinks the correlation matrix of X, True its covariance.
 
     Attributes:
         eraser_: the `efface.LeaceEraser`.
@@ -74,7 +74,7 @@ class LEACE(_Transformer):
 
     eraser_: LeaceEraser
 
-    def __init__(self, *, affine: bool = True, shrinkage: bool = True) -> None:
+    def __init__(self, *, affine: bool = True, shrinkage: bool | Literal["correlation"] = "correlation") -> None:
         self.affine = affine
         self.shrinkage = shrinkage
 
@@ -115,7 +115,7 @@ class OracleLEACE(_Transformer):
     eraser_: OracleEraser
 
     def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> OracleEraser:
-        self.fallback_ = _leace(x, z, weight)
+        self.fallback_ = _leace(x, z, weight, shrinkage="correlation")
         return OracleEraser.fit(x, z, weight=weight, rtol=_rtol(x))
 
     def fit_transform(

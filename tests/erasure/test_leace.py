@@ -1,4 +1,3 @@
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
-from torch import distributed
 
 from efface.erasure.fitting import concept_matrix
 from efface.erasure.leace import LeaceEraser, LeaceFitter, erase_in_sequence, erase_jointly
@@ -94,43 +92,13 @@ def test_a_duplicated_or_constant_column_does_no_harm(dtype: torch.dtype) -> Non
         torch.testing.assert_close(eraser(wide)[:, :12], plain(x), rtol=tolerance, atol=tolerance * 10)
 
 
-def test_units_do_not_matter() -> None:
+@pytest.mark.parametrize("shrinkage", [False, "correlation"])
+def test_units_do_not_matter(shrinkage: Any) -> None:
     x, z, _ = data()
     units = torch.logspace(-6, 6, 12, dtype=x.dtype)
-    eraser = LeaceEraser.fit(x, z, shrinkage=False)
-    scaled = LeaceEraser.fit(x * units, z, shrinkage=False)
+    eraser = LeaceEraser.fit(x, z, shrinkage=shrinkage)
+    scaled = LeaceEraser.fit(x * units, z, shrinkage=shrinkage)
     torch.testing.assert_close(scaled(x * units) / units, eraser(x), rtol=1e-7, atol=1e-7)
-
-
-def test_streamed_is_batch_and_update_invalidates() -> None:
-    x, z, _ = data()
-    fitter = LeaceFitter(12, 4, dtype=x.dtype)
-    fitter.update(x[:300], z[:300])
-    partial = fitter.eraser
-    assert fitter.eraser is partial
-    fitter.update(x[300:], z[300:])
-    torch.testing.assert_close(fitter.eraser.P, LeaceEraser.fit(x, z).P)
-    assert not torch.allclose(fitter.eraser.P, partial.P)
-
-
-def test_any_leading_dimensions_and_dtypes() -> None:
-    x, z, _ = data()
-    eraser = LeaceEraser.fit(x.view(4, 100, 12).flatten(0, 1), z)
-    torch.testing.assert_close(eraser(x.view(4, 100, 12)).flatten(0, 1), eraser(x))
-    assert eraser.to(torch.float32)(x.float()).dtype == torch.float32
-    assert eraser(x.half()).dtype == torch.float16
-    torch.testing.assert_close(eraser(x), x @ eraser.P.mT + eraser.bias @ (torch.eye(12) - eraser.P.mT))
-
-
-def test_absolute_tolerance_warns_of_what_it_leaves() -> None:
-    x, _, _ = data(n=3000)
-    g = torch.Generator().manual_seed(2)
-    rare = (torch.rand(3000, 1, generator=g) < 0.003).double()
-    x = x + rare
-    with pytest.warns(UserWarning, match=r"svd_tol=0.05 leaves 1 of 1 concept directions"):
-        assert LeaceFitter.fit(x, rare, svd_tol=0.05).eraser.rank == 0
-    relative = LeaceFitter.fit(x, rare, rtol=1e-4).eraser
-    assert covariance(relative(x), rare) < 1e-13
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -142,15 +110,6 @@ def test_save_and_load(tmp_path: Path) -> None:
     (tmp_path / "eraser.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="not a saved LeaceEraser"):
         LeaceEraser.load(tmp_path / "eraser.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"method": "svd"}, "method is 'svd'"), ({"svd_tol": 0.0}, "svd_tol is 0.0"), ({"rtol": 2.0}, "rtol is 2.0")],
-)
-def test_bad_options(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LeaceFitter(3, 2, **options)
 
 
 def test_shrinkage_keeps_the_trace_and_helps() -> None:
@@ -223,70 +182,6 @@ def test_complex_features(method: str) -> None:
     centred = erased - erased.mean(0)
     for concept in (zc, zc.conj()):
         assert (centred.mH @ (concept - concept.mean(0))).abs().max() / len(x) < 1e-12
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_fitted_in_float32(dtype: torch.dtype) -> None:
-    x, z, _ = data(dtype=torch.float32)
-    x = (x - x.mean(0)).to(dtype)
-    eraser = LeaceEraser.fit(x, z)
-    assert eraser.proj_left.dtype == torch.float32
-    assert eraser(x).dtype == dtype
-    assert covariance(eraser(x.float()), z) < 1e-5
-
-
-def test_integer_features_are_taken_as_float32() -> None:
-    x, z, _ = data()
-    x = (10 * x).round().long()
-    eraser = LeaceEraser.fit(x, z)
-    assert eraser(x).dtype == torch.float32
-    assert covariance(eraser(x).double(), z) < 1e-3
-
-
-# --- Many machines, several concepts ---
-
-
-def test_merged_is_batch() -> None:
-    x, z, y = data()
-    w = torch.rand(len(x), dtype=x.dtype)
-    parts = [LeaceFitter(12, 4, dtype=x.dtype).update(x[i::3], y[i::3], weight=w[i::3]) for i in range(3)]
-    merged = LeaceFitter(12, 4, dtype=x.dtype)
-    assert merged.merge(parts[0]).merge(parts[1]).merge(parts[2]).n == len(x)
-    torch.testing.assert_close(merged.eraser.P, LeaceEraser.fit(x, z, weight=w).P)
-    with pytest.raises(ValueError, match="cannot merge"):
-        merged.merge(LeaceFitter(12, 3))
-
-
-def _gather(rank: int, folder: str, results: Any) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    x, _, y = data()
-    xc = torch.complex(x, x.flip(1))
-    fitter, complex_fitter = LeaceFitter(12, 4, dtype=x.dtype), LeaceFitter(12, 4, dtype=xc.dtype)
-    if rank == 1:  # the first process has seen nothing, the second in two batches
-        for rows in (slice(0, 150), slice(150, 400)):
-            fitter.update(x[rows], y[rows])
-            complex_fitter.update(xc[rows], y[rows])
-    fitter.all_reduce()
-    complex_fitter.all_reduce()
-    fitter.update(x[:7] * (rank + 1), y[:7]).all_reduce()
-    results[rank] = (fitter.eraser.P.numpy(), complex_fitter.eraser.P.numpy(), int(fitter.n))
-    distributed.destroy_process_group()
-
-
-def test_all_reduced_over_two_processes(tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Manager() as manager:
-        results = manager.dict()
-        torch.multiprocessing.start_processes(_gather, (str(tmp_path), results), nprocs=2, start_method="fork")
-        (P, Pc, n), (P_other, Pc_other, n_other) = results[0], results[1]
-    x, _, y = data()
-    np.testing.assert_allclose(Pc, LeaceEraser.fit(torch.complex(x, x.flip(1)), y).P, atol=1e-10)
-    np.testing.assert_allclose(Pc, Pc_other, atol=1e-12)
-    # Reduced once, both hold all; reduced again, all of that twice, and what each has seen since.
-    again = torch.cat([x, x, x[:7], 2 * x[:7]]), torch.cat([y, y, y[:7], y[:7]])
-    np.testing.assert_allclose(P, LeaceEraser.fit(*again).P, atol=1e-10)
-    np.testing.assert_allclose(P, P_other, atol=1e-12)
-    assert n == n_other == 814
 
 
 def test_several_concepts_jointly_and_in_sequence() -> None:
@@ -364,41 +259,6 @@ def test_fewer_samples_than_features() -> None:
         assert covariance(LeaceEraser.fit(x, z, shrinkage=shrinkage)(x), z) < 1e-10
 
 
-def test_a_failed_update_changes_nothing() -> None:
-    x, z, y = data()
-    fitter = LeaceFitter.fit(x, z)
-    before = fitter.eraser
-    bad = x.clone()
-    bad[3, 5] = torch.inf
-    for args, message in (
-        ((bad, z), r"x has 1 NaN or infinite values, the first in row 3, column 5"),
-        ((x, z[:-1]), "x has 400 samples but z has 399"),
-        ((x[:, 1:], z), r"x has shape \[400, 11\]"),
-        ((x, z[:, :3]), r"z has shape|samples but z has"),
-        ((z, x), "x has shape"),
-        ((x, y + 1), "labels from 1 to 4, but they must lie in 0 … 3"),
-        ((x, -y), "labels from -3 to 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            fitter.update(*args)
-    assert fitter.eraser is before
-    assert fitter.n == 400
-
-
-def test_what_cannot_be_fitted_says_so() -> None:
-    x, z, _ = data()
-    with pytest.raises(ValueError, match="at least two samples"):
-        _ = LeaceFitter.fit(x[:1], z[:1]).eraser
-    with pytest.raises(ValueError, match="no samples yet"):
-        _ = LeaceFitter(12, 4).eraser
-    with pytest.raises(ValueError, match="give x"):
-        LeaceEraser.fit(x[0], z)
-    with pytest.raises(ValueError, match="of the same n"):
-        LeaceEraser.fit(x, z[:7])
-    with pytest.raises(ValueError, match="its last dimension must be 12"):
-        LeaceEraser.fit(x, z)(x[:, :5])
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_nearly_singular_covariances_are_recognised(seed: int) -> None:
     """A Cholesky factor of a singular matrix may exist and be wrong (in about a third of tries, P then 36 % off)."""
@@ -437,11 +297,3 @@ def test_a_concept_outside_the_numerical_range_is_erased_too() -> None:
     assert torch.linalg.eigvalsh(fitter.sigma_xx).min() > 0
     assert covariance(white, y[:, None].double()) > 0.05
     assert covariance(fitter.eraser(white), y[:, None].double()) < 1e-10
-
-
-def test_warm_start_from_the_opposite() -> None:
-    x, _, y = data(n=200)
-    opposite = fit_softmax(x, 3 - y, l2=1e-3)
-    fit = fit_softmax(x, y, l2=1e-3, init=opposite, max_iter=500)
-    assert fit.converged
-    assert fit.loss == pytest.approx(fit_softmax(x, y, l2=1e-3).loss, abs=1e-6)

@@ -98,7 +98,8 @@ class LeaceFitter(MomentsFitter):
         device: where the statistics are kept.
         dtype: dtype of the data and of the eraser, at least float32; sums are kept in float64.
         shrinkage: shrink Cov(x) (`optimal_linear_shrinkage`). The guarantee holds either way; it helps the eraser to
-            generalise where n is not much larger than d.
+            generalise where n is not much larger than d. `"correlation"` shrinks the correlation matrix instead, so
+            that the units of the columns do not matter: take it for columns of unlike scale.
         svd_tol: singular values of L⁻¹C up to this are left alone. *Absolute*, in the units of z, as in
             `concept_erasure`: a rare concept may fall below it entirely, of which `eraser` warns.
         rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
@@ -116,12 +117,14 @@ class LeaceFitter(MomentsFitter):
         constrain_cov_trace: bool = True,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        shrinkage: bool = True,
+        shrinkage: bool | Literal["correlation"] = True,
         svd_tol: float = 0.01,
         rtol: float | None = None,
     ) -> None:
         if method not in ("leace", "orth"):
             raise ValueError(f"method is {method!r}, but must be 'leace' or 'orth'")
+        if shrinkage not in (True, False, "correlation"):
+            raise ValueError(f"shrinkage is {shrinkage!r}, but must be True, False or 'correlation'")
         super().__init__(
             x_dim, z_dim, device=device, dtype=dtype, svd_tol=svd_tol, rtol=rtol, track_xx=method == "leace"
         )
@@ -158,6 +161,11 @@ class LeaceFitter(MomentsFitter):
         """The upper triangle of Cov(x), shrunk if asked, in float64."""
         sigma = self.moments.cov_xx_upper(unbiased=not self.shrinkage)
         if self.shrinkage:
+            scale = sigma.new_ones(self.x_dim, 1)
+            if self.shrinkage == "correlation":
+                scale = _scale(sigma)
+                sigma /= scale
+                sigma /= scale.mT
             diagonal = sigma.diagonal().real
             norm_sq = 2 * torch.linalg.vector_norm(sigma) ** 2 - torch.linalg.vector_norm(diagonal) ** 2
             alpha, beta = shrinkage_coefficients(diagonal.sum(), norm_sq, self.x_dim, self.moments.n_eff)
@@ -165,6 +173,9 @@ class LeaceFitter(MomentsFitter):
                 alpha, beta = torch.zeros_like(alpha), diagonal.mean()
             sigma *= alpha
             sigma.diagonal().add_(beta)
+            if self.shrinkage == "correlation":
+                sigma *= scale
+                sigma *= scale.mT
         return sigma
 
 
@@ -190,6 +201,12 @@ def erase_in_sequence(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> 
     for z in concepts[1:]:
         eraser = eraser.then(LeaceEraser.fit(eraser(x), z, **options))
     return eraser
+
+
+def _scale(sigma: Tensor) -> Tensor:
+    """Standard deviations `[d, 1]` of a covariance `[d, d]`; 1 for constant columns."""
+    std = sigma.diagonal().real.clamp_min(0).sqrt()
+    return torch.where(std > 0, std, 1)[:, None]
 
 
 def _range(sigma: Tensor, eps: float) -> Tensor:
@@ -218,8 +235,7 @@ def _whitened_span(
     eps = torch.finfo(dtype).eps
     # In units of each column's standard deviation, so that neither the units of x nor a constant column matter. The
     # squared diagonal of the factor is then 1 − R² of each column on those before it.
-    scale = upper.diagonal().real.clamp_min(0).sqrt()
-    scale = torch.where(scale > 0, scale, 1)[:, None]
+    scale = _scale(upper)
     upper /= scale
     upper /= scale.mT
     C = C / scale

@@ -1,7 +1,7 @@
 """LEACE and SAL as methods of the grid."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from efface.erasure.leace import ErasureMethod, LeaceFitter
 from efface.methods.erasure import FLOAT32_RTOL, Erasure
@@ -14,13 +14,14 @@ class Leace(Erasure):
     Args:
         projection: `leace`, or `orth` for the orthogonal projection off the same directions (SAL, Shao et al., 2023).
         affine: keep the mean of the features where it is.
-        shrinkage: shrink the covariance of the features.
+        shrinkage: of `LeaceFitter`; `correlation` shrinks the correlation matrix of the features, true their
+            covariance, for which features in units of their own must be of one scale.
         rtol: relative tolerance for singular values.
     """
 
     projection: ErasureMethod = "leace"
     affine: bool = True
-    shrinkage: bool = True
+    shrinkage: bool | Literal["correlation"] = "correlation"
     rtol: float = FLOAT32_RTOL
 
     def fitter(self, d: int, k: int, **options: Any) -> LeaceFitter:
