@@ -37,6 +37,41 @@ def concept_matrix(z: Tensor, k: int | None = None) -> Tensor:
     return functional.one_hot(z.long(), classes)
 
 
+def labels_of(z: Tensor) -> Tensor | None:
+    """The labels `[n]` of a concept given as integers, booleans, a column of 0 and 1, or one-hot columns; else None."""
+    z = z.flatten() if z.ndim == 2 and z.shape[1] == 1 else z
+    if z.ndim == 1:
+        whole = not (z.is_floating_point() or z.is_complex()) or bool(((z == 0) | (z == 1)).all())
+        return z.long() if whole else None
+    one_hot = bool(((z == 0) | (z == 1)).all()) and bool((z.sum(1) == 1).all())
+    return z.long().argmax(1) if one_hot else None
+
+
+def require_labels(x: Tensor, z: Tensor) -> Tensor:
+    """The labels `[n]` of z, on the device of x.
+
+    Raises:
+        ValueError: z holds something else, one class only, or not one label for each row of x `[n, d]`.
+    """
+    if x.ndim != 2 or len(x) != len(z):
+        raise ValueError(f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d] and one label for each row")
+    y = labels_of(z)
+    if y is None:
+        raise ValueError(f"z has shape {list(z.shape)} and dtype {z.dtype}, but must be labels [n] or one-hot [n, K]")
+    if int(y.min()) < 0:
+        raise ValueError(f"z has labels from {int(y.min())}, but they must be 0 … K − 1")
+    if bool((y == y[0]).all()):
+        raise ValueError(f"z is constant (a single class, {int(y[0])}): there is nothing to erase")
+    return y.to(x.device)
+
+
+def check_rank(rank: int, x: Tensor) -> int:
+    """`rank`, if that many directions can be removed from x `[n, d]`: ValueError unless 1 <= rank < d."""
+    if not 1 <= rank < x.shape[1]:
+        raise ValueError(f"rank is {rank}, but must lie in 1 … {x.shape[1] - 1}, so that something is erased and left")
+    return rank
+
+
 class MomentsFitter:
     """Base of the fitters whose eraser is a function of `Moments`. Subclasses have a cached property `eraser`."""
 

@@ -1,6 +1,6 @@
 """What all erasers are: frozen dataclasses of tensors that can be moved, saved and loaded."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FrozenTensors:
-    """A frozen dataclass whose fields are tensors, or None where there is nothing."""
+    """A frozen dataclass whose fields are tensors, or None where there is nothing. Other fields are not saved."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The same on another device or in another dtype; arguments as for `Tensor.to`."""
-        return type(self)(**{name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()})
+        return replace(self, **{name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those fields that are not None, by name."""
+        """The tensors, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, which names the class."""

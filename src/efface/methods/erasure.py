@@ -1,15 +1,15 @@
 """What all erasure methods share: where the eraser is fitted, under which weights, and what becomes of the head."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from efface.data.groups import kamiran_calders
+from efface.erasure.affine import AffineEraser
 from efface.erasure.frozen import FrozenTensors
-from efface.erasure.leace import LeaceEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
 from efface.methods.base import Debiased, Features, Problem, Representation
@@ -54,7 +54,7 @@ class Erased(Representation):
 class LinearlyErased(Erased):
     """By an affine map of the features."""
 
-    eraser_class = LeaceEraser
+    eraser_class = AffineEraser
 
 
 class OracleErased(Erased):
@@ -128,14 +128,12 @@ class Erasure(ABC):
             weight = kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
             data = Features(data.x, data.y, data.a, weight)
         dropped, constant = rare_columns(data.x, self.min_support)
-        fitter = self.fitter(data.x.shape[1], problem.n_attributes, device=data.x.device, dtype=data.x.dtype)
-        for rows in torch.arange(len(data), device=data.x.device).split(_BATCH):
-            x = torch.where(dropped, constant, data.x[rows])
-            fitter.update(x, data.a[rows], weight=None if weight is None else weight[rows])
-        eraser = fitter.eraser
+        # Where nothing is dropped, which is usual, the features are not copied.
+        x = torch.where(dropped, constant, data.x) if bool(dropped.any()) else data.x
+        eraser, told = self.erase(replace(data, x=x), problem)
         represent = self.representation(dropped=dropped, constant=constant, **eraser.tensors())
-        info: dict[str, Any] = {"n_fit": len(data), "d": len(dropped), "dropped_columns": int(dropped.sum())}
-        if isinstance(eraser, LeaceEraser):
+        info: dict[str, Any] = {"n_fit": len(data), "d": len(dropped), "dropped_columns": int(dropped.sum()), **told}
+        if isinstance(eraser, AffineEraser):
             info["rank"] = eraser.rank
         if weight is not None:
             info["n_eff"] = float(weight.sum().square() / weight.square().sum())
@@ -147,6 +145,26 @@ class Erasure(ABC):
         return Debiased(represent=represent, head=head, fitted_on=data, info=info)
 
     @abstractmethod
+    def erase(self, data: Features, problem: Problem) -> tuple[Any, dict[str, Any]]:
+        """An eraser of `data.a` from `data.x`, fitted under `data.weight`, and what the record shall tell of it."""
+
+    def _data(self, problem: Problem) -> Features:
+        if self.fit_on == "train":
+            return problem.train
+        pairs = problem.pairs + problem.pairs_cf
+        return pairs if self.fit_on == "pairs" else problem.train + pairs
+
+
+class StreamedErasure(Erasure):
+    """An eraser of first and second moments, which are gathered in batches."""
+
+    def erase(self, data: Features, problem: Problem) -> tuple[Any, dict[str, Any]]:
+        fitter = self.fitter(data.x.shape[1], problem.n_attributes, device=data.x.device, dtype=data.x.dtype)
+        for rows in torch.arange(len(data), device=data.x.device).split(_BATCH):
+            fitter.update(data.x[rows], data.a[rows], weight=None if data.weight is None else data.weight[rows])
+        return fitter.eraser, {}
+
+    @abstractmethod
     def fitter(self, d: int, k: int, **options: Any) -> Any:
         """A fitter of x `[n, d]` and attributes `[n]` in 0 … k − 1, with `update(x, a, weight=...)` and `eraser`.
 
@@ -156,11 +174,31 @@ class Erasure(ABC):
             options: `device` and `dtype`.
         """
 
-    def _data(self, problem: Problem) -> Features:
-        if self.fit_on == "train":
-            return problem.train
-        pairs = problem.pairs + problem.pairs_cf
-        return pairs if self.fit_on == "pairs" else problem.train + pairs
+
+@dataclass(frozen=True, kw_only=True)
+class RankedErasure(Erasure):
+    """A projection of given rank.
+
+    Args:
+        rank: directions removed; None for one fewer than the attribute has values.
+        affine: keep the mean of the features where it is.
+    """
+
+    rank: int | None = None
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank is {self.rank}, but must be at least 1, or null for the rank of the attribute")
+
+    def skip(self, problem: Problem) -> str | None:
+        rank, d = self.rank_in(problem), problem.train.x.shape[1]
+        return super().skip(problem) if rank < d else f"rank={rank}: there are {d} features only, and one has to stay"
+
+    def rank_in(self, problem: Problem) -> int:
+        """The rank asked for, or that of the whole attribute."""
+        return problem.n_attributes - 1 if self.rank is None else self.rank
 
 
 def rare_columns(x: Tensor, min_support: float) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from efface.erasure.leace import ErasureMethod, LeaceFitter
-from efface.methods.erasure import FLOAT32_RTOL, Erasure
+from efface.methods.erasure import FLOAT32_RTOL, StreamedErasure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leace(Erasure):
+class Leace(StreamedErasure):
     """Least-squares concept erasure of the attribute (Belrose et al., 2023).
 
     Args:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from efface.erasure.oracle import OracleFitter
-from efface.methods.erasure import FLOAT32_RTOL, Erasure, OracleErased
+from efface.methods.erasure import FLOAT32_RTOL, OracleErased, StreamedErasure
 
 
 @dataclass(frozen=True, kw_only=True)
-class OracleLeace(Erasure):
+class OracleLeace(StreamedErasure):
     """The residual of the features after regression on the attribute (Belrose et al., 2023, theorem 4.4).
 
     Needs the attribute at test time.

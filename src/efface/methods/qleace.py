@@ -7,11 +7,11 @@ import torch
 
 from efface.erasure.quadratic import QuadraticFitter
 from efface.methods.base import Problem
-from efface.methods.erasure import Erasure, QuadraticallyErased
+from efface.methods.erasure import QuadraticallyErased, StreamedErasure
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuadraticLeace(Erasure):
+class QuadraticLeace(StreamedErasure):
     """Optimal transport of every value of the attribute to one mean and one covariance.
 
     Needs the attribute at test time.

@@ -1,0 +1,17 @@
+"""Mean projection as a method of the grid."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from efface.erasure.projections import MeanProjectionEraser
+from efface.methods.base import Features, Problem
+from efface.methods.erasure import RankedErasure
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanProjection(RankedErasure):
+    """The directions between the means of the attribute's values (Haghighatkhah et al., 2022)."""
+
+    def erase(self, data: Features, problem: Problem) -> tuple[MeanProjectionEraser, dict[str, Any]]:
+        rank = self.rank_in(problem)
+        return MeanProjectionEraser.fit(data.x, data.a, rank=rank, weight=data.weight, affine=self.affine), {}

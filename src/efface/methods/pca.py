@@ -1,0 +1,17 @@
+"""Removal of principal directions as a method of the grid."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from efface.erasure.projections import PcaEraser
+from efface.methods.base import Features, Problem
+from efface.methods.erasure import RankedErasure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pca(RankedErasure):
+    """The leading principal directions of differences between samples of unlike attribute (Bolukbasi et al., 2016)."""
+
+    def erase(self, data: Features, problem: Problem) -> tuple[PcaEraser, dict[str, Any]]:
+        rank = self.rank_in(problem)
+        return PcaEraser.fit(data.x, data.a, rank=rank, weight=data.weight, affine=self.affine), {}
