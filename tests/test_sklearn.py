@@ -14,10 +14,19 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import efface
-from efface.sklearn import LEACE, SAL, OracleLEACE
+from efface.sklearn import LEACE, RLACE, SAL, OracleLEACE
 
 
-@parametrize_with_checks([LEACE(), LEACE(shrinkage=False, affine=False), SAL(), OracleLEACE()])
+def expected_failures(estimator: Any) -> dict[str, str]:
+    if not isinstance(estimator, RLACE) or estimator.solver != "auto":
+        return {}
+    return {"check_sample_weight_equivalence_on_dense_data": "the game ends within `tol` of a stationary point"}
+
+
+@parametrize_with_checks(
+    [LEACE(), LEACE(shrinkage=False, affine=False), SAL(), OracleLEACE(), RLACE(), RLACE(solver="squared")],
+    expected_failed_checks=expected_failures,
+)
 def test_scikit_learn_s_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -42,7 +51,7 @@ def reads(X: Any, sex: Any) -> float:
     return float(np.abs(LogisticRegression(tol=1e-10).fit(np.asarray(X), np.asarray(sex)).coef_).max())
 
 
-@pytest.mark.parametrize("transformer", [LEACE(), SAL(), OracleLEACE()])
+@pytest.mark.parametrize("transformer", [LEACE(), SAL(), OracleLEACE(), RLACE()])
 def test_numpy_pandas_and_torch(transformer: Any) -> None:
     X, _, sex = people()
     assert reads(X, sex) > 1
@@ -126,3 +135,12 @@ def test_bad_input() -> None:
         OracleLEACE().fit(X, sensitive_features=sex).transform(X, sensitive_features=np.full((500, 2), "male"))
     with pytest.raises(ValueError, match="give sensitive_features or y"):
         LEACE().fit(X)
+
+
+def test_rlace_is_the_eraser() -> None:
+    X, _, sex = people()
+    rlace = RLACE(rank=1).fit(X, sensitive_features=sex)
+    assert rlace.eraser_.solution.solver == "closed_form"
+    assert reads(rlace.transform(X), sex) < 1e-6
+    with pytest.raises(ValueError, match="must have more than rank = 4"):
+        RLACE(rank=4).fit(X, sensitive_features=sex)

@@ -20,9 +20,11 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from efface.erasure.affine import AffineEraser
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.leace import LeaceEraser, LeaceFitter
 from efface.erasure.oracle import OracleEraser
+from efface.erasure.rlace import RlaceEraser, RlaceSolver
 
 
 class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
@@ -72,13 +74,13 @@ class LEACE(_Transformer):
         eraser_: the `efface.LeaceEraser`.
     """
 
-    eraser_: LeaceEraser
+    eraser_: AffineEraser
 
     def __init__(self, *, affine: bool = True, shrinkage: bool | Literal["correlation"] = "correlation") -> None:
         self.affine = affine
         self.shrinkage = shrinkage
 
-    def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> LeaceEraser:
+    def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
         return _leace(x, z, weight, affine=self.affine, shrinkage=self.shrinkage)
 
     def transform(self, X: Any) -> np.ndarray:
@@ -100,8 +102,34 @@ class SAL(LEACE):
     def __init__(self, *, affine: bool = True) -> None:
         self.affine = affine
 
-    def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> LeaceEraser:
+    def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
         return _leace(x, z, weight, affine=self.affine, method="orth")
+
+
+class RLACE(LEACE):
+    """Linear adversarial concept erasure: the projection of given rank that leaves a linear predictor of the concept
+    least.
+
+    Args:
+        rank: directions removed, fewer than X has columns.
+        solver: of `efface.RlaceEraser.fit`.
+        l2: λ of the adversary.
+        affine: keep the mean of X where it is.
+
+    Attributes:
+        eraser_: the `efface.RlaceEraser`; its `solution` says what is known of it.
+    """
+
+    def __init__(self, *, rank: int = 1, solver: RlaceSolver = "auto", l2: float = 1e-4, affine: bool = True) -> None:
+        self.rank = rank
+        self.solver = solver
+        self.l2 = l2
+        self.affine = affine
+
+    def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
+        if x.shape[1] <= self.rank:
+            raise ValueError(f"X has n_features = {x.shape[1]}, but must have more than rank = {self.rank}")
+        return RlaceEraser.fit(x, z, rank=self.rank, solver=self.solver, weight=weight, affine=self.affine, l2=self.l2)
 
 
 class OracleLEACE(_Transformer):

@@ -93,7 +93,9 @@ class SoftmaxObjective:
             )
         x = x.to(torch.float64)
         self.bias, self.l2 = bias, l2
-        self.x = torch.cat([x, x.new_ones(len(x), 1)], 1) if bias else x
+        # One feature after the other in memory, and logits one class after the other: products with few columns, which
+        # take nearly all of the time, are about twice as fast.
+        self.x = torch.cat([x.mT, x.new_ones(1, len(x))]).mT if bias else x.mT.contiguous().mT
         self.y = y
         self.weight = x.new_full((len(x),), 1 / len(x))
         if weight is not None:
@@ -111,11 +113,11 @@ class SoftmaxObjective:
 
     def logits(self, theta: Tensor) -> Tensor:
         """`[n, K]`, in 2nKd operations."""
-        return self.x @ theta.mT
+        return (theta @ self.x.mT).mT
 
     def loss(self, logits: Tensor) -> Tensor:
         """Weighted mean cross-entropy, without the penalty."""
-        return self.weight @ (logits.logsumexp(1) - logits.gather(1, self.y[:, None])[:, 0])
+        return self.weight @ (logits.mT.logsumexp(0) - logits.gather(1, self.y[:, None])[:, 0])
 
     def value(self, theta: Tensor, logits: Tensor) -> Tensor:
         """The objective f at θ, whose logits are given."""
@@ -125,13 +127,13 @@ class SoftmaxObjective:
         """∇f `[K, d(+1)]` at θ, whose softmax `[n, K]` is given; 2nKd operations."""
         residual = probabilities * self.weight[:, None]
         residual[torch.arange(len(self.y), device=self.y.device), self.y] -= self.weight
-        return residual.mT @ self.x + self.penalty * theta
+        return (self.x.mT @ residual).mT + self.penalty * theta
 
     def hvp(self, direction: Tensor, probabilities: Tensor) -> Tensor:
         """∇²f · direction, `[K, d(+1)]`, without forming the Hessian; 4nKd operations."""
-        q = self.x @ direction.mT
+        q = self.logits(direction)
         q = probabilities * (q - (probabilities * q).sum(1, keepdim=True)) * self.weight[:, None]
-        return q.mT @ self.x + self.penalty * direction
+        return (self.x.mT @ q).mT + self.penalty * direction
 
     def hessian(self, probabilities: Tensor) -> Tensor:
         """∇²f exactly, `[K(d+1), K(d+1)]` in the order of `theta.flatten()`; n(Kd)² operations.
@@ -282,7 +284,7 @@ def minimise(
     value = objective.value(theta, logits)
     iterations = 0
     while True:
-        probabilities = logits.softmax(1)
+        probabilities = logits.mT.softmax(0).mT  # in the layout of the logits
         gradient = objective.gradient(theta, probabilities)
         grad_norm = float(gradient.abs().max())
         if grad_norm <= tol or iterations == max_iter:

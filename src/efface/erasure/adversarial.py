@@ -18,6 +18,7 @@ from efface.moments import require_finite
 from efface.softmax import fit_softmax
 
 
+@torch.enable_grad()
 def solve_adv_game(
     X_train: Any,
     y_train: Any,

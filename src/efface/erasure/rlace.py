@@ -18,6 +18,7 @@ better projection could gain. What is known of the game decides how it is solved
 * `sgd`: the published algorithm, `solve_adv_game`, to compare with.
 """
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -35,7 +36,8 @@ from efface.softmax import SoftmaxFit, SoftmaxObjective, fit_softmax, minimise
 RlaceSolver = Literal["auto", "closed_form", "squared", "game", "sgd"]
 
 _MEMORY = 15
-_INNER_TOL = 1e-6
+_CONTINUATION = (1000.0, 100.0, 10.0)
+_INNER_TOL = 1e-8
 """Gradient at which the inner problem counts as solved. Left unsolved, the outer gradient can be ten times off."""
 
 
@@ -100,10 +102,10 @@ class RlaceEraser(AffineEraser):
                 concept is not labels.
             weight: importance weights `[n]`.
             affine: keep the mean of x where it is; else the map is x ↦ P x.
-            l2: λ. It bounds the predictor where the concept is separable; the
-                smaller, the closer to the game without it, and the harder the inner problem.
+            l2: λ. It bounds the predictor where the concept is separable; the smaller, the closer to the game without
+                it, and the harder the inner problem.
             tol: of the outer gradient, in nats per radian.
-            max_iter: steps of the ascent.
+            max_iter: steps of an ascent; there are two or three, from different starts.
             init: an eraser of the same or of lower rank that the ascent may start from, completed by the best squared
                 directions of what it leaves. The value is then at least its value: erasers fitted in ascending rank,
                 each from the last, are monotone.
@@ -137,7 +139,7 @@ class RlaceEraser(AffineEraser):
             point = game.ascend(rank, init, tol, max_iter, progress)
         else:
             point = game.at(game.full[:, :rank])
-        point = replace(game.at(point.directions, point.inner, tol=1e-8), iterations=point.iterations)
+        point = replace(game.at(point.directions, point.inner), iterations=point.iterations)
         directions = game.in_x(point.directions, rank)
         stationary = solver != "sgd" and (solver == "squared" or point.stationarity <= tol)
         solution = RlaceSolution(
@@ -222,20 +224,38 @@ class _Game:
         return _Point(U, value, fit, ascent - U @ (U.mT @ ascent))
 
     def ascend(self, rank: int, init: AffineEraser | None, tol: float, max_iter: int, progress: bool) -> _Point:
-        """Riemannian L-BFGS with backtracking, from the best start."""
-        point = self.at(self.full[:, :rank])
-        if init is not None:
-            other = self.at(self.extend(init, rank))
-            point = other if other.value > point.value else point
+        """The best of what the ascent reaches from `squared`, by continuation in λ, and from `init`.
+
+        As λ grows the game becomes that of squared loss, whose optimum is known. With λ lowered step by step from there
+        the ascent usually passes by poor stationary points; where the concept is separable it may not, and going
+        straight from `squared` may end higher. So both are tried.
+        """
+        with tqdm(desc=f"rlace, rank {rank}", disable=not progress, leave=False) as bar:
+            start, steps = self.at(self.full[:, :rank]), 0
+            for factor in _CONTINUATION:
+                eased = copy.copy(self)
+                eased.l2 = factor * self.l2
+                at = eased.climb(eased.at(start.directions), max(tol, 1e-2), max_iter // 4, bar)
+                steps += at.iterations
+                start = self.at(at.directions)
+            starts = [start, self.at(self.full[:, :rank])]
+            if init is not None:
+                starts.append(self.at(self.extend(init, rank)))
+            ends = [self.climb(start, tol, max_iter, bar) for start in starts]
+        point = max(ends, key=lambda end: end.value)
+        steps += sum(end.iterations for end in ends)
+        return replace(point, iterations=steps)
+
+    def climb(self, point: _Point, tol: float, max_iter: int, bar: Any) -> _Point:
+        """Riemannian L-BFGS with backtracking."""
         memory: list[tuple[Tensor, Tensor]] = []
-        bar = tqdm(range(max_iter), desc=f"rlace, rank {rank}", disable=not progress, leave=False)
-        for iteration in bar:
-            bar.set_postfix(value=f"{point.value:.6f}", gradient=f"{point.stationarity:.1e}")
+        for iteration in range(max_iter):
             if point.stationarity <= tol or point.ascent is None:
                 break
-            direction = _quasi_newton(point.ascent, memory)
-            slope = float((direction * point.ascent).sum())
-            new = self._step(point, direction, slope)
+            new = self._step(point, _quasi_newton(point.ascent, memory))
+            if new is None:  # curvature that misleads, or a value overestimated: forget both
+                memory, point = [], replace(self.at(point.directions, point.inner, _INNER_TOL), iterations=iteration)
+                new = self._step(point, _ascent(point))
             if new is None:  # no rise is left that the tolerance of the inner problem lets us see
                 break
             U = new.directions
@@ -244,12 +264,15 @@ class _Game:
             memory = [(s - U @ (U.mT @ s), y - U @ (U.mT @ y)) for s, y in [*memory[-_MEMORY:], (moved, bent)]]
             memory = [(s, y) for s, y in memory if float((s * y).sum()) > 1e-10 * float((s * s).sum())]
             point = replace(new, iterations=iteration + 1)
+            bar.update()
+            bar.set_postfix(value=f"{point.value:.6f}", gradient=f"{point.stationarity:.1e}")
         return point
 
-    def _step(self, point: _Point, direction: Tensor, slope: float) -> _Point | None:
+    def _step(self, point: _Point, direction: Tensor) -> _Point | None:
         """The first of ever shorter steps, from a radian at most, that raises the value enough (Armijo)."""
+        slope = float((direction * _ascent(point)).sum())
         step = min(1.0, 1.0 / float(direction.norm()))
-        tol = min(max(1e-3 * point.stationarity, _INNER_TOL), 1e-4)  # an error far below the gradient is no matter
+        tol = min(max(1e-4 * point.stationarity, _INNER_TOL), 1e-5)  # an error far below the gradient is no matter
         while step * slope > 1e-12 * abs(point.value):
             new = self.at(_retract(point.directions + step * direction), point.inner, tol)
             if new.value >= point.value + 1e-4 * step * slope:
