@@ -247,6 +247,14 @@ def test_a_real_concept_of_ten_classes(ten_classes: Problem) -> None:
     assert values["game"] > values["sgd"]
 
 
+def test_a_concept_that_x_tells_nothing_of() -> None:
+    y = torch.arange(400) % 2
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).repeat_interleave(2, 0)
+    eraser = RlaceEraser.fit(x, y, rank=2)
+    require_projection(eraser, 2)
+    assert solution_of(eraser).suboptimality_bound == pytest.approx(0, abs=1e-9)
+
+
 @settings(deadline=None, max_examples=20)
 @given(
     n=st.integers(8, 60), d=st.integers(2, 12), k=st.integers(2, 4), rank=st.integers(1, 11),

@@ -7,7 +7,7 @@ import pytest
 
 from efface import experiment
 from efface.record import Record
-from efface.report import table
+from efface.report import figure, table
 from efface.report.__main__ import main
 from efface.report.records import collect
 
@@ -109,3 +109,15 @@ def test_a_damaged_record_is_left_out_and_named(copy: Path, capsys: pytest.Captu
 def test_an_empty_folder_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "python run.py method=leace" in capsys.readouterr().err
+
+
+def test_ranks_are_drawn_where_there_are_several(copy: Path, tmp_path: Path) -> None:
+    runs, _ = collect(copy)
+    assert set(runs.loc[runs["method_name"] == "leace", "rank"].dropna()) == {9}
+    assert figure.probe_against_rank(runs, tmp_path) == []
+    runs.loc[runs["method"] == "leace refit_head=true", "rank"] = 4
+    paths = figure.probe_against_rank(runs, tmp_path)
+    assert [path.name for path in paths] == ["probe_against_rank.png", "probe_against_rank.svg"]
+    drawn = paths[1].read_text()
+    for word in ("directions removed", "probe information, bits", "majority", "base model"):
+        assert f"<!-- {word} -->" in drawn

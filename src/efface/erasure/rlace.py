@@ -121,7 +121,7 @@ class RlaceEraser(AffineEraser):
         start = time.perf_counter()
         _check(x, z, rank, solver, l2, sgd)
         x = x.to(working_dtype(x.dtype) if x.is_floating_point() else torch.float32)
-        y = labels_of(z)
+        y = labels_of(z.to(x.device))
         game = _Game(x, concept_matrix(z).to(x.device), y, weight, l2)
         full = game.full.shape[1]
         if solver == "auto":
@@ -338,7 +338,7 @@ def _published(game: _Game, x: Tensor, rank: int, options: dict[str, Any]) -> _P
     """The published algorithm on x as it is, and the inner problem at what it returns."""
     from efface.erasure.adversarial import solve_adv_game
 
-    result = solve_adv_game(x, game.y, x, game.y, rank=rank, **options)
+    result = solve_adv_game(x, game.y, x, game.y, rank=rank, device=x.device, **options)
     removed = torch.eye(x.shape[1], device=x.device) - result["P"]
     point = game.at(game.whitened(torch.linalg.eigh(removed)[1][:, -rank:]))
     return replace(point, iterations=result["iterations"])

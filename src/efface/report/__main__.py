@@ -1,4 +1,4 @@
-"""`python -m efface.report results`: collect the records below a folder, print one table, write it and a figure."""
+"""`python -m efface.report results`: collect the records below a folder, print one table, write it and figures."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from efface.report.records import collect
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write `runs.csv`, `table.md`, `table.csv`, `table.tex` and the figure; print the table."""
+    """Write `runs.csv`, `table.md`, `table.csv`, `table.tex` and the figures; print the table."""
     parser = argparse.ArgumentParser(prog="python -m efface.report", description=__doc__)
     parser.add_argument("results", nargs="?", default="results", type=Path, help="folder of records (default: results)")
     parser.add_argument("--out", type=Path, help="where to write (default: <results>/report)")
@@ -28,9 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     made.cells.to_csv(out / "table.csv")
     (out / "table.md").write_text(made.markdown())
     (out / "table.tex").write_text(made.latex())
-    figure.accuracy_against_bias(runs, out)
+    figures = [*figure.accuracy_against_bias(runs, out), *figure.probe_against_rank(runs, out)]
     print(made.markdown())
-    print(f"report: {out}  (table.md, table.csv, table.tex, runs.csv, accuracy_against_bias.png and .svg)")
+    names = ["table.md", "table.csv", "table.tex", "runs.csv", *(path.name for path in figures)]
+    print(f"report: {out}  ({', '.join(names)})")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against bias, a point for each method."""
+"""Figures of runs: accuracy against bias, and what a probe reads against the rank that was removed."""
 
 from pathlib import Path
 
@@ -7,12 +7,14 @@ import pandas as pd
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 PANELS = (
     ("counterfactual_bias", "counterfactual bias"),
     ("probe_information", "probe information, bits"),
 )
+_STYLE = {"svg.hashsalt": "efface", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
@@ -25,9 +27,7 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
     settings = list(done.groupby(["dataset", "model", "training"], sort=True))
     if not settings:
         return []
-    with plt.rc_context(
-        {"svg.hashsalt": "efface", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with plt.rc_context(_STYLE):
         fig, axes = plt.subplots(
             len(settings), 2, figsize=(9, 3.4 * len(settings)), squeeze=False, layout="constrained", sharey="row"
         )
@@ -52,8 +52,58 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
             row[0].set_title(" · ".join(map(str, setting)), loc="left", fontsize=9)
             handles = [Line2D([], [], marker="o", linestyle="", color=colours[m], label=m) for m in methods]
             row[1].legend(handles=handles, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        paths = [folder / f"accuracy_against_bias.{kind}" for kind in ("png", "svg")]
-        for path in paths:
-            fig.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
-        plt.close(fig)
+        return _save(fig, folder, "accuracy_against_bias")
+
+
+def probe_against_rank(runs: pd.DataFrame, folder: Path) -> list[Path]:
+    """What a converged probe reads of the attribute, and what the model keeps, against the rank that was removed.
+
+    One row of panels for each (dataset, model, training) in which a method was run at several ranks; a line for each
+    method, with standard deviations over seeds; dotted, what the majority and the base model score. Nothing is written
+    where there is no such setting.
+    """
+    done = runs[runs["status"] == "done"]
+    settings = [
+        (setting, group)
+        for setting, group in done.groupby(["dataset", "model", "training"], sort=True)
+        if (group.dropna(subset="rank").groupby("method_name")["rank"].agg(lambda ranks: len(set(ranks))) > 1).any()
+    ]
+    if not settings:
+        return []
+    panels = {"probe_accuracy": "probe accuracy", "probe_information": "probe information, bits"}
+    panels["unbiased_accuracy"] = "unbiased accuracy"
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            len(settings), 3, figsize=(12, 3.2 * len(settings)), squeeze=False, layout="constrained"
+        )
+        for (setting, group), row in zip(settings, axes, strict=True):
+            ranked = group.dropna(subset="rank")
+            methods = sorted(ranked["method_name"].unique())
+            for (metric, label), ax in zip(panels.items(), row, strict=True):
+                for i, method in enumerate(methods):
+                    points = ranked[ranked["method_name"] == method].astype({metric: float}).groupby("rank")[metric]
+                    ax.errorbar(
+                        points.mean().index, points.mean(), yerr=points.std().fillna(0), fmt="o-", color=f"C{i % 10}",
+                        capsize=2, markersize=4, linewidth=1, label=method,
+                    )  # fmt: skip
+                levels = {"base model": group.loc[group["method_name"] == "none", metric]}
+                if metric == "probe_accuracy":
+                    levels["majority"] = group["probe_majority"]
+                for name, level in levels.items():
+                    if len(level):
+                        ax.axhline(float(level.astype(float).mean()), linestyle=":", color="0.5")
+                        ax.annotate(name, (1, float(level.astype(float).mean())), xycoords=("axes fraction", "data"),
+                                    ha="right", va="bottom", fontsize=7, color="0.4")  # fmt: skip
+                ax.set(xlabel="directions removed", ylabel=label)
+                ax.grid(alpha=0.25)
+            row[0].set_title(" · ".join(map(str, setting)), loc="left", fontsize=9)
+            row[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        return _save(fig, folder, "probe_against_rank")
+
+
+def _save(fig: Figure, folder: Path, name: str) -> list[Path]:
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        fig.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    plt.close(fig)
     return paths

@@ -17,8 +17,9 @@ def collect(results: Path) -> tuple[pd.DataFrame, list[str]]:
     """All runs below a folder, and what could not be read.
 
     Columns: the levels, `evaluation`, `id`, `seed`, `status`, `reason`, one for each metric on test, `val_<metric>` for
-    those on val, `seconds_<step>`, `peak_memory_mb`, `cache_hit_model`, `commit` and `path`. Ids of one name are told
-    apart by the keys in which they differ. A failed run has a row if it has not been finished since.
+    those on val, `method_name` and the `rank` of a projection, `seconds_<step>`, `peak_memory_mb`, `cache_hit_model`,
+    `commit` and `path`. Ids of one name are told apart by the keys in which they differ. A failed run has a row if it
+    has not been finished since.
 
     Raises:
         FileNotFoundError: there is no record.
@@ -48,6 +49,8 @@ def _row(path: Path, record: Record) -> dict[str, Any]:
     row |= {f"seconds_{step}": seconds for step, seconds in record.run.get("seconds", {}).items()}
     row["peak_memory_mb"] = record.run.get("peak_memory_bytes", float("nan")) / 1e6
     row["cache_hit_model"] = record.run.get("cache_hit", {}).get("model")
+    row["method_name"] = record.config["method"]["name"]
+    row["rank"] = record.info.get("rank")
     row["uses_attribute_at_test"] = bool(record.info.get("uses_attribute_at_test", False))
     row["commit"] = record.run.get("commit")
     row["path"] = str(path)

@@ -1,0 +1,43 @@
+"""Every experiment file composes, has a page, and runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from tests.conftest import CONF
+
+from efface.record import Record
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_it_composes_and_its_page_has_the_command(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("config", overrides=[f"experiment={name}"]).dataset.name
+    page = (CONF.parent / "experiments" / name / "README.md").read_text()
+    assert f"experiment={name}" in page
+    assert "@@" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with the data sets")
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_one_job_of_it_runs(name: str, tmp_path: Path) -> None:
+    places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]
+    command = [sys.executable, "run.py", f"experiment={name}", "training.epochs=1", *places]
+    subprocess.run(command, cwd=CONF.parent, check=True)
+    (path,) = tmp_path.glob("results/**/record.json")
+    assert Record.read(path).status == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.name for path in (CONF.parent / "notebooks").glob("*.ipynb")))
+def test_the_notebook_runs(name: str) -> None:
+    notebook = CONF.parent / "notebooks" / name
+    command = [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=900", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, "-p", "no:xdist", str(notebook)], cwd=CONF.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
