@@ -28,12 +28,17 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
     if not settings:
         return []
     with plt.rc_context(_STYLE):
+        # High and wide enough for a legend of many methods.
+        most = max(group["method"].nunique() for _, group in settings)
+        columns = -(-most // 20)
         fig, axes = plt.subplots(
-            len(settings), 2, figsize=(9, 3.4 * len(settings)), squeeze=False, layout="constrained", sharey="row"
-        )
+            len(settings), 2, figsize=(7.5 + 1.5 * columns, max(3.4, 0.18 * min(most, 20)) * len(settings)),
+            squeeze=False, layout="constrained", sharey="row",
+        )  # fmt: skip
         for (setting, group), row in zip(settings, axes, strict=True):
             methods = sorted(group["method"].unique())
             colours = {method: f"C{i % 10}" for i, method in enumerate(methods)}
+            markers = {method: "os^Dv"[i // 10 % 5] for i, method in enumerate(methods)}
             for (metric, label), ax in zip(PANELS, row, strict=True):
                 for method in methods:
                     points = group.loc[group["method"] == method, [metric, "unbiased_accuracy"]].astype(float).dropna()
@@ -42,7 +47,7 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
                     mean, std = points.mean(), points.std().fillna(0)
                     ax.errorbar(
                         mean[metric], mean["unbiased_accuracy"], xerr=std[metric], yerr=std["unbiased_accuracy"],
-                        fmt="o", color=colours[method], capsize=2, markersize=6,
+                        fmt=markers[method], color=colours[method], capsize=2, markersize=6,
                     )  # fmt: skip
                 ax.set_xlabel(f"{label} (less is better)")
                 ax.grid(alpha=0.25)
@@ -50,8 +55,10 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
                     ax.text(0.5, 0.5, "not defined here", ha="center", va="center", transform=ax.transAxes)
             row[0].set_ylabel("unbiased accuracy")
             row[0].set_title(" · ".join(map(str, setting)), loc="left", fontsize=9)
-            handles = [Line2D([], [], marker="o", linestyle="", color=colours[m], label=m) for m in methods]
-            row[1].legend(handles=handles, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+            handles = [Line2D([], [], marker=markers[m], linestyle="", color=colours[m], label=m) for m in methods]
+            row[1].legend(
+                handles=handles, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns
+            )
         return _save(fig, folder, "accuracy_against_bias")
 
 
