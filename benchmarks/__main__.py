@@ -1,4 +1,4 @@
-"""`python -m benchmarks [name ...]`: run the benchmarks, print one table, keep it in benchmarks/README.md."""
+"""`python -m benchmarks [name ...]`: run the benchmarks, print their tables, keep them in benchmarks/README.md."""
 
 import argparse
 import importlib
@@ -31,23 +31,32 @@ def table(rows: list[Row]) -> str:
     return str(frame.to_markdown(index=False, disable_numparse=True, stralign="left"))
 
 
+def sections() -> dict[str, str]:
+    """What benchmarks/README.md holds, by benchmark."""
+    text = (HERE / "README.md").read_text() if (HERE / "README.md").is_file() else ""
+    parts = [part.partition("\n") for part in text.split("\n## ")[1:]]
+    return {name.strip(): body.strip() for name, _, body in parts}
+
+
 def main() -> None:
-    """Run all benchmarks, or those named; only a full run is kept."""
+    """Run all benchmarks, or those named, and put each one's table in its section as soon as it is done."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help=f"of {', '.join(NAMES)} (default: all)")
-    names = parser.parse_args().names or NAMES
-    rows: list[Row] = []
-    for name in names:
+    for name in parser.parse_args().names or NAMES:
         print(f"{name} ...", flush=True)
-        rows += importlib.import_module(f"benchmarks.bench_{name}").rows()
-    print(table(rows))
-    if names == NAMES:
+        rows: list[Row] = []
+        for row in importlib.import_module(f"benchmarks.bench_{name}").rows():
+            print(f"  {row.what}: {row.ours:.3g} s, {row.other}: {row.theirs or float('nan'):.3g} s", flush=True)
+            rows.append(row)
         machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        made = f"Python {platform.python_version()}, torch {torch.__version__}, {machine}; commit {commit()}."
+        text = {**sections(), name: f"{table(rows)}\n\n{made}"}
+        body = "".join(f"\n## {known}\n\n{text[known]}\n" for known in NAMES if known in text)
         (HERE / "README.md").write_text(
-            "# Benchmarks\n\nEach row is one process and one run: ours and the other on the same data, medians. "
-            f"Written by `make bench`.\n\n{table(rows)}\n\n"
-            f"Python {platform.python_version()}, torch {torch.__version__}, {machine}; commit {commit()}.\n"
+            "# Benchmarks\n\nEach section is one run: ours and the other on the same data, medians. Written by "
+            f"`make bench`, or `python -m benchmarks {name}` for one.\n{body}"
         )
+        print(table(rows), flush=True)
 
 
 if __name__ == "__main__":

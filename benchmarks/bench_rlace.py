@@ -29,8 +29,8 @@ RATES = (0.003, 0.03, 0.3)
 
 def demo() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The published demo: six informative features among 200, mixed; 10,000 samples to fit, 5,000 held out."""
-    X, y = make_classification(n_samples=15_000, n_features=200, n_informative=6, random_state=0)
-    X = X @ np.random.default_rng(0).normal(size=(200, 200)) / 200**0.5
+    X, y = make_classification(n_samples=15_000, n_features=200, n_informative=6, class_sep=2.0, random_state=0)
+    X = X @ np.random.default_rng(0).normal(size=(200, 200))
     x, labels = torch.from_numpy(X).float(), torch.from_numpy(y).long()
     return x[:10_000], labels[:10_000], x[10_000:], labels[10_000:]
 

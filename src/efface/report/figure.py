@@ -1,6 +1,7 @@
 """Figures of runs: accuracy against bias, and what a probe reads against the rank that was removed."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -14,7 +15,7 @@ PANELS = (
     ("counterfactual_bias", "counterfactual bias"),
     ("probe_information", "probe information, bits"),
 )
-_STYLE = {"svg.hashsalt": "efface", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = {"svg.hashsalt": "efface", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
