@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from efface.erasure.fitting import check_rank
 from efface.moments import require_finite
 from efface.softmax import fit_softmax
 
@@ -92,8 +93,7 @@ def solve_adv_game(
             f"X_train is {list(x.shape)} with {len(y)} labels and X_dev {list(x_dev.shape)} with {len(y_test)}: "
             "give one label for each row, and the same features in both"
         )
-    if not 1 <= rank < d:
-        raise ValueError(f"rank is {rank}, but must lie in 1 … {d - 1}, so that something is erased and left")
+    check_rank(rank, x)
 
     generator = torch.Generator().manual_seed(seed)
     binary = classes == 2

@@ -1,6 +1,6 @@
 """INLP: iterative nullspace projection (Ravfogel et al., "Null it out", ACL 2020, algorithm 1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,4 +89,4 @@ class InlpEraser(AffineEraser):
             more = directions[telling][: limit - removed.shape[1]]
             removed = torch.linalg.qr(torch.cat([removed, more.mT], 1))[0]
         eraser = cls.orthogonal(removed.to(dtype), mean.to(dtype) if affine else None)
-        return cls(eraser.proj_left, eraser.proj_right, eraser.bias, tuple(accuracies))
+        return replace(eraser, accuracies=tuple(accuracies))

@@ -139,7 +139,6 @@ class RlaceEraser(AffineEraser):
             point = game.ascend(rank, init, tol, max_iter, progress)
         else:
             point = game.at(game.full[:, :rank])
-        point = replace(game.at(point.directions, point.inner), iterations=point.iterations)
         directions = game.in_x(point.directions, rank)
         stationary = solver != "sgd" and (solver == "squared" or point.stationarity <= tol)
         solution = RlaceSolution(
@@ -231,20 +230,18 @@ class _Game:
         straight from `squared` may end higher. So both are tried.
         """
         with tqdm(desc=f"rlace, rank {rank}", disable=not progress, leave=False) as bar:
-            start, steps = self.at(self.full[:, :rank]), 0
+            squared = continued = self.full[:, :rank]
+            steps = 0
             for factor in _CONTINUATION:
                 eased = copy.copy(self)
                 eased.l2 = factor * self.l2
-                at = eased.climb(eased.at(start.directions), max(tol, 1e-2), max_iter // 4, bar)
-                steps += at.iterations
-                start = self.at(at.directions)
-            starts = [start, self.at(self.full[:, :rank])]
-            if init is not None:
-                starts.append(self.at(self.extend(init, rank)))
-            ends = [self.climb(start, tol, max_iter, bar) for start in starts]
-        point = max(ends, key=lambda end: end.value)
+                at = eased.climb(eased.at(continued), max(tol, 1e-2), max_iter // 4, bar)
+                continued, steps = at.directions, steps + at.iterations
+            starts = [continued, squared] if init is None else [continued, squared, self.extend(init, rank)]
+            ends = [self.climb(self.at(start), tol, max_iter, bar) for start in starts]
+        best = max(ends, key=lambda end: end.value)
         steps += sum(end.iterations for end in ends)
-        return replace(point, iterations=steps)
+        return replace(self.at(best.directions, best.inner), iterations=steps)
 
     def climb(self, point: _Point, tol: float, max_iter: int, bar: Any) -> _Point:
         """Riemannian L-BFGS with backtracking."""
@@ -338,7 +335,7 @@ def _published(game: _Game, x: Tensor, rank: int, options: dict[str, Any]) -> _P
     """The published algorithm on x as it is, and the inner problem at what it returns."""
     from efface.erasure.adversarial import solve_adv_game
 
-    result = solve_adv_game(x, game.y, x, game.y, rank=rank, device=x.device, **options)
+    result = solve_adv_game(x, game.y, x, game.y, rank=rank, **{"device": x.device, **options})
     removed = torch.eye(x.shape[1], device=x.device) - result["P"]
     point = game.at(game.whitened(torch.linalg.eigh(removed)[1][:, -rank:]))
     return replace(point, iterations=result["iterations"])

@@ -1,7 +1,8 @@
 """What all erasure methods share: where the eraser is fitted, under which weights, and what becomes of the head."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -128,9 +129,7 @@ class Erasure(ABC):
             weight = kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
             data = Features(data.x, data.y, data.a, weight)
         dropped, constant = rare_columns(data.x, self.min_support)
-        # Where nothing is dropped, which is usual, the features are not copied.
-        x = torch.where(dropped, constant, data.x) if bool(dropped.any()) else data.x
-        eraser, told = self.erase(replace(data, x=x), problem)
+        eraser, told = self.erase(data, lambda x: torch.where(dropped, constant, x), problem)
         represent = self.representation(dropped=dropped, constant=constant, **eraser.tensors())
         info: dict[str, Any] = {"n_fit": len(data), "d": len(dropped), "dropped_columns": int(dropped.sum()), **told}
         if isinstance(eraser, AffineEraser):
@@ -145,8 +144,11 @@ class Erasure(ABC):
         return Debiased(represent=represent, head=head, fitted_on=data, info=info)
 
     @abstractmethod
-    def erase(self, data: Features, problem: Problem) -> tuple[Any, dict[str, Any]]:
-        """An eraser of `data.a` from `data.x`, fitted under `data.weight`, and what the record shall tell of it."""
+    def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
+        """An eraser of `data.a` from `drop(data.x)`, fitted under `data.weight`, and what the record shall tell of it.
+
+        `drop` sets the rare columns of features `[m, d]` to a constant; it copies what it is given.
+        """
 
     def _data(self, problem: Problem) -> Features:
         if self.fit_on == "train":
@@ -158,10 +160,10 @@ class Erasure(ABC):
 class StreamedErasure(Erasure):
     """An eraser of first and second moments, which are gathered in batches."""
 
-    def erase(self, data: Features, problem: Problem) -> tuple[Any, dict[str, Any]]:
+    def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
         fitter = self.fitter(data.x.shape[1], problem.n_attributes, device=data.x.device, dtype=data.x.dtype)
         for rows in torch.arange(len(data), device=data.x.device).split(_BATCH):
-            fitter.update(data.x[rows], data.a[rows], weight=None if data.weight is None else data.weight[rows])
+            fitter.update(drop(data.x[rows]), data.a[rows], weight=None if data.weight is None else data.weight[rows])
         return fitter.eraser, {}
 
     @abstractmethod

@@ -1,7 +1,10 @@
 """INLP as a method of the grid."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from efface.erasure.inlp import InlpEraser
 from efface.methods.base import Features, Problem
@@ -27,9 +30,11 @@ class Inlp(Erasure):
 
     small: ClassVar[dict[str, Any]] = {"iterations": 1}
 
-    def erase(self, data: Features, problem: Problem) -> tuple[InlpEraser, dict[str, Any]]:
+    def erase(
+        self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
+    ) -> tuple[InlpEraser, dict[str, Any]]:
         eraser = InlpEraser.fit(
-            data.x, data.a, rank=self.rank, iterations=self.iterations, weight=data.weight, affine=self.affine,
-            l2=self.l2, x_dev=problem.val.x, z_dev=problem.val.a,
+            drop(data.x), data.a, rank=self.rank, iterations=self.iterations, weight=data.weight, affine=self.affine,
+            l2=self.l2, x_dev=drop(problem.val.x), z_dev=problem.val.a,
         )  # fmt: skip
         return eraser, {"val_accuracies": list(eraser.accuracies)}

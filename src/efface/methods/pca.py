@@ -1,7 +1,10 @@
 """Removal of principal directions as a method of the grid."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from efface.erasure.projections import PcaEraser
 from efface.methods.base import Features, Problem
@@ -12,6 +15,8 @@ from efface.methods.erasure import RankedErasure
 class Pca(RankedErasure):
     """The leading principal directions of differences between samples of unlike attribute (Bolukbasi et al., 2016)."""
 
-    def erase(self, data: Features, problem: Problem) -> tuple[PcaEraser, dict[str, Any]]:
+    def erase(
+        self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
+    ) -> tuple[PcaEraser, dict[str, Any]]:
         rank = self.rank_in(problem)
-        return PcaEraser.fit(data.x, data.a, rank=rank, weight=data.weight, affine=self.affine), {}
+        return PcaEraser.fit(drop(data.x), data.a, rank=rank, weight=data.weight, affine=self.affine), {}

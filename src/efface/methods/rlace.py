@@ -1,7 +1,10 @@
 """R-LACE as a method of the grid."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from efface.erasure.rlace import RlaceEraser, RlaceSolver
 from efface.methods.base import Features, Problem
@@ -24,10 +27,12 @@ class Rlace(RankedErasure):
 
     small: ClassVar[dict[str, Any]] = {"rank": 1, "max_iter": 5}
 
-    def erase(self, data: Features, problem: Problem) -> tuple[RlaceEraser, dict[str, Any]]:
+    def erase(
+        self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
+    ) -> tuple[RlaceEraser, dict[str, Any]]:
         options: dict[str, Any] = {"seed": problem.seed} if self.solver == "sgd" else {}
         eraser = RlaceEraser.fit(
-            data.x, data.a, rank=self.rank_in(problem), solver=self.solver, weight=data.weight,
+            drop(data.x), data.a, rank=self.rank_in(problem), solver=self.solver, weight=data.weight,
             affine=self.affine, l2=self.l2, max_iter=self.max_iter, **options,
         )  # fmt: skip
         told = asdict(eraser.solution) if eraser.solution else {}
