@@ -47,6 +47,7 @@ class ColoredDigits:
     """`[n_attributes, 3]` in 0 … 1."""
     background: bool
     """Colour the background and whiten the digit (`rebias`), or colour the digit (`lff`)."""
+    cluster: Tensor | None = None
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
         """`[len(rows), 3, 28, 28]` in 0 … 1."""
