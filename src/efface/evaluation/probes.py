@@ -69,15 +69,15 @@ class ProbeResult:
 def score(logits: Tensor, a: Tensor, weight: Tensor | None = None, rows: Tensor | None = None) -> ProbeResult:
     """Score logits `[n, K]` against attributes `[n]`, with H(a) from their own frequencies, under weights `[n]`."""
     weight = torch.ones(len(a), dtype=torch.float64, device=a.device) if weight is None else weight.double()
-    law = weight / weight.sum()
-    frequency = torch.bincount(a, weights=law, minlength=logits.shape[1])
+    total = weight.sum()
+    frequency = torch.bincount(a, weights=weight, minlength=logits.shape[1]) / total
     gain = (logits.double().log_softmax(1).gather(1, a[:, None])[:, 0] - frequency.log()[a]) / math.log(2)
     correct = logits.argmax(1) == a
     return ProbeResult(
-        information=float(law @ gain),
-        accuracy=float(law @ correct.double()),
+        information=float(weight @ gain / total),
+        accuracy=float(weight @ correct.double() / total),
         majority=float(frequency.max()),
-        auc=auc(logits[:, 1] - logits[:, 0], a, law) if logits.shape[1] == 2 else None,
+        auc=auc(logits[:, 1] - logits[:, 0], a, weight) if logits.shape[1] == 2 else None,
         rows=torch.arange(len(a), device=a.device) if rows is None else rows,
         weight=weight,
         gain=gain,
