@@ -191,7 +191,8 @@ class _Run:
             **debiased.info,
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
-            "null_because": {"val": val.reasons, "test": test.reasons},
+            "reasons": test.reasons,
+            "val_reasons": val.reasons,
             "uses_attribute_at_test": e.method.uses_attribute_at_test,
         }
         return Record(

@@ -97,6 +97,8 @@ class Evaluation:
         metrics |= leakage
         metrics["max_abs_cov"] = max_abs_cov(debiased, n_attributes)
         metrics["feature_shift"] = feature_shift(features.x, represented)
+        binary = (n_classes == 2, n_attributes == 2)
+        reasons |= {k: why_undefined(k, *binary) for k, v in metrics.items() if v is None and k not in reasons}
         return Evaluated(metrics, {"y_pred": y_pred, "p_y": p_y, "p_y_cf": p_y_cf}, empty, reasons, found)
 
     def _probes(
@@ -119,7 +121,9 @@ class Evaluation:
             and not ("probe" in found and probes.has_power(found["probe"]))
         ):
             # What is read so clearly after erasure was readable before it; else it has to be seen.
-            why = probes.powerless(reference.standardise(features.x), a, strata, n_attributes, cluster)
+            # Scaled by themselves: a method may read features of another layer than the reference.
+            x_before = Standardiser.of(features.x)(features.x)
+            why = probes.powerless(x_before, a, strata, n_attributes, cluster)
         if why is not None:
             found = {}
             reasons |= dict.fromkeys((*_LEAKAGE, "mlp_probe_information"), why)
@@ -206,6 +210,36 @@ def group_metrics(y_pred: Tensor, y: Tensor, a: Tensor, reference: Reference) ->
         {**metrics, "group_accuracy": by_group, "tpr_gap": _by_label(gaps.tolist())},
         [name for name, value in by_group.items() if value is None],
     )
+
+
+def why_undefined(name: str, binary_label: bool, binary_attribute: bool) -> str:
+    """Why a metric is null for these data or this method, if no probe says so."""
+    if name in _BINARY and not (binary_label and binary_attribute):
+        return "defined for a binary label and a binary attribute"
+    if name in _BINARY_ATTRIBUTE and not binary_attribute:
+        return "defined for a binary attribute"
+    if name == "tpr_gap_correlation" and binary_label:
+        return "of fewer than three labels a correlation says nothing"
+    known = {
+        "counterfactual_bias": "no counterfactual of a sample exists in these data",
+        "disparate_impact": "no one under a = 1 is given label 1",
+        "bias_aligned_accuracy": "no sample is bias-aligned",
+        "bias_conflicting_accuracy": "no sample is bias-conflicting",
+        "mlp_probe_information": "the non-linear probe is switched off (evaluation.mlp_probe)",
+        "max_abs_cov": "the method is fitted on no data",
+        "feature_shift": "the method changes the number of features",
+        **dict.fromkeys(_LEAKAGE, "probes are switched off (evaluation.probe)"),
+    }
+    return known.get(name, "a group that it compares has no sample")
+
+
+_BINARY = (
+    *("statistical_parity_difference", "disparate_impact", "equal_opportunity_difference"),
+    *("average_odds_difference", "theil_index"),
+)
+_BINARY_ATTRIBUTE = (
+    *("tpr_gap_rms", "tpr_gap_correlation", "conditional_score_gap_mean_abs", "probe_auc", "balanced_probe_auc"),
+)
 
 
 def score_metrics(p_y: Tensor, y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> dict[str, Any]:
