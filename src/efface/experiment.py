@@ -26,9 +26,7 @@ import torch
 
 from efface import cache
 from efface.data.base import Dataset, Pairs, Source, Split
-from efface.data.groups import aligned
 from efface.evaluation.metrics import Evaluated, Evaluation, Reference
-from efface.evaluation.probes import Standardiser
 from efface.identity import run_id, run_subdir
 from efface.methods.base import Debiased, Features, Method, Problem
 from efface.models.base import Model
@@ -168,6 +166,7 @@ class _Run:
             train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
             head=model.head.requires_grad_(False), n_classes=len(dataset.classes),
             n_attributes=len(dataset.attributes), flippable=dataset.flippable, seed=e.seed, device=self.device,
+            attribute_columns=dataset.attribute_columns, features_are_inputs=not _has_parameters(model.backbone),
         )  # fmt: skip
         common: dict[str, Any] = {
             "id": run_id(e.config), "config": dict(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,
@@ -179,26 +178,26 @@ class _Run:
         with self._clock("method"):
             debiased = e.method.fit(problem)
         with self._clock("evaluation"):
-            reference = Reference(
-                standardise=Standardiser.of(problem.train.x),
-                aligned=aligned(problem.train.y, problem.train.a, problem.n_classes, problem.n_attributes).to(
-                    self.device
-                ),
-            )
+            reference = Reference.of(problem.train, problem.n_classes, problem.n_attributes)
             val, test = (
                 e.evaluation(debiased, features[name], features.get(f"{name}_cf"), reference)
                 for name in ("val", "test")
             )
+            metrics_ci = e.evaluation.intervals(test, features["test"], reference)
         artifacts = self._save(debiased, features["test"], dataset, test)
         info = {
+            "d": problem.train.x.shape[1],
+            **_fitted(debiased),
             **debiased.info,
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
+            "reasons": test.reasons,
+            "val_reasons": val.reasons,
             "uses_attribute_at_test": e.method.uses_attribute_at_test,
         }
         return Record(
-            **common, status="done", metrics=test.metrics, val_metrics=val.metrics, info=info, artifacts=artifacts,
-            run=self._circumstances(peak),
+            **common, status="done", metrics=test.metrics, metrics_ci=metrics_ci, val_metrics=val.metrics, info=info,
+            artifacts=artifacts, run=self._circumstances(peak),
         )  # fmt: skip
 
     def _key(self, dataset: Dataset) -> dict[str, Any]:
@@ -248,16 +247,19 @@ class _Run:
             }
             return read, {}
 
-        if any(True for _ in model.backbone.parameters()):
+        if _has_parameters(model.backbone):
             key = {**self._key(dataset), "model_content": _digest(model.state_dict().values())}
             read, _, hit = cache.cached(e.cache_dir, "features", key, build, say=self.say)
         else:  # the features are the inputs
             (read, _), hit = build(), False
         self.cache_hits["features"] = hit
         return {
-            name: Features(read[name].to(self.device), split.y[rows].to(self.device), a.to(self.device))
+            name: Features(
+                read[name].to(self.device), split.y[rows].to(self.device), a.to(self.device),
+                cluster=None if split.cluster is None else split.cluster[rows].to(self.device),
+            )
             for name, (split, rows, _, a) in views.items()
-        }
+        }  # fmt: skip
 
     def _save(self, debiased: Debiased, test: Features, dataset: Dataset, evaluated: Evaluated) -> list[str]:
         import pandas as pd
@@ -299,6 +301,19 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+
+def _has_parameters(module: torch.nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _fitted(debiased: Debiased) -> dict[str, Any]:
+    """How many samples a method was fitted on, and how many unweighted ones their weights are worth."""
+    data = debiased.fitted_on
+    if data is None:
+        return {}
+    weight = torch.ones(len(data)) if data.weight is None else data.weight.double()
+    return {"n_fit": len(data), "n_eff": float(weight.sum().square() / weight.square().sum())}
 
 
 def _digest(tensors: Iterable[torch.Tensor]) -> str:

@@ -12,19 +12,24 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Features:
-    """A representation and its labels: x `[n, d]` float32, y and a `[n]` int64, weights `[n]` or None."""
+    """A representation and its labels: x `[n, d]` float32, y and a `[n]` int64, weights and clusters `[n]` or None."""
 
     x: Tensor
     y: Tensor
     a: Tensor
     weight: Tensor | None = None
+    cluster: Tensor | None = None
+    """int64, samples of one value belong together (see `efface.data.base.Split`)."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __add__(self, other: "Features") -> "Features":
-        """The samples of both, without weights."""
-        return Features(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), torch.cat([self.a, other.a]))
+        """The samples of both, without weights; clusters are kept if both have them."""
+        x, y, a = (torch.cat(both) for both in ((self.x, other.x), (self.y, other.y), (self.a, other.a)))
+        if self.cluster is None or other.cluster is None:
+            return Features(x, y, a)
+        return Features(x, y, a, cluster=torch.cat([self.cluster, other.cluster]))
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Problem:
     """Whether a pair is one sample under two attributes, and not two samples."""
     seed: int
     device: str
+    attribute_columns: tuple[int, ...] | None = None
+    """Columns of the inputs that are the attribute itself, where the data set is a table that names them."""
+    features_are_inputs: bool = False
+    """Whether the base model has no parameters below its head, so that features are the columns of the inputs."""
 
 
 class Representation(nn.Module):
