@@ -149,8 +149,8 @@ class CelebA:
 def halve(strata: Tensor, cluster: Tensor) -> Tensor:
     """A mask `[n]` of one half: whole clusters, and as nearly half of each stratum as they allow.
 
-    Clusters go, the largest first, to the half that they make less unequal, where each stratum counts by the square of
-    its share that is too much.
+    Clusters go, the largest first, to the half that they make less unequal, where each stratum, and the whole, counts
+    by the square of the share that is too much.
 
     Args:
         strata: `[n]` int64.
@@ -159,10 +159,11 @@ def halve(strata: Tensor, cluster: Tensor) -> Tensor:
     names, member = cluster.unique(return_inverse=True)
     k = int(strata.max()) + 1 if len(strata) else 1
     counts = torch.bincount(member * k + strata, minlength=len(names) * k).view(-1, k).double()
+    counts = torch.cat([counts, counts.sum(1, keepdim=True)], 1)
     shares = (counts / counts.sum(0).clamp_min(1)).numpy()
-    order = np.lexsort((names.numpy(), -counts.sum(1).numpy()))
+    order = np.lexsort((names.numpy(), -counts[:, -1].numpy()))
     first = np.zeros(len(names), dtype=bool)
-    surplus = np.zeros(k)
+    surplus = np.zeros(k + 1)
     for i in order:
         first[i] = surplus @ shares[i] <= 0  # |surplus + share|² ≤ |surplus − share|²
         surplus += shares[i] if first[i] else -shares[i]

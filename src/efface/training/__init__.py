@@ -2,6 +2,6 @@
 
 from efface.training.devices import Precision, resolve_device
 from efface.training.erm import Erm, Trained
-from efface.training.read_out import read_out
+from efface.training.reading import read_out
 
 __all__ = ["Erm", "Precision", "Trained", "read_out", "resolve_device"]

@@ -15,7 +15,7 @@ from efface.data.groups import group_accuracies
 from efface.models.base import Model
 from efface.training.augment import augment
 from efface.training.devices import Precision, autocast, require_precision
-from efface.training.read_out import read_out
+from efface.training.reading import read_out
 
 
 @dataclass(frozen=True)
