@@ -241,7 +241,13 @@ class _Run:
         def build() -> cache.Entry:
             read = {
                 name: read_out(
-                    model.backbone, split, rows=rows, a=shown, device=self.device, progress=name if e.progress else None
+                    model.backbone,
+                    split,
+                    rows=rows,
+                    a=shown,
+                    device=self.device,
+                    precision=e.training.precision,
+                    progress=name if e.progress else None,
                 )
                 for name, (split, rows, shown, _) in views.items()
             }
