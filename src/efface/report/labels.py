@@ -37,7 +37,7 @@ def label(runs: pd.DataFrame) -> pd.DataFrame:
         before = list(LEVELS[:at])
         names = runs[level].copy()
         for rows in runs.groupby(level, sort=False).groups.values():
-            blocks = runs.loc[rows].groupby(before, sort=False).groups.values() if before else [rows]
+            blocks = [of.index for _, of in runs.loc[rows].groupby(before, sort=False)] if before else [rows]
             keys = {key for block in blocks for key in _differing([given[i] for i in block])}
             for i in rows:
                 names[i] += "".join(f" {key}={given[i].get(key, 'null')}" for key in sorted(keys))

@@ -139,6 +139,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         runs["uses_attribute_at_test"] = False
     if "method_name" not in runs:
         runs["method_name"] = runs["method"].str.split().str[0]
+    given = [name for name in map(str, runs) if name.endswith("_options")]  # nothing is what a node without options has
+    runs = runs.assign(**{name: runs[name].fillna("") for name in given})
     text = runs.select_dtypes(exclude="number").columns
     return runs.assign(**{name: runs[name].astype(object).where(runs[name].notna(), None) for name in text})
 

@@ -92,7 +92,7 @@ def probe_against_rank(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
     curves = runs["method"].str.replace(r" rank=\S+", "", regex=True)
     rows = []
     for setting, group in settings(runs.assign(curve=curves)):
-        ranked = group.dropna(subset="rank")
+        ranked = group[group["method_name"] != "none"].dropna(subset="rank")
         lines = ranked.groupby("curve").filter(lambda of: several(of["rank"]))
         if len(lines):  # what has one rank is shown where it lies among the others
             rows.append((setting, group, ranked[ranked["rank"] <= lines["rank"].max()]))
@@ -141,6 +141,14 @@ def _ranks(
     for name, level in levels.items():
         if len(level):
             ax.axhline(level.mean(), linestyle=":", color=GREY, linewidth=0.9)
-            ax.annotate(name, (1, level.mean()), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                        fontsize=7, color=GREY)  # fmt: skip
+            ax.annotate(
+                name,
+                (1, level.mean()),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=7,
+                color=GREY,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+            )
     return shown
