@@ -17,6 +17,7 @@ ORDER = [
 BESIDE = {
     "identity": set(),
     "record": set(),
+    "options": set(),
     "cache": set(),
     "tracking": {"record"},
     "optimal_transport": {"erasure"},

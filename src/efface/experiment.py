@@ -57,6 +57,8 @@ class Experiment:
     results_dir: Path = Path("results")
     overwrite: bool = False
     progress: bool = True
+    label: str = ""
+    """What a person set, as the run's name where it is logged; the method's name if empty."""
 
     @property
     def directory(self) -> Path:
@@ -71,7 +73,7 @@ class FingerprintError(RuntimeError):
 def status(experiment: Experiment) -> str:
     """`done`, `to do` or `another fingerprint`, without running anything."""
     try:
-        return "to do" if _finished(experiment) is None else "done"
+        return "to do" if _finished(experiment, say=lambda message: None) is None else "done"
     except FingerprintError:
         return "another fingerprint"
 
@@ -91,11 +93,12 @@ def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record
         raise OSError(f"cannot write to {directory} ({error}): set results_dir=... to a folder that can") from error
     with held:
         if not experiment.overwrite:
-            found = _finished(experiment)
+            found = _finished(experiment, say=say)
             if found is not None:
                 say(f"{directory} is finished already ({found.status}); overwrite=true runs it again")
                 return found
         (directory / RECORD).unlink(missing_ok=True)
+        cache.drop_temporary(directory)
         record: Record | None = None
         try:
             record = _Run(experiment, say).record()
@@ -115,7 +118,8 @@ def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record
         return record
 
 
-def _finished(experiment: Experiment) -> Record | None:
+def _finished(experiment: Experiment, *, say: Callable[[str], None]) -> Record | None:
+    """The record of a finished run; None, and a word on it, if a file that it names is gone."""
     path = experiment.directory / RECORD
     if not path.is_file():
         return None
@@ -126,6 +130,10 @@ def _finished(experiment: Experiment) -> Record | None:
             f"{path} was made from other data (fingerprint {record.fingerprint}, now {fingerprint}): "
             "overwrite=true replaces it, results_dir=... keeps both"
         )
+    gone = [name for name in record.artifacts if not (experiment.directory / name).is_file()]
+    if gone:
+        say(f"{experiment.directory} was finished, but {', '.join(gone)} is gone: running it again")
+        return None
     return record
 
 
@@ -151,10 +159,10 @@ class _Run:
     def record(self) -> Record:
         e = self.experiment
         peak = PeakMemory(self.device)
-        subdir = run_subdir(e.config, e.seed)
         e.tracker.start(
-            config={**e.config, "seed": e.seed}, name=str(subdir), group=str(subdir.parent), directory=e.directory
-        )
+            config={**e.config, "seed": e.seed}, name=f"{e.label or e.config['method']['name']} seed={e.seed}",
+            group=str(run_subdir(e.config, e.seed).parent), directory=e.directory,
+        )  # fmt: skip
         with self._clock("data"):
             dataset = e.dataset.load(data_dir=e.data_dir, cache_dir=e.cache_dir, seed=e.seed)
         model, trained = self._base_model(dataset)
