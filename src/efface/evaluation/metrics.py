@@ -80,7 +80,7 @@ class Evaluation:
         mlp = mlp_probe(x, a, strata, n_attributes) if self.mlp_probe else None
         metrics["mlp_probe_information"] = mlp.information if mlp else None
         metrics["max_abs_cov"] = max_abs_cov(debiased, n_attributes)
-        metrics["feature_shift"] = feature_shift(features.x, represented)
+        metrics["feature_shift"] = feature_shift(features.x, represented) if debiased.cut == 1 else None
         return Evaluated(metrics, {"y_pred": y_pred, "p_y": p_y, "p_y_cf": p_y_cf}, empty)
 
 

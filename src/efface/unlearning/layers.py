@@ -111,7 +111,10 @@ class Layers:
 
     def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         """One solve, and one pass in forward mode for the slopes of all samples."""
-        of = lambda t: bias.of_logits(self.logits(t, bias.x))  # noqa: E731
+
+        def of(theta: Tensor) -> Tensor:
+            return bias.of_logits(self.logits(theta, bias.x))
+
         solved = inverse(_gradient(of, theta))
         slopes = _slope(lambda t: self._losses(t, law.x, law.y), theta, solved)
         return Influence(bias=float(of(theta)), values=-slopes.detach(), weight=_weight(law))
@@ -128,7 +131,7 @@ def _slope(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tenso
         # Forward mode compiles its formulas when first used, with an interface that torch itself has deprecated.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.script")
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.script")
-        slope: Tensor = torch.func.jvp(function, (theta,), (direction,))[1]  # type: ignore[no-untyped-call]
+        slope: Tensor = torch.func.jvp(function, (theta,), (direction,))[1]
         return slope
 
 
