@@ -67,6 +67,7 @@ def loaded_by(code: str) -> set[str]:
         ("import efface", set()),
         ("import efface.report.__main__", {"pandas", "matplotlib"}),
         ("import efface.moments, efface.softmax, efface.erasure.leace", {"torch"}),
+        ("import efface.unlearning.fmd, efface.unlearning.layers", {"torch"}),
         ("import run", {"hydra"}),
     ],
 )

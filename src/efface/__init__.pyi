@@ -29,5 +29,13 @@ from .experiment import load as load
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
+from .unlearning.bias import CounterfactualBias as CounterfactualBias
+from .unlearning.bias import DemographicParity as DemographicParity
+from .unlearning.bias import EqualOpportunity as EqualOpportunity
+from .unlearning.bias import counterfactual_bias as counterfactual_bias
+from .unlearning.fmd import debias_head as debias_head
+from .unlearning.influence import Influence as Influence
+from .unlearning.influence import influence_on_bias as influence_on_bias
+from .unlearning.inverse import head_inverse as head_inverse
 
 __version__: str

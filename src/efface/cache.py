@@ -49,7 +49,7 @@ def cached(
         found = _read(stem, text)
         if found is not None:
             return *found, True
-        drop_temporary(folder, stem.name)
+        drop_temporary(stem.parent, stem.name)
         tensors, facts = build()
         _write(stem, text, tensors, facts)
         return tensors, facts, False

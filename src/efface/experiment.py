@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from efface import cache
-from efface.data.base import Dataset, Pairs, Source, Split
+from efface.data.base import Dataset, Pairs, Source, Split, flip_pairs
 from efface.evaluation.metrics import Evaluated, Evaluation, Reference
 from efface.identity import run_id, run_subdir
 from efface.methods.base import Debiased, Features, Method, Problem
@@ -168,14 +168,10 @@ class _Run:
         model, trained = self._base_model(dataset)
         for row in trained.history:
             e.tracker.epoch(row)
+        at_cut = functools.cache(lambda m: self._features(model, dataset, m))
         with self._clock("features"):
-            features = self._features(model, dataset)
-        problem = Problem(
-            train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
-            head=model.head.requires_grad_(False), n_classes=len(dataset.classes),
-            n_attributes=len(dataset.attributes), flippable=dataset.flippable, seed=e.seed, device=self.device,
-            attribute_columns=dataset.attribute_columns, features_are_inputs=not _has_parameters(model.backbone),
-        )  # fmt: skip
+            features = at_cut(1)
+        problem = self._problem(model, dataset, at_cut, 1)
         common: dict[str, Any] = {
             "id": run_id(e.config), "config": dict(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,
         }  # fmt: skip
@@ -187,6 +183,7 @@ class _Run:
             debiased = e.method.fit(problem)
         with self._clock("evaluation"):
             reference = Reference.of(problem.train, problem.n_classes, problem.n_attributes)
+            features = at_cut(debiased.cut)
             val, test = (
                 e.evaluation(debiased, features[name], features.get(f"{name}_cf"), reference)
                 for name in ("val", "test")
@@ -233,9 +230,38 @@ class _Run:
         self.cache_hits["model"] = hit
         return model.to(self.device).eval(), Trained(**facts)
 
-    def _features(self, model: Model, dataset: Dataset) -> dict[str, Features]:
-        """Features of train, val, pairs and test, and of their counterfactuals as `<name>_cf`."""
+    def _problem(self, model: Model, dataset: Dataset, at_cut: Callable[[int], dict[str, Features]], m: int) -> Problem:
+        """What a method sees, at the features before the last m linear layers. Test stays here."""
+        e, train = self.experiment, dataset.train
+        model.requires_grad_(False)
+        backbone, _ = model.cut(m)
+
+        def flip(rows: torch.Tensor) -> Features:
+            a_cf = flip_pairs(train, len(dataset.attributes), torch.Generator().manual_seed(e.seed)).a_cf
+            rows = rows.cpu()
+            x = read_out(backbone, train, rows=rows, a=a_cf[rows], device=self.device, precision=e.training.precision)
+            return Features(*(t.to(self.device) for t in (x, train.y[rows], a_cf[rows])))
+
+        def split_model(m: int) -> tuple[Problem, torch.nn.Sequential]:
+            layers = model.cut(m)[1]  # first: it says if there are none
+            return self._problem(model, dataset, at_cut, m), layers
+
+        features = at_cut(m)
+        return Problem(
+            train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
+            head=model.head, n_classes=len(dataset.classes), n_attributes=len(dataset.attributes),
+            flippable=dataset.flippable, seed=e.seed, device=self.device,
+            attribute_columns=dataset.attribute_columns, features_are_inputs=not _has_parameters(backbone),
+            flip=flip if dataset.flippable else None, split_model=split_model,
+        )  # fmt: skip
+
+    def _features(self, model: Model, dataset: Dataset, m: int) -> dict[str, Features]:
+        """Features of train, val, pairs and test, and of their counterfactuals as `<name>_cf`.
+
+        They are those before the last m linear layers.
+        """
         e = self.experiment
+        backbone, _ = model.cut(m)
         views: dict[str, tuple[Split, torch.Tensor, torch.Tensor | None, torch.Tensor]] = {}
         for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
             views[name] = (split, torch.arange(len(split)), None, split.a)
@@ -249,7 +275,7 @@ class _Run:
         def build() -> cache.Entry:
             read = {
                 name: read_out(
-                    model.backbone,
+                    backbone,
                     split,
                     rows=rows,
                     a=shown,
@@ -261,12 +287,14 @@ class _Run:
             }
             return read, {}
 
-        if _has_parameters(model.backbone):
+        if _has_parameters(backbone):
             key = {**self._key(dataset), "model_content": _digest(model.state_dict().values())}
+            if m > 1:
+                key["cut"] = m
             read, _, hit = cache.cached(e.cache_dir, "features", key, build, say=self.say)
         else:  # the features are the inputs
             (read, _), hit = build(), False
-        self.cache_hits["features"] = hit
+        self.cache_hits.setdefault("features", hit)
         return {
             name: Features(
                 read[name].to(self.device), split.y[rows].to(self.device), a.to(self.device),
@@ -287,7 +315,8 @@ class _Run:
             PREDICTIONS_FILE: lambda path: predictions.to_parquet(path, index=False),
         }
         if debiased.arrays:
-            content = save({name: array.cpu().contiguous() for name, array in debiased.arrays.items()})
+            arrays = debiased.arrays | _images(dataset, debiased.arrays)
+            content = save({name: array.cpu().contiguous() for name, array in arrays.items()})
             writers[ARRAYS_FILE] = lambda path: path.write_bytes(content)
         for name, write in writers.items():
             cache.write_atomically(directory / name, write)
@@ -328,6 +357,23 @@ def _fitted(debiased: Debiased) -> dict[str, Any]:
         return {}
     weight = torch.ones(len(data)) if data.weight is None else data.weight.double()
     return {"n_fit": len(data), "n_eff": float(weight.sum().square() / weight.square().sum())}
+
+
+def _images(dataset: Dataset, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """uint8 `[m, h, w, c]` of the train rows that a method names `<name>_rows`, as `<name>_images`; none of no images.
+
+    Inputs that do not lie in 0 … 1, such as normalised ones, are stretched to it.
+    """
+    if len(dataset.input_shape) != 3 or dataset.input_shape[0] not in (1, 3):
+        return {}
+    images = {}
+    for name, rows in arrays.items():
+        if name.endswith("_rows"):
+            x = dataset.train.inputs(rows.cpu())
+            if len(x) and (float(x.min()) < 0 or float(x.max()) > 1):
+                x = (x - x.min()) / (x.max() - x.min()).clamp_min(1e-12)
+            images[name.removesuffix("rows") + "images"] = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return images
 
 
 def _digest(tensors: Iterable[torch.Tensor]) -> str:

@@ -1,0 +1,5 @@
+"""Machine unlearning: tensors in, parameters out.
+
+Find the bias (`bias`), find the training samples behind it (`influence`, over an `inverse` of the Hessian), and edit
+the objective that they are in (`fmd`), for a head or for several layers (`trainable`, `layers`).
+"""
