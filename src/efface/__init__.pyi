@@ -29,5 +29,10 @@ from .experiment import load as load
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
+from .unlearning.certified import BudgetSpentError as BudgetSpentError
+from .unlearning.certified import CertifiedLogisticRegression as CertifiedLogisticRegression
+from .unlearning.certified import Removal as Removal
+from .unlearning.mechanism import allowed_shift as allowed_shift
+from .unlearning.mechanism import gaussian_delta as gaussian_delta
 
 __version__: str

@@ -168,6 +168,7 @@ class _Run:
             train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
             head=model.head.requires_grad_(False), n_classes=len(dataset.classes),
             n_attributes=len(dataset.attributes), flippable=dataset.flippable, seed=e.seed, device=self.device,
+            raw_inputs=not any(True for _ in model.backbone.parameters()),
         )  # fmt: skip
         common: dict[str, Any] = {
             "id": run_id(e.config), "config": dict(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,

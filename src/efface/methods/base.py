@@ -45,6 +45,8 @@ class Problem:
     """Whether a pair is one sample under two attributes, and not two samples."""
     seed: int
     device: str
+    raw_inputs: bool = False
+    """Whether the features are the inputs: nothing that was trained stands between them, as with model=linear."""
 
 
 class Representation(nn.Module):
