@@ -71,7 +71,7 @@ class Moments:
         dtype: dtype of the data; products are formed in it, or in float32 if it is narrower.
         track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
 
-    Memory: 8 x_dim² bytes for Cov(x); while a batch is added, x_dim² numbers of the working dtype and a chunk of 32 MiB.
+    Memory: 8 x_dim² bytes for Cov(x); while a batch is added, x_dim² numbers of the working dtype and 32 MiB.
     """
 
     def __init__(
