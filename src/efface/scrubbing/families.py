@@ -54,7 +54,9 @@ class Family:
         """
         blocks = submodule(base_model(model), self.blocks)
         if not isinstance(blocks, nn.ModuleList):
-            raise ValueError(f"family.blocks is {self.blocks!r}, which is a {type(blocks).__name__}, not a list of blocks")
+            raise ValueError(
+                f"family.blocks is {self.blocks!r}, which is a {type(blocks).__name__}, not a list of blocks"
+            )
         return blocks
 
     def block_sites(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Site]]:
@@ -110,12 +112,14 @@ FAMILIES: dict[str, Family] = {
         blocks="layers",
         sites=(
             Site(
-                path="input_layernorm", consumers=("attention.query_key_value",),
-                bias_flag="attention_bias", biased_too=("attention.dense",),
+                path="input_layernorm",
+                consumers=("attention.query_key_value",),
+                bias_flag="attention_bias",
+                biased_too=("attention.dense",),
             ),
             Site(path="post_attention_layernorm", consumers=("mlp.dense_h_to_4h",), sublayer=True),
         ),
-    ),  # fmt: skip
+    ),
     "gpt2": Family(
         blocks="h",
         sites=(

@@ -33,13 +33,15 @@ def fold(scrubber: ConceptScrubber, model: nn.Module, *, family: Family | None =
     config: Any = getattr(model, "config", None)
     for path, eraser in scrubber.erasers.items():
         if path not in sites:
-            raise ValueError(f"{path!r} is no site that can be folded in this family; those are in its blocks: {[*sites]}")
+            raise ValueError(
+                f"{path!r} is no site that can be folded in this family; those are in its blocks: {[*sites]}"
+            )
         _check(path, *sites[path], eraser, config)
     flags = set()
     for path, eraser in scrubber.erasers.items():
         block, site = sites[path]
         for name in site.consumers:
-            layer = submodule(block, name)
+            layer: Any = submodule(block, name)
             if eraser.bias is not None and layer.bias is None:
                 flags.add(site.bias_flag)
                 _add_bias(layer)
@@ -59,17 +61,19 @@ def _check(path: str, block: nn.Module, site: Site, eraser: AffineEraser, config
             f"{path!r} feeds the residual stream, not linear layers alone: its eraser cannot be folded; apply hooks"
         )
     for name in site.consumers:
-        layer = submodule(block, name)
+        layer: Any = submodule(block, name)
         weight = getattr(layer, "weight", None)
         if weight is None or not weight.is_floating_point() or not (isinstance(layer, nn.Linear) or _transposed(layer)):
-            raise ValueError(f"{name} behind {path!r} is a {type(layer).__name__}: only plain linear layers can take it")
+            raise ValueError(
+                f"{name} behind {path!r} is a {type(layer).__name__}: only plain linear layers can take it"
+            )
         width = weight.shape[0 if _transposed(layer) else 1]
         if width != len(eraser.proj_left):
             raise ValueError(f"the eraser at {path!r} has width {len(eraser.proj_left)}, but {name} reads {width}")
         if eraser.bias is not None and layer.bias is None and not hasattr(config, site.bias_flag or " "):
             raise ValueError(
-                f"{name} behind {path!r} has no bias, and this family no setting for one, but the eraser keeps the mean: "
-                "fit it with affine=False, or apply hooks"
+                f"{name} behind {path!r} has no bias, and this family no setting for one, but the eraser keeps the "
+                "mean: fit it with affine=False, or apply hooks"
             )
 
 

@@ -54,7 +54,14 @@ class ModelSource(Protocol):
     """What a configuration of a language model describes."""
 
     def load(
-        self, text: TaggedText, training: "LmTraining | None", *, seed: int, device: str, cached: Cached, progress: bool
+        self,
+        text: TaggedText,
+        training: "LmTraining | NoTraining",
+        *,
+        seed: int,
+        device: str,
+        cached: Cached,
+        progress: bool,
     ) -> LanguageModel:
         """The model, trained on `text.train` if it is not there yet, through `cached`."""
         ...
@@ -121,11 +128,18 @@ class LmTraining:
                     bar.update()
                 loss = float(total) / count
                 if not math.isfinite(loss):
-                    raise FloatingPointError(f"training diverged: the loss is {loss} with lr={self.lr}; lower training.lr")
+                    raise FloatingPointError(
+                        f"training diverged: the loss is {loss} with lr={self.lr}; lower training.lr"
+                    )
                 history.append({"epoch": epoch, "loss": loss})
                 bar.set_postfix(loss=f"{loss:.3f}")
         model.eval()
         return history
+
+
+@dataclass(frozen=True)
+class NoTraining:
+    """The model is taken as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +172,17 @@ class TinyModel:
             )
 
     def load(
-        self, text: TaggedText, training: LmTraining | None, *, seed: int, device: str, cached: Cached, progress: bool
+        self,
+        text: TaggedText,
+        training: LmTraining | NoTraining,
+        *,
+        seed: int,
+        device: str,
+        cached: Cached,
+        progress: bool,
     ) -> LanguageModel:
         require_transformers()
-        if training is None:
+        if isinstance(training, NoTraining):
             raise ValueError(f"training: a tiny {self.architecture} has to be trained: use training=lm")
         model = self._model(seed)
 
@@ -181,6 +202,7 @@ class TinyModel:
     def _model(self, seed: int) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
 
+        auto: Any = AutoModelForCausalLM
         config = AutoConfig.for_model(
             self.architecture, hidden_size=self.hidden_size, num_hidden_layers=self.layers,
             num_attention_heads=self.heads, num_key_value_heads=self.heads, intermediate_size=self.intermediate_size,
@@ -188,7 +210,7 @@ class TinyModel:
             bos_token_id=0, eos_token_id=0, pad_token_id=1,
         )  # fmt: skip
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config)
+        return auto.from_config(config)
 
     def _with(self, model: nn.Module, vocabulary: str, facts: dict[str, Any]) -> LanguageModel:
         from tokenizers import Tokenizer
@@ -228,13 +250,20 @@ class PretrainedModel:
             raise ValueError(f"dtype is {self.dtype!r}, but must be 'float32', 'bfloat16' or 'float16'")
 
     def load(
-        self, text: TaggedText, training: LmTraining | None, *, seed: int, device: str, cached: Cached, progress: bool
+        self,
+        text: TaggedText,
+        training: LmTraining | NoTraining,
+        *,
+        seed: int,
+        device: str,
+        cached: Cached,
+        progress: bool,
     ) -> LanguageModel:
         require_transformers()
         import transformers
         from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-        if training is not None:
+        if not isinstance(training, NoTraining):
             raise ValueError("training: a pretrained model is taken as it is: use training=none")
         where = _in_package(self.path)
         # The name of the argument changed; the old one warns in new versions and the new one is unknown to old ones.
@@ -248,8 +277,8 @@ class PretrainedModel:
             model = auto.from_pretrained(where, **options)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and its "
-                "tokeniser, or a name on the hub that can be reached from here"
+                f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and "
+                "its tokeniser, or a name on the hub that can be reached from here"
             ) from error
         if not tokenizer.is_fast:
             raise ValueError(f"path: the tokeniser of {self.path} does not say which characters its tokens stand for")

@@ -1,7 +1,7 @@
 """Concept scrubbing: fit an eraser at every layer of a model, each on states already scrubbed below it.
 
-Belrose et al., "LEACE: Perfect linear concept erasure in closed form", section 6 (NeurIPS 2023). The model's own forward
-pass is used throughout, with hooks, so that a family needs no more than a description of where its layers are.
+Belrose et al., "LEACE: Perfect linear concept erasure in closed form", section 6 (NeurIPS 2023). The model's own
+forward pass is used throughout, with hooks, so that a family needs no more than a description of where its layers are.
 """
 
 import tempfile

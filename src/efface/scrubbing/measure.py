@@ -82,8 +82,9 @@ def largest_covariances(
     lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], n_labels: int, *,
     batch_size: int,
 ) -> dict[str, float]:  # fmt: skip
-    """Largest |Cov(x, one-hot z)| over the columns of the states behind each module, under the scrubber, for all labelled
-    tokens; columns in units of their standard deviations before the erasers. Streams: O(d k) memory for each path.
+    """Largest |Cov(x, one-hot z)| of the states behind each module under the scrubber, over all labelled tokens.
+
+    Columns are in units of their root mean square in the model as it is. Streams: O(d k) memory for each path.
     """
     moments: dict[str, Moments] = {}
     scale: dict[str, Moments] = {}

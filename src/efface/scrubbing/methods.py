@@ -14,7 +14,9 @@ from efface.scrubbing.tokens import TokenData
 class ScrubMethod(Protocol):
     """A frozen keyword-only dataclass that checks its options when it is made."""
 
-    def fit(self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool) -> ConceptScrubber:
+    def fit(
+        self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
+    ) -> ConceptScrubber:
         """Erasers for the layers of the model, from train alone."""
         ...
 
@@ -23,7 +25,9 @@ class ScrubMethod(Protocol):
 class NoScrubbing:
     """The model as it is."""
 
-    def fit(self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool) -> ConceptScrubber:
+    def fit(
+        self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
+    ) -> ConceptScrubber:
         return ConceptScrubber()
 
 
@@ -44,7 +48,9 @@ class Scrubbing:
         if self.states not in ("memory", "disk", "recompute"):
             raise ValueError(f"states is {self.states!r}, but must be 'memory', 'disk' or 'recompute'")
 
-    def fit(self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool) -> ConceptScrubber:
+    def fit(
+        self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
+    ) -> ConceptScrubber:
         scrubber, _ = scrub(
             lm.model, train.columns(), "z", self.affine, batch_size, self.method, self.sublayers,
             rtol=self.rtol, shrinkage=self.shrinkage, states=self.states, progress=progress,
@@ -65,6 +71,8 @@ class RandomScrubbing:
     rank: int | None = None
     sublayers: bool = True
 
-    def fit(self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool) -> ConceptScrubber:
+    def fit(
+        self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
+    ) -> ConceptScrubber:
         rank = len(train.z[train.z >= 0].unique()) - 1 if self.rank is None else self.rank
         return random_scrubber(lm.model, rank, seed=seed, sublayers=self.sublayers)

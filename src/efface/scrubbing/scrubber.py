@@ -106,7 +106,9 @@ class ConceptScrubber:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 about = file.metadata() or {}
                 if about.get("class") != "ConceptScrubber":
-                    raise ValueError(f"{path} holds {about.get('class', 'something else')}, not a saved ConceptScrubber")
+                    raise ValueError(
+                        f"{path} holds {about.get('class', 'something else')}, not a saved ConceptScrubber"
+                    )
                 found: dict[str, dict[str, Tensor]] = {at: {} for at in json.loads(about["erasers"])}
                 for key in file.keys():  # noqa: SIM118
                     at, _, name = key.rpartition("/")
