@@ -95,8 +95,9 @@ def scrub(
         inside = [site for site in family.sites if sublayers or not site.sublayer]
         stages = [(-1, list(family.before))]
         stages += [(i, [f"{family.blocks}.{i}.{site.path}" for site in inside]) for i in range(len(blocks))]
+        off = None if progress else True  # None: off where there is no terminal
         total = len(batches) * sum(len(paths) + 1 for _, paths in stages)
-        bar = stack.enter_context(tqdm(total=total, desc="scrub", unit="batch", disable=not progress, leave=False))
+        bar = stack.enter_context(tqdm(total=total, desc="scrub", unit="batch", disable=off, leave=False))
         for block, paths in stages:
             for path in paths:
                 bar.set_postfix_str(path)
