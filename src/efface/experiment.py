@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -38,17 +39,11 @@ MODEL_FILE, ARRAYS_FILE, PREDICTIONS_FILE = "debiased.safetensors", "arrays.safe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """The configured parts of one run, and where it reads and writes."""
+class Job(ABC):
+    """What every run has, of whatever kind: its configuration, and where it reads and writes."""
 
     config: Mapping[str, Any]
     """Resolved nodes of the identity, as plain containers."""
-    dataset: Source
-    model: Callable[..., Model]
-    """Called with `input_shape` and `n_classes`."""
-    training: Erm
-    method: Method
-    evaluation: Evaluation
     tracker: Tracker = field(default_factory=NoTracker)
     seed: int = 0
     device: str = "auto"
@@ -65,12 +60,38 @@ class Experiment:
         """Where the run leaves its files."""
         return self.results_dir / run_subdir(self.config, self.seed)
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of the data files; quick."""
+
+    @abstractmethod
+    def record(self, say: Callable[[str], None]) -> Record:
+        """Do the work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Job):
+    """The configured parts of one run of a debiasing method."""
+
+    dataset: Source
+    model: Callable[..., Model]
+    """Called with `input_shape` and `n_classes`."""
+    training: Erm
+    method: Method
+    evaluation: Evaluation
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint(self.data_dir)
+
+    def record(self, say: Callable[[str], None]) -> Record:
+        return _Run(self, say).record()
+
 
 class FingerprintError(RuntimeError):
     """A finished run is there, but of other data."""
 
 
-def status(experiment: Experiment) -> str:
+def status(experiment: Job) -> str:
     """`done`, `to do` or `another fingerprint`, without running anything."""
     try:
         return "to do" if _finished(experiment, say=lambda message: None) is None else "done"
@@ -78,7 +99,7 @@ def status(experiment: Experiment) -> str:
         return "another fingerprint"
 
 
-def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record:
+def run(experiment: Job, *, say: Callable[[str], None] = print) -> Record:
     """Run, or return the record of a finished run of the same data.
 
     Raises:
@@ -101,7 +122,7 @@ def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record
         cache.drop_temporary(directory)
         record: Record | None = None
         try:
-            record = _Run(experiment, say).record()
+            record = experiment.record(say)
             text = record.to_json()
             cache.write_atomically(directory / RECORD, lambda path: path.write_text(text))
         except BaseException as error:
@@ -118,13 +139,13 @@ def run(experiment: Experiment, *, say: Callable[[str], None] = print) -> Record
         return record
 
 
-def _finished(experiment: Experiment, *, say: Callable[[str], None]) -> Record | None:
+def _finished(experiment: Job, *, say: Callable[[str], None]) -> Record | None:
     """The record of a finished run; None, and a word on it, if a file that it names is gone."""
     path = experiment.directory / RECORD
     if not path.is_file():
         return None
     record = Record.read(path)
-    fingerprint = experiment.dataset.fingerprint(experiment.data_dir)
+    fingerprint = experiment.fingerprint()
     if record.fingerprint != fingerprint:
         raise FingerprintError(
             f"{path} was made from other data (fingerprint {record.fingerprint}, now {fingerprint}): "
@@ -137,7 +158,7 @@ def _finished(experiment: Experiment, *, say: Callable[[str], None]) -> Record |
     return record
 
 
-def _leave_error(experiment: Experiment, error: Exception) -> None:
+def _leave_error(experiment: Job, error: Exception) -> None:
     record = Record(
         id=run_id(experiment.config), config=dict(experiment.config), seed=experiment.seed, fingerprint=None,
         status="failed", reason=f"{type(error).__name__}: {error}",
@@ -147,14 +168,44 @@ def _leave_error(experiment: Experiment, error: Exception) -> None:
         cache.write_atomically(experiment.directory / ERROR, lambda path: path.write_text(record.to_json()))
 
 
-class _Run:
-    """The steps of one run, and how long each took."""
+class Steps:
+    """What is kept of every run's steps: how long each took, what the cache had, and under what circumstances."""
 
-    def __init__(self, experiment: Experiment, say: Callable[[str], None]) -> None:
-        self.experiment, self.say = experiment, say
-        self.device = resolve_device(experiment.device)
+    def __init__(self, device: str) -> None:
+        self.device = resolve_device(device)
         self.seconds: dict[str, float] = {}
         self.cache_hits: dict[str, bool] = {}
+
+    def _circumstances(self, peak: "PeakMemory") -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "cache_hit": self.cache_hits,
+            "peak_memory_bytes": peak.bytes(),
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "commit": commit(),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("efface", "torch", "numpy")},
+            },
+        }
+
+    @contextlib.contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+class _Run(Steps):
+    """The steps of one run."""
+
+    def __init__(self, experiment: Experiment, say: Callable[[str], None]) -> None:
+        super().__init__(experiment.device)
+        self.experiment, self.say = experiment, say
 
     def record(self) -> Record:
         e = self.experiment
@@ -321,29 +372,6 @@ class _Run:
         for name, write in writers.items():
             cache.write_atomically(directory / name, write)
         return sorted(writers)
-
-    def _circumstances(self, peak: "PeakMemory") -> dict[str, Any]:
-        return {
-            "seconds": self.seconds,
-            "cache_hit": self.cache_hits,
-            "peak_memory_bytes": peak.bytes(),
-            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "host": platform.node(),
-            "platform": platform.platform(),
-            "commit": commit(),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("efface", "torch", "numpy")},
-            },
-        }
-
-    @contextlib.contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
 
 
 def _has_parameters(module: torch.nn.Module) -> bool:
