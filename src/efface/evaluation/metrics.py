@@ -96,7 +96,7 @@ class Evaluation:
         found, leakage, reasons = self._probes(features, represented, reference)
         metrics |= leakage
         metrics["max_abs_cov"] = max_abs_cov(debiased, n_attributes)
-        metrics["feature_shift"] = feature_shift(features.x, represented)
+        metrics["feature_shift"] = feature_shift(features.x, represented) if debiased.cut == 1 else None
         binary = (n_classes == 2, n_attributes == 2)
         reasons |= {k: why_undefined(k, *binary) for k, v in metrics.items() if v is None and k not in reasons}
         return Evaluated(metrics, {"y_pred": y_pred, "p_y": p_y, "p_y_cf": p_y_cf}, empty, reasons, found)
@@ -227,7 +227,7 @@ def why_undefined(name: str, binary_label: bool, binary_attribute: bool) -> str:
         "bias_conflicting_accuracy": "no sample is bias-conflicting",
         "mlp_probe_information": "the non-linear probe is switched off (evaluation.mlp_probe)",
         "max_abs_cov": "the method is fitted on no data",
-        "feature_shift": "the method changes the number of features",
+        "feature_shift": "the method changes the number of features, or reads those of an earlier layer",
         **dict.fromkeys(_LEAKAGE, "probes are switched off (evaluation.probe)"),
     }
     return known.get(name, "a group that it compares has no sample")

@@ -63,6 +63,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("group_accuracy", "group acc.", "P(ŷ = y | y, a)", "", "higher", "group"),
     Metric(
+        "bits_per_byte",
+        "bits per byte",
+        "of a language model: −log₂ p of the text over its length in UTF-8 bytes",
+        f"{_LEACE}, table 1",
+        "lower",
+    ),
+    Metric(
         "counterfactual_bias",
         "counterf. bias",
         "E |p_y(x, a) − p_y(x, a′)|, p_y the probability of the true label; null where no counterfactual of a sample "
