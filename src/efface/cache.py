@@ -49,6 +49,7 @@ def cached(
         found = _read(stem, text)
         if found is not None:
             return *found, True
+        drop_temporary(stem.parent, stem.name)
         tensors, facts = build()
         _write(stem, text, tensors, facts)
         return tensors, facts, False
@@ -119,6 +120,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                 "or cache_dir=..."
             ) from error
         raise
+
+
+def drop_temporary(folder: Path, stem: str = "") -> None:
+    """Remove what `write_atomically` left of files whose name starts with `stem` when its process was killed.
+
+    Only for who holds the lock of those files.
+    """
+    for path in folder.glob(f".{stem}*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
