@@ -108,22 +108,16 @@ def to_html(table: Table) -> str:
     columns = pd.MultiIndex.from_tuples(table.columns)
     frame = pd.DataFrame([[_html_cell(table.cell(row, c)) for c in table.columns] for row in table.rows])
     frame.columns, frame.index = columns, pd.Index(map(html.escape, table.rows))
-    first = [i == 0 or table.columns[i - 1][0] != c[0] for i, c in enumerate(table.columns)]
-    marks = [
-        [f"{table.cell(row, c).mark}{' first' * new}".strip() for c, new in zip(table.columns, first, strict=True)]
-        for row in table.rows
-    ]
-    classes = pd.DataFrame(marks, index=frame.index, columns=columns)
-    style = (
-        frame.style.set_td_classes(classes).set_uuid("efface").format_index(lambda text: html.escape(str(text)), axis=1)
-    )
+    first = ["first" if i == 0 or table.columns[i - 1][0] != c[0] else "" for i, c in enumerate(table.columns)]
+    classes = pd.DataFrame([first] * len(table.rows), index=frame.index, columns=columns)
+    style = frame.style.set_td_classes(classes).set_uuid("efface")
+    style = style.format_index(lambda text: html.escape(str(text)), axis=1)
     return str(style.to_html(table_attributes='class="sortable"', cell_ids=False))
 
 
 def _html_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
+    text = _marked(Cell(text=html.escape(cell.text), mark=cell.mark), "<b>{}</b>", "<u>{}</u>")
     if cell.runs:
-        told = "\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs)
-        told = html.escape(told)
-        return f'<button type="button" class="number" data-runs="{told}" title="{told}">{text}</button>'
+        told = html.escape("\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs))
+        return f'<span class="number" role="button" tabindex="0" data-runs="{told}" title="{told}">{text}</span>'
     return f'<span title="{html.escape(cell.note)}">{text}</span>' if cell.note else text
