@@ -79,8 +79,8 @@ def write(text: dict[str, str]) -> None:
     summary = ratios.to_markdown(index=False, disable_numparse=True, stralign="left")
     (HERE / "README.md").write_text(
         "# Benchmarks\n\nEach section is one run: ours and the other on the same data, medians. Written by "
-        f"`make bench`, or `python -m benchmarks name` for one of {', '.join(NAMES)}. The machine and the commit stand below each "
-        f"section.\n\n{summary}\n\n![times faster](ratios.png)\n{body}"
+        f"`make bench`, or `python -m benchmarks name` for one of {', '.join(NAMES)}. The machine and the commit stand "
+        f"below each section.\n\n{summary}\n\n![times faster](ratios.png)\n{body}"
     )
     draw(ratios, HERE / "ratios.png")
 

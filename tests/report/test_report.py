@@ -127,6 +127,13 @@ def test_a_folder_with_runs_csv_gives_the_same_table(copy: Path, tmp_path: Path)
         assert (tmp_path / "first" / name).read_text() == (tmp_path / "second" / name).read_text(), name
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of a report's time."""
+    monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_out_must_be_a_folder(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -174,6 +181,7 @@ def broken(copy: Path, kind: str) -> None:
         (twin / "record.json").write_text(record.model_copy(update={"metrics": metrics, "run": {}}).to_json())
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("kind", "message", "left"),
     [
@@ -196,6 +204,7 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
     assert message in (copy / "report" / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("field", ["commit", "versions", "fingerprint"])
 def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
     path = record_of(copy, "none", "seed=1")
