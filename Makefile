@@ -16,7 +16,7 @@ help:  ## Show this help
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,launchers]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,launchers,scrub]'
 	@touch $@
 
 $(BENCH): $(INSTALLED)

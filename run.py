@@ -4,6 +4,7 @@
 Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` answer at once.
 """
 
+import argparse
 import difflib
 import os
 import re
@@ -22,7 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from efface.identity import NODES, run_subdir
 
 if TYPE_CHECKING:
-    from efface.experiment import Experiment
+    from collections.abc import Callable
+
+    from efface.experiment import Job
     from efface.record import Record
 
 # Threads that wait for work give up their core: with two jobs on one machine, spinning ones take many times as long.
@@ -67,11 +70,10 @@ for _resolver in (_run_dir, _sweep_dir, _subdir, _direction):
     OmegaConf.register_new_resolver(f"efface.{_resolver.__name__[1:]}", _resolver, replace=True)
 
 
-def build(cfg: DictConfig) -> "Experiment":
+def build(cfg: DictConfig) -> "Job":
     """The configured experiment. This is the one place where Hydra makes objects."""
-    from hydra.utils import get_object, instantiate
+    from hydra.utils import get_class, get_object, instantiate
 
-    from efface.experiment import Experiment
     from efface.options import check, check_type
 
     for key, hint in PLAIN.items():
@@ -87,7 +89,9 @@ def build(cfg: DictConfig) -> "Experiment":
                 raise ValueError(f"{node}: {error.__cause__}") from error
             raise
 
-    return Experiment(
+    # Another primary config names another kind of run, made of parts of the same names.
+    kind = cast("Callable[..., Job]", get_class(cfg.get("job_class", "efface.experiment.Experiment")))
+    return kind(
         config={node: options(cfg, node) for node in NODES},
         dataset=make("dataset"),
         model=make("model"),
@@ -152,12 +156,20 @@ def _check_objective(objective: str) -> None:
 
 def figures(record: "Record") -> str:
     """The figures that a person wants first."""
-    wanted = ("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information")
+    wanted = ("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information", "bits_per_byte")
     shown = [f"{name} {record.metrics[name]:.3f}" for name in wanted if record.metrics.get(name) is not None]
     return ", ".join(shown) or f"{record.status}: {record.reason}"
 
 
-def choices(message: str) -> str:
+def config_root(arguments: list[str]) -> Path:
+    """Where the primary config that the command line asks for has its groups: conf, or the folder in it of its name."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn", default="")
+    name = parser.parse_known_args(arguments)[0].config_name
+    return CONF / name if name and (CONF / name / f"{name}.yaml").is_file() else CONF
+
+
+def choices(message: str, root: Path = CONF) -> str:
     """What can be set in place of what Hydra refused: the keys beside it, and the closest one."""
     if "hydra_plugins" in message:
         return "Launchers and sweepers are an extra: pip install 'efface[launchers]'"
@@ -169,9 +181,10 @@ def choices(message: str) -> str:
         return ""
     key = refused.group(1) or refused.group(2)
     group, _, leaf = key.rpartition(".")
-    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "experiment"))
+    others = ("hydra", "experiment", "scrubbing")
+    groups = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in others)
     if group in groups:
-        by_file = {file.stem: _keys(file, group) for file in sorted((CONF / group).glob("*.yaml"))}
+        by_file = {file.stem: _keys(file, group) for file in sorted((root / group).glob("*.yaml"))}
         keys = sorted({name for names in by_file.values() for name in names})
         if leaf in keys:
             has = ", ".join(name for name, names in by_file.items() if leaf in names)
@@ -181,7 +194,8 @@ def choices(message: str) -> str:
             )
         lines = [f"Keys of {group}: {', '.join(keys)}"]
     else:
-        keys = [*groups, *(str(k) for k in OmegaConf.load(CONF / "config.yaml") if k not in ("defaults", "hydra"))]
+        primary = root / ("config.yaml" if root == CONF else f"{root.name}.yaml")
+        keys = [*groups, *(str(k) for k in OmegaConf.load(primary) if k not in ("defaults", "hydra"))]
         lines = [f"Groups and keys: {', '.join(keys)}"]
     prefix = f"{group}." if group else ""
     lines += [f"Did you mean {prefix}{name}?" for name in difflib.get_close_matches(leaf, keys, 1)]
@@ -198,6 +212,9 @@ def _keys(file: Path, group: str) -> list[str]:
 
 def cli() -> None:
     """`main`, with errors said in a few lines; HYDRA_FULL_ERROR=1 gives the traceback."""
+    root = config_root(sys.argv[1:])
+    if root != CONF:
+        sys.argv[1:1] = ["--config-path", str(root)]
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         return
@@ -212,7 +229,7 @@ def cli() -> None:
         except KeyboardInterrupt:
             sys.exit("interrupted: nothing half-done counts as done; repeat the command to go on")
         except (HydraException, OmegaConfBaseException) as error:
-            sys.exit("\n".join(filter(None, [str(error), choices(str(error))])))
+            sys.exit("\n".join(filter(None, [str(error), choices(str(error), root)])))
         except Exception as error:
             if {"-m", "--multirun"} & set(sys.argv):
                 _list_failures()

@@ -12,7 +12,7 @@ import efface
 PACKAGE = Path(efface.__file__).parent
 ORDER = [
     *("moments", "softmax", "erasure", "unlearning", "data"),
-    *("models", "training", "methods", "evaluation", "experiment"),
+    *("models", "training", "methods", "evaluation", "experiment", "scrub_experiment"),
 ]
 BESIDE = {
     "identity": set(),
@@ -22,6 +22,7 @@ BESIDE = {
     "tracking": {"record"},
     "optimal_transport": {"erasure"},
     "sklearn": {"erasure"},
+    "scrubbing": {"moments", "erasure", "data"},
     "report": {"identity", "record"},
 }
 
@@ -45,7 +46,9 @@ def test_imports_go_one_way(file: Path) -> None:
         assert imported(file) == set()
         return
     below = set(ORDER[: ORDER.index(room) + 1]) if room in ORDER else BESIDE[room] | {room}
-    if room == "experiment":
+    if room == "data":
+        below.add("cache")
+    if room in ("experiment", "scrub_experiment"):
         below |= set(BESIDE) - {"report"}
     assert imported(file) <= below
 
@@ -65,6 +68,7 @@ def loaded_by(code: str) -> set[str]:
         ("import efface", set()),
         ("import efface.report.__main__", {"pandas", "matplotlib"}),
         ("import efface.moments, efface.softmax, efface.erasure.leace", {"torch"}),
+        ("import efface.unlearning.fmd, efface.unlearning.layers", {"torch"}),
         ("import run", {"hydra"}),
     ],
 )

@@ -14,52 +14,207 @@ class Metric(NamedTuple):
     """What it is, in one sentence."""
     source: str
     """The paper or package whose definition it is; empty if it is ours."""
-    direction: Literal["higher", "lower", ""]
-    """Which side is better; empty if neither is."""
+    direction: Literal["higher", "lower", "zero", "one", ""]
+    """Which side is better, or which value is fair; empty if neither."""
+    per: Literal["", "group", "label"] = ""
+    """Where the record holds a dict of figures: what its keys stand for."""
 
+
+_AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
+_DRO = "Sagawa et al., 2020 (group DRO)"
+_LEACE = "Belrose et al., 2023 (LEACE)"
 
 METRICS: tuple[Metric, ...] = (
-    Metric("accuracy", "accuracy", "share of test samples whose most probable label is the true one", "", "higher"),
+    Metric("accuracy", "accuracy", "P(ŷ = y)", "", "higher"),
     Metric(
-        "unbiased_accuracy", "unbiased acc.",
-        "unweighted mean of the accuracies of the groups (label × attribute) that are not empty",
-        "Sagawa et al., 2020, arXiv 1911.08731", "higher",
+        "unbiased_accuracy",
+        "unbiased acc.",
+        "unweighted mean over the non-empty groups (y, a) of P(ŷ = y | y, a)",
+        "Nam et al., 2020 (Learning from Failure)",
+        "higher",
     ),
     Metric(
-        "worst_group_accuracy", "worst-group acc.", "minimum of the accuracies of the groups that are not empty",
-        "Sagawa et al., 2020, arXiv 1911.08731", "higher",
+        "worst_group_accuracy",
+        "worst-group acc.",
+        "minimum over the non-empty groups of P(ŷ = y | y, a)",
+        _DRO,
+        "higher",
     ),
     Metric(
-        "bias_conflicting_accuracy", "conflicting acc.",
-        "accuracy over the samples of groups with P(y, a) ≤ P(y) P(a) on train", "", "higher",
+        "group_adjusted_accuracy",
+        "group-adj. acc.",
+        "Σ over the non-empty groups of P(ŷ = y | y, a), weighted by the group's share of train, weights summing to 1",
+        f"{_DRO}, average accuracy",
+        "higher",
     ),
     Metric(
-        "bias_aligned_accuracy", "aligned acc.",
-        "accuracy over the samples of groups with P(y, a) > P(y) P(a) on train", "", "higher",
+        "bias_conflicting_accuracy",
+        "conflicting acc.",
+        "P(ŷ = y) over the groups with P(y, a) ≤ P(y) P(a) in train",
+        "Chen et al., 2023 (Fast Model Debias)",
+        "higher",
     ),
     Metric(
-        "counterfactual_bias", "counterf. bias",
-        "mean of |p_y(x, a) − p_y(x, a′)| over samples shown under another attribute, p_y the probability of the true "
-        "label", "Chen et al., 2023, arXiv 2310.12560", "lower",
+        "bias_aligned_accuracy",
+        "aligned acc.",
+        "P(ŷ = y) over the groups with P(y, a) > P(y) P(a) in train",
+        "Chen et al., 2023 (Fast Model Debias)",
+        "higher",
+    ),
+    Metric("group_accuracy", "group acc.", "P(ŷ = y | y, a)", "", "higher", "group"),
+    Metric(
+        "bits_per_byte",
+        "bits per byte",
+        "of a language model: −log₂ p of the text over its length in UTF-8 bytes",
+        f"{_LEACE}, table 1",
+        "lower",
     ),
     Metric(
-        "probe_information", "probe info., bits",
-        "H(a) minus the held-out cross-entropy, in bits, of a converged softmax regression for the attribute, trained "
-        "on one half of the test features and scored on the other, inputs scaled by the un-erased training features, "
-        "penalty chosen within its own half; it may be slightly negative", "", "lower",
-    ),
-    Metric("probe_accuracy", "probe acc.", "accuracy of the same probe, to be read beside the majority", "", "lower"),
-    Metric("probe_majority", "majority", "share of the most frequent value of the attribute in that half", "", ""),
-    Metric(
-        "mlp_probe_information", "MLP probe, bits",
-        "the same of a network with one hidden layer: linear erasure removes linear information only", "", "lower",
+        "counterfactual_bias",
+        "counterf. bias",
+        "E |p_y(x, a) − p_y(x, a′)|, p_y the probability of the true label; null where no counterfactual of a sample "
+        "exists",
+        "Chen et al., 2023 (Fast Model Debias)",
+        "lower",
     ),
     Metric(
-        "max_abs_cov", "max |Cov(x, a)|",
-        "largest covariance of a feature with a value of the attribute, on the data that the method was fitted on",
-        "Belrose et al., 2023, arXiv 2306.03819", "lower",
+        "conditional_score_gap",
+        "score gap",
+        "E[p_y | y, a = 0] − E[p_y | y, a = 1]; binary a",
+        "",
+        "zero",
+        "label",
     ),
     Metric(
-        "feature_shift", "feature shift", "E‖Tx − x‖² / E‖x − μ‖²: 0 if the features are as they were", "", "",
+        "conditional_score_gap_mean_abs",
+        "score gap, mean |·|",
+        "mean over labels of |score gap|; binary a",
+        "",
+        "lower",
     ),
-)  # fmt: skip
+    Metric(
+        "score_energy_distance",
+        "score energy dist.",
+        "(2 ∫ (F − G)²)^½, F and G the distribution functions of p_y given y under two values of a; mean over pairs of "
+        "values; 0 if and only if the laws are equal",
+        "Székely & Rizzo, 2013",
+        "lower",
+        "label",
+    ),
+    Metric(
+        "score_energy_distance_mean",
+        "score energy dist., mean",
+        "mean over labels of the score energy distance",
+        "Székely & Rizzo, 2013",
+        "lower",
+    ),
+    Metric(
+        "statistical_parity_difference",
+        "stat. parity diff.",
+        "P(ŷ = 1 | a = 0) − P(ŷ = 1 | a = 1); binary y and a, a = 1 privileged, label 1 favourable",
+        _AIF360,
+        "zero",
+    ),
+    Metric(
+        "disparate_impact", "disparate impact", "P(ŷ = 1 | a = 0) / P(ŷ = 1 | a = 1); binary y and a", _AIF360, "one"
+    ),
+    Metric(
+        "equal_opportunity_difference",
+        "equal opp. diff.",
+        "P(ŷ = 1 | y = 1, a = 0) − P(ŷ = 1 | y = 1, a = 1); binary y and a",
+        _AIF360,
+        "zero",
+    ),
+    Metric(
+        "average_odds_difference",
+        "avg. odds diff.",
+        "mean over y = 0, 1 of P(ŷ = 1 | y, a = 0) − P(ŷ = 1 | y, a = 1); binary y and a",
+        _AIF360,
+        "zero",
+    ),
+    Metric(
+        "theil_index", "Theil index", "E[(b / μ) ln(b / μ)], b = ŷ − y + 1, μ = E b; binary y and a", _AIF360, "lower"
+    ),
+    Metric(
+        "tpr_gap",
+        "TPR gap",
+        "P(ŷ = y | y, a = 0) − P(ŷ = y | y, a = 1); binary a",
+        "De-Arteaga et al., 2019",
+        "zero",
+        "label",
+    ),
+    Metric(
+        "tpr_gap_rms",
+        "TPR gap, RMS",
+        "(mean over labels of the squared TPR gap)^½; binary a",
+        "Ravfogel et al., 2020 and 2022 (INLP, R-LACE)",
+        "lower",
+    ),
+    Metric(
+        "tpr_gap_correlation",
+        "TPR gap corr.",
+        "correlation over labels of the TPR gap with P(a = 0 | y) in train; binary a, three labels or more",
+        "De-Arteaga et al., 2019; Ravfogel et al., 2020",
+        "zero",
+    ),
+    Metric(
+        "probe_information",
+        "probe info., bits",
+        "H(a) − held-out cross-entropy, in bits, of a converged softmax regression of a on the represented features: "
+        "trained on one half of the split, scored on the other (by identity where there are identities), inputs scaled "
+        "by the un-erased features of train, penalty chosen within its half; slightly negative where there is nothing "
+        "to read; null (underpowered) where a probe of the un-erased features is not 5 points above the majority",
+        f"Xu et al., 2020 (V-information); {_LEACE}, guardedness",
+        "lower",
+    ),
+    Metric("probe_accuracy", "probe acc.", "held-out accuracy of that probe; at best the majority", _LEACE, "lower"),
+    Metric("probe_majority", "majority", "accuracy of the best constant guess on the same half", "", ""),
+    Metric(
+        "probe_auc",
+        "probe AUC",
+        "area under the ROC curve of that probe, .5 where nothing is left; binary a",
+        "",
+        "lower",
+    ),
+    Metric(
+        "balanced_probe_information",
+        "bal. probe info., bits",
+        "probe information under the law in which all groups (y, a) are equally frequent, for training and scoring; "
+        "null where y and a are independent in the split, or a group is too small. An eraser fitted under the natural "
+        "law need not bring it to 0",
+        "",
+        "lower",
+    ),
+    Metric(
+        "balanced_probe_accuracy",
+        "bal. probe acc.",
+        "accuracy of that probe under the balanced law; at best 1 / (values of a)",
+        "",
+        "lower",
+    ),
+    Metric("balanced_probe_auc", "bal. probe AUC", "its area under the ROC curve; binary a", "", "lower"),
+    Metric(
+        "mlp_probe_information",
+        "MLP probe, bits",
+        "probe information of a network with one hidden layer, stopped within its half: a lower bound of what is left "
+        "that is not linear",
+        "Xu et al., 2020 (V-information)",
+        "lower",
+    ),
+    Metric(
+        "max_abs_cov",
+        "max |cov|",
+        "largest |Cov(represented x, one-hot a)| on the samples fitted on, under their weights",
+        _LEACE,
+        "lower",
+    ),
+    Metric(
+        "feature_shift",
+        "feature shift",
+        "E‖Tx − x‖² / E‖x − μ‖²: 0 unchanged, 1 as far as to the mean",
+        _LEACE,
+        "lower",
+    ),
+)
+"""Intervals (`record.metrics_ci`) are 95 % percentile bootstrap intervals over the samples of test, or over whole
+identities where there are identities, with model and probe held fixed."""

@@ -48,11 +48,14 @@ def best_and_tied(by_row: Mapping[Any, Mapping[int, float]], direction: str) -> 
 
     Args:
         by_row: a figure by row and seed.
-        direction: `higher` or `lower` is better.
+        direction: `higher` or `lower` is better, or what is nearer to `zero` or `one`.
     """
     rows = [row for row, values in by_row.items() if values]
     if len(rows) < 2 or not direction:
         return set(), set()
+    fair = {"zero": 0.0, "one": 1.0}.get(direction)
+    if fair is not None:
+        by_row = {row: {seed: abs(by_row[row][seed] - fair) for seed in by_row[row]} for row in rows}
     sign = 1 if direction == "higher" else -1
     means = {row: sign * float(np.mean(list(by_row[row].values()))) for row in rows}
     top = max(means.values())

@@ -21,7 +21,7 @@ Column = tuple[str, str]
 EMPTY = "–"
 COSTS = {"seconds_method": ("method, s", 2), "peak_memory_mb": ("memory, MB", 0)}
 """What a run took, with digits: seconds of the method alone, without training and evaluation; peak of the whole run."""
-_ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+_ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0", "one": " → 1", "": ""}
 _GAPS = {
     "counterfactual_bias": "no counterfactual of a sample exists in these data",
     "bias_conflicting_accuracy": "no test sample is bias-conflicting",

@@ -1,0 +1,161 @@
+"""Text whose words are labelled: Universal Dependencies treebanks, and anything else in CoNLL-U.
+
+A document is a text and, for each of its words, the characters that it covers and its label, so that any tokeniser can
+be aligned with it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and its labelled words."""
+
+    text: str
+    words: tuple[tuple[int, int, str], ...]
+    """Of each labelled word its first character, the one after its last, and its label; in order, none overlapping."""
+
+
+@dataclass(frozen=True)
+class TaggedText:
+    """Documents in three disjoint parts: fit on train, select on dev, report test."""
+
+    train: tuple[Document, ...]
+    dev: tuple[Document, ...]
+    test: tuple[Document, ...]
+    tags: tuple[str, ...]
+    """The labels that occur in train, sorted."""
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        for name, documents in (("train", self.train), ("dev", self.dev), ("test", self.test)):
+            if not any(document.words for document in documents):
+                raise ValueError(f"{name} has no labelled word: give it some text")
+            unknown = sorted({tag for document in documents for _, _, tag in document.words} - set(self.tags))
+            if unknown:
+                raise ValueError(
+                    f"{name} has the tags {', '.join(unknown)}, which train has not: use one tag set for all parts"
+                )
+
+
+class TextSource(Protocol):
+    """What a token-labelled data set's configuration describes."""
+
+    def fingerprint(self, data_dir: Path) -> str:
+        """16 hex digits that change when the files do."""
+        ...
+
+    def load(self, data_dir: Path) -> TaggedText: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treebank:
+    """A Universal Dependencies treebank: `<folder>/<prefix>-{train,dev,test}.conllu` in the data directory.
+
+    Args:
+        folder: below `data_dir`.
+        prefix: of the three files.
+        column: the label of a word: `upos`, `xpos` or `deprel`.
+    """
+
+    folder: str
+    prefix: str
+    column: str = "upos"
+
+    def __post_init__(self) -> None:
+        if self.column not in ("upos", "xpos", "deprel"):
+            raise ValueError(f"column is {self.column!r}, but must be 'upos', 'xpos' or 'deprel'")
+
+    def fingerprint(self, data_dir: Path) -> str:
+        digest = hashlib.sha256()
+        for path in self._files(data_dir).values():
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def load(self, data_dir: Path) -> TaggedText:
+        parts = {name: tuple(documents(path, self.column)) for name, path in self._files(data_dir).items()}
+        tags = {tag for document in parts["train"] for _, _, tag in document.words}
+        return TaggedText(**parts, tags=tuple(sorted(tags)), fingerprint=self.fingerprint(data_dir))
+
+    def _files(self, data_dir: Path) -> dict[str, Path]:
+        files = {part: data_dir / self.folder / f"{self.prefix}-{part}.conllu" for part in ("train", "dev", "test")}
+        for path in files.values():
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"no file {path.resolve()}: set data_dir=... or DATA_DIR to the folder that holds "
+                    f"{self.folder}/, a treebank of https://universaldependencies.org"
+                )
+        return files
+
+
+def documents(path: Path, column: str = "upos") -> Iterator[Document]:
+    """The documents of a CoNLL-U file; one, if it marks none. Sentences are joined by a space, paragraphs by a line.
+
+    Raises:
+        ValueError: a line has not ten columns, or the file holds no sentence.
+    """
+    text, words = "", list[tuple[int, int, str]]()
+    empty = True
+    for comments, rows in _sentences(path):
+        if any(comment.startswith("# newdoc") for comment in comments) and text:
+            yield Document(text, tuple(words))
+            text, words = "", []
+        if text:
+            text += "\n" if any(comment.startswith("# newpar") for comment in comments) else " "
+        sentence, labelled = _surface(rows, _COLUMNS.index(column))
+        words += [(len(text) + start, len(text) + end, tag) for start, end, tag in labelled]
+        text += sentence
+        empty = False
+    if empty:
+        raise ValueError(f"{path} holds no sentence: give a file in CoNLL-U")
+    yield Document(text, tuple(words))
+
+
+def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    comments, rows = list[str](), list[list[str]]()
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            line = line.rstrip("\n")
+            if line.startswith("#") and not rows:
+                comments.append(line)
+            elif line.strip():
+                row = line.split("\t")
+                if len(row) != len(_COLUMNS):
+                    raise ValueError(
+                        f"{path}, line {number} has {len(row)} columns, but CoNLL-U has ten, between tabulators"
+                    )
+                rows.append(row)
+            elif rows:
+                yield comments, rows
+                comments, rows = [], []
+    if rows:
+        yield comments, rows
+
+
+def _surface(rows: Iterable[list[str]], column: int) -> tuple[str, list[tuple[int, int, str]]]:
+    """The text of a sentence, and its words' characters and labels."""
+    text, words = "", list[tuple[int, int, str]]()
+    inside, at = 0, 0  # the last word of a multiword token ("don't"), and where the next of its words starts
+    for row in rows:
+        number, form, label, misc = row[0], row[1], row[column], row[-1]
+        space = "" if "SpaceAfter=No" in misc else " "
+        if "." in number:  # a word that is understood, and not written
+            continue
+        if "-" in number:
+            inside, at = int(number.partition("-")[2]), len(text)
+            text += form + space
+        elif int(number) <= inside:
+            # "don't" is written "do" + "n't"; where the parts are spelled otherwise, the first one found has it all.
+            if text.startswith(form, at):
+                words += [(at, at + len(form), label)]
+                at += len(form)
+        else:
+            words += [(len(text), len(text) + len(form), label)]
+            text += form + space
+    return text.rstrip(" "), [(start, end, label) for start, end, label in words if label != "_"]

@@ -1,0 +1,97 @@
+"""Erasers as part of weights: W r(x) + c = (W P) x + (c + W (I − P) b), exact where only linear layers read r(x)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efface.erasure.affine import AffineEraser
+from efface.scrubbing.families import Family, Site, family_of, submodule
+from efface.scrubbing.scrubber import ConceptScrubber
+
+
+@torch.no_grad()
+def fold(scrubber: ConceptScrubber, model: nn.Module, *, family: Family | None = None) -> None:
+    """Merge erasers into the linear layers behind them, in place and in float64. The model then needs no hooks.
+
+    An eraser that keeps the mean needs a bias. Where the layers have none but the model's configuration has a setting
+    for them (LLaMA: `attention_bias`, `mlp_bias`), they are made, in all blocks, and the setting is turned on, so that
+    the model can be saved and loaded as usual.
+
+    Args:
+        scrubber: its erasers act behind sites that the family describes.
+        model: of a known family, or of the one given.
+        family: where blocks and normalisations are, if the model's family is not known.
+
+    Raises:
+        ValueError: it would not be exact, or a bias would have no place. The model is then as it was.
+    """
+    family = family_of(model) if family is None else family
+    sites = {path: (block, site) for path, block, site in family.block_sites(model)}
+    if scrubber.pre_hook:
+        raise ValueError("pre_hook is on: what is erased before a normalisation is not linear behind it; apply hooks")
+    config: Any = getattr(model, "config", None)
+    for path, eraser in scrubber.erasers.items():
+        if path not in sites:
+            raise ValueError(
+                f"{path!r} is no site that can be folded in this family; those are in its blocks: {[*sites]}"
+            )
+        _check(path, *sites[path], eraser, config)
+    flags = set()
+    for path, eraser in scrubber.erasers.items():
+        block, site = sites[path]
+        for name in site.consumers:
+            layer: Any = submodule(block, name)
+            if eraser.bias is not None and layer.bias is None:
+                flags.add(site.bias_flag)
+                _add_bias(layer)
+            _merge(layer, eraser)
+    for flag in flags:
+        assert flag is not None
+        for block, site in sites.values():
+            if site.bias_flag == flag:
+                for name in (*site.consumers, *site.biased_too):
+                    _add_bias(submodule(block, name))
+        setattr(config, flag, True)
+
+
+def _check(path: str, block: nn.Module, site: Site, eraser: AffineEraser, config: Any) -> None:
+    if not site.consumers:
+        raise ValueError(
+            f"{path!r} feeds the residual stream, not linear layers alone: its eraser cannot be folded; apply hooks"
+        )
+    for name in site.consumers:
+        layer: Any = submodule(block, name)
+        weight = getattr(layer, "weight", None)
+        if weight is None or not weight.is_floating_point() or not (isinstance(layer, nn.Linear) or _transposed(layer)):
+            raise ValueError(
+                f"{name} behind {path!r} is a {type(layer).__name__}: only plain linear layers can take it"
+            )
+        width = weight.shape[0 if _transposed(layer) else 1]
+        if width != len(eraser.proj_left):
+            raise ValueError(f"the eraser at {path!r} has width {len(eraser.proj_left)}, but {name} reads {width}")
+        if eraser.bias is not None and layer.bias is None and not hasattr(config, site.bias_flag or " "):
+            raise ValueError(
+                f"{name} behind {path!r} has no bias, and this family no setting for one, but the eraser keeps the "
+                "mean: fit it with affine=False, or apply hooks"
+            )
+
+
+def _transposed(layer: nn.Module) -> bool:
+    """Whether it is GPT-2's linear layer, whose weight is `[in, out]`."""
+    return type(layer).__name__ == "Conv1D" and type(layer).__module__.startswith("transformers.")
+
+
+def _merge(layer: Any, eraser: AffineEraser) -> None:
+    W: Tensor = layer.weight.double()
+    W = W.mT if _transposed(layer) else W
+    left, right = (t.to(W.device, torch.float64) for t in (eraser.proj_left, eraser.proj_right))
+    removed = (W @ left) @ right
+    layer.weight.copy_((W - removed).mT if _transposed(layer) else W - removed)
+    if eraser.bias is not None:
+        layer.bias.copy_(layer.bias.double() + removed @ eraser.bias.to(W.device, torch.float64))
+
+
+def _add_bias(layer: Any) -> None:
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_features), requires_grad=layer.weight.requires_grad)

@@ -1,0 +1,124 @@
+"""What a scrubbed model still knows: bits for each byte of text, and the states behind its layers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from efface.moments import Moments
+from efface.scrubbing.families import family_of
+from efface.scrubbing.language_models import LanguageModel
+from efface.scrubbing.layerwise import input_device
+from efface.scrubbing.scrubber import ConceptScrubber, hooked
+from efface.scrubbing.tokens import Batches, TokenData, predicted, token_nats
+
+
+@torch.no_grad()
+def bits_per_byte(lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, *, batch_size: int) -> float | None:
+    """The loss of the predicted tokens over the bytes of UTF-8 that they stand for; None without a causal head.
+
+    Comparable between tokenisers. The first token of a sequence counts only if a special one stands before it.
+    """
+    if not family_of(lm.model).causal or getattr(lm.model, "get_output_embeddings", lambda: None)() is None:
+        return None
+    nats, size = 0.0, 0
+    batches = Batches(data.columns(), None, batch_size, input_device(lm.model))
+    with scrubber.scrub(lm.model):
+        for i, batch in enumerate(batches):
+            logits = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+            nats += float(token_nats(logits, batch).double().sum())
+            n_bytes = data.n_bytes[i * batch_size : (i + 1) * batch_size, 1:]
+            size += int((n_bytes * predicted(batch).cpu()).sum())
+    if size == 0:
+        raise ValueError("data hold no token that could be predicted: give sequences of two tokens or more")
+    return nats / math.log(2) / size
+
+
+def unigram_bits_per_byte(data: TokenData) -> float:
+    """The entropy of the tokens' own frequencies over their bytes: what a model without context reaches at best."""
+    real = data.n_bytes > 0
+    counts = torch.bincount(data.input_ids[real]).double()
+    frequency = counts[counts > 0] / counts.sum()
+    return float(-(frequency * frequency.log2()).sum() * counts.sum() / data.n_bytes[real].sum())
+
+
+@torch.no_grad()
+def states_behind(
+    lm: LanguageModel,
+    scrubber: ConceptScrubber,
+    data: TokenData,
+    paths: Sequence[str],
+    *,
+    batch_size: int,
+    tokens: Tensor,
+) -> dict[str, Tensor]:
+    """What the model computes at some modules, under the scrubber, for some tokens: float32 `[m, d]` each, on the CPU.
+
+    Args:
+        lm: the model.
+        scrubber: its erasers act first.
+        data: the sequences.
+        paths: of modules, from the base model.
+        batch_size: sequences at a time.
+        tokens: which tokens, `[n, t]` bool.
+
+    Memory: 4 m d bytes for each path.
+    """
+    found: dict[str, list[Tensor]] = {path: [] for path in paths}
+
+    def visit(batch: int, path: str, x: Tensor) -> None:
+        rows = tokens[batch * batch_size : (batch + 1) * batch_size]
+        found[path].append(x[rows.to(x.device)].float().cpu())
+
+    _visit(lm, scrubber, data, paths, batch_size, visit)
+    return {path: torch.cat(parts) for path, parts in found.items()}
+
+
+@torch.no_grad()
+def largest_covariances(
+    lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], n_labels: int, *,
+    batch_size: int,
+) -> dict[str, float]:  # fmt: skip
+    """Largest |Cov(x, one-hot z)| of the states behind each module under the scrubber, over all labelled tokens.
+
+    Columns are in units of their root mean square in the model as it is. Streams: O(d k) memory for each path.
+    """
+    moments: dict[str, Moments] = {}
+    scale: dict[str, Moments] = {}
+    labelled = (data.z >= 0) & (data.attention_mask > 0)
+
+    def add(to: dict[str, Moments], batch: int, path: str, x: Tensor) -> None:
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        rows = labelled[part]
+        z = functional.one_hot(data.z[part][rows], n_labels).float().to(x.device)
+        states = x[rows.to(x.device)].float()
+        if path not in to:
+            to[path] = Moments(x.shape[-1], n_labels, device=x.device, track_xx=False)
+        to[path].update(states, z)
+
+    def square(batch: int, path: str, x: Tensor) -> None:
+        add(scale, batch, path, x.float().square())
+
+    _visit(lm, scrubber, data, paths, batch_size, lambda batch, path, x: add(moments, batch, path, x))
+    _visit(lm, ConceptScrubber(), data, paths, batch_size, square)
+    largest = {}
+    for path in paths:
+        std = scale[path].mean_x.sqrt()[:, None]
+        largest[path] = float((moments[path].cov_xz() / torch.where(std > 0, std, 1)).abs().max())
+    return largest
+
+
+def _visit(
+    lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], batch_size: int, visit: Any
+) -> None:
+    """Call `visit(number of the batch, path, states)` behind every module, after the scrubber."""
+    batches = Batches(data.columns(), None, batch_size, input_device(lm.model))
+    base = getattr(lm.model, "base_model", lm.model)
+    with scrubber.scrub(lm.model):
+        for i, batch in enumerate(batches):
+            hooks = dict.fromkeys(paths, lambda path, x, i=i: visit(i, path, x))
+            with hooked(lm.model, hooks, pre_hook=scrubber.pre_hook):
+                base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)

@@ -1,0 +1,162 @@
+"""Erasers at the modules of a model, put in place by hooks and taken away again."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from efface.erasure.affine import AffineEraser
+from efface.erasure.leace import LeaceEraser
+from efface.scrubbing.families import base_model, submodule
+
+_KINDS = {kind.__name__: kind for kind in (AffineEraser, LeaceEraser)}
+
+Hook = Callable[[str, Tensor], Tensor | None]
+"""Called with a module's path and its output (or input); what it returns takes that place, None leaves it."""
+
+
+@dataclass
+class ConceptScrubber:
+    """Erasers by the path of the module at which they act, from the base model (`layers.0.input_layernorm`).
+
+    Args:
+        pre_hook: erase from what the modules are given, and not from what they return.
+        erasers: by path.
+    """
+
+    pre_hook: bool = False
+    erasers: dict[str, AffineEraser] = field(default_factory=dict)
+
+    @contextmanager
+    def scrub(self, model: nn.Module) -> Iterator[Self]:
+        """Within this context the model erases; afterwards, also after an exception, it has no hooks left.
+
+        Nothing is ever cached that depends on later tokens, so generation with a cache is that without one. Erasers
+        follow the states to whatever device they are on, and work in at least float32.
+
+        Raises:
+            ValueError: a path does not exist, or a width does not fit.
+        """
+        placed: dict[tuple[str, torch.device], AffineEraser] = {}
+
+        def erase(path: str, x: Tensor) -> Tensor:
+            key = path, x.device
+            if key not in placed:
+                placed[key] = self.erasers[path].to(x.device)
+            return placed[key](x)
+
+        with self.apply_hook(model, erase):
+            yield self
+
+    @contextmanager
+    def apply_hook(self, model: nn.Module, hook_fn: Hook) -> Iterator[Self]:
+        """Within this context `hook_fn(path, x)` is called at every module that has an eraser.
+
+        Raises:
+            ValueError: a path does not exist.
+        """
+        with hooked(model, dict.fromkeys(self.erasers, hook_fn), pre_hook=self.pre_hook):
+            yield self
+
+    def to(self, *args: Any, **kwargs: Any) -> "ConceptScrubber":
+        """The same with all erasers on another device or in another dtype; arguments as for `Tensor.to`."""
+        return ConceptScrubber(self.pre_hook, {path: e.to(*args, **kwargs) for path, e in self.erasers.items()})
+
+    def fold(self, model: nn.Module, **options: Any) -> None:
+        """Make the erasers part of the model's weights; see `efface.scrubbing.fold`."""
+        from efface.scrubbing.folding import fold
+
+        fold(self, model, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write all erasers to one safetensors file.
+
+        Raises:
+            TypeError: an eraser is no affine map in the factors that `AffineEraser` holds.
+        """
+        from safetensors.torch import save
+
+        for at, eraser in self.erasers.items():
+            if type(eraser).__name__ not in _KINDS:
+                raise TypeError(f"the eraser at {at} is a {type(eraser).__name__}: only {', '.join(_KINDS)} are saved")
+        tensors = {
+            f"{at}/{name}": tensor.detach().cpu().contiguous()
+            for at, eraser in self.erasers.items()
+            for name, tensor in eraser.tensors().items()
+        }
+        kinds = {at: type(eraser).__name__ for at, eraser in self.erasers.items()}
+        about = {"class": "ConceptScrubber", "pre_hook": json.dumps(self.pre_hook), "erasers": json.dumps(kinds)}
+        Path(path).write_bytes(save(tensors, metadata=about))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged, or holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                about = file.metadata() or {}
+                if about.get("class") != "ConceptScrubber":
+                    raise ValueError(
+                        f"{path} holds {about.get('class', 'something else')}, not a saved ConceptScrubber"
+                    )
+                found: dict[str, dict[str, Tensor]] = {at: {} for at in json.loads(about["erasers"])}
+                for key in file.keys():  # noqa: SIM118
+                    at, _, name = key.rpartition("/")
+                    found[at][name] = file.get_tensor(key)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is not a saved ConceptScrubber ({error}): fit and save it again") from error
+        kinds = json.loads(about["erasers"])
+        return cls(json.loads(about["pre_hook"]), {at: _KINDS[kinds[at]](**found[at]) for at in found})
+
+
+@contextmanager
+def hooked(model: nn.Module, hooks: Mapping[str, Hook], *, pre_hook: bool = False) -> Iterator[None]:
+    """Within this context each hook is called at the module of its path from the base model; see `Hook`.
+
+    Raises:
+        ValueError: a path does not exist. No hook is then left on the model.
+    """
+    base = base_model(model)
+    with ExitStack() as handles:
+        for path, hook in hooks.items():
+            module = submodule(base, path)
+            if pre_hook:
+                handle = module.register_forward_pre_hook(_before(path, hook), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(_behind(path, hook))
+            handles.callback(handle.remove)
+        yield
+
+
+def _before(path: str, hook: Hook) -> Callable[..., Any]:
+    def act(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The first argument, by position or by name."""
+        if args:
+            new = hook(path, args[0])
+            return None if new is None else ((new, *args[1:]), kwargs)
+        name = next(iter(kwargs))
+        new = hook(path, kwargs[name])
+        return None if new is None else (args, {**kwargs, name: new})
+
+    return act
+
+
+def _behind(path: str, hook: Hook) -> Callable[..., Any]:
+    def act(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The output, or the first of several."""
+        if isinstance(output, tuple):
+            new = hook(path, output[0])
+            return None if new is None else (new, *output[1:])
+        return hook(path, output)
+
+    return act

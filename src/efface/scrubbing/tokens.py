@@ -1,0 +1,254 @@
+"""Labelled words into labelled tokens, and batches of token-labelled sequences from whatever holds them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from efface.data.conllu import Document
+
+UNLABELLED = -100
+"""The label of a token that stands for no word; it is left out of statistics and probes."""
+
+Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]
+"""A text to token ids without special tokens, and to the characters that each stands for."""
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """Token-labelled sequences, padded on the right."""
+
+    input_ids: Tensor
+    """`[n, t]` int64"""
+    attention_mask: Tensor
+    """`[n, t]` int64: 0 on padding."""
+    z: Tensor
+    """`[n, t]` int64: labels, or `UNLABELLED`."""
+    n_bytes: Tensor
+    """`[n, t]` int64: how many bytes of UTF-8 each token adds to the text; their sum over a document is its size."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def columns(self) -> dict[str, Tensor]:
+        """As `scrub` takes them."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "z": self.z}
+
+    def rows(self, rows: Tensor) -> "TokenData":
+        """Some of the sequences."""
+        return TokenData(self.input_ids[rows], self.attention_mask[rows], self.z[rows], self.n_bytes[rows])
+
+
+def align(text: str, words: Sequence[tuple[int, int, str]], offsets: Sequence[tuple[int, int]]) -> list[str | None]:
+    """The label of each token: that of the word of which it covers most characters, the first of equals; else None.
+
+    Args:
+        text: the text.
+        words: first character, the one after the last, and label of each word, in order.
+        offsets: first character and the one after the last of each token, in order. White space at its ends, which
+            tokenisers put into the next or the last word, counts for nothing.
+    """
+    labels: list[str | None] = []
+    first = 0
+    for start, end in offsets:
+        while first < len(words) and words[first][1] <= start:
+            first += 1
+        best, label = 0, None
+        at = first
+        while at < len(words) and words[at][0] < end:
+            low, high, name = words[at]
+            covered = len(text[max(low, start) : min(high, end)].strip())
+            if covered > best:
+                best, label = covered, name
+            at += 1
+        labels.append(label)
+    return labels
+
+
+def tokenise(
+    documents: Sequence[Document],
+    tags: Sequence[str],
+    encode: Encode,
+    *,
+    max_length: int,
+    prefix: Sequence[int] = (),
+    suffix: Sequence[int] = (),
+    pad: int = 0,
+) -> TokenData:
+    """Documents as sequences of at most `max_length` tokens, each between `prefix` and `suffix`.
+
+    Args:
+        documents: texts with labelled words.
+        tags: the labels; a label's number is its place here.
+        encode: the tokeniser.
+        max_length: tokens in a sequence; longer documents are cut into several.
+        prefix: ids of special tokens before each sequence, such as that of its beginning, from which a language model
+            predicts the first token.
+        suffix: ids of special tokens after each sequence.
+        pad: id of padding.
+
+    Raises:
+        ValueError: no token, a label that is not in `tags`, or no room between prefix and suffix.
+    """
+    room = max_length - len(prefix) - len(suffix)
+    if room < 1:
+        raise ValueError(f"max_length is {max_length}, but must exceed the {len(prefix) + len(suffix)} special tokens")
+    number = {tag: i for i, tag in enumerate(tags)}
+    unknown = sorted({tag for document in documents for _, _, tag in document.words} - set(number))
+    if unknown:
+        raise ValueError(f"documents have the tags {', '.join(unknown)}, but tags holds only {', '.join(tags)}")
+    rows: list[tuple[list[int], list[int], list[int]]] = []
+    for document in documents:
+        ids, offsets = encode(document.text)
+        labels = [UNLABELLED if tag is None else number[tag] for tag in align(document.text, document.words, offsets)]
+        sizes, done = [], 0
+        for _, end in offsets:
+            sizes.append(len(document.text[done:end].encode()))
+            done = max(done, end)
+        for at in range(0, len(ids), room):
+            part = slice(at, at + room)
+            rows.append((ids[part], labels[part], sizes[part]))
+    if not rows:
+        raise ValueError("documents hold no token: give some text")
+
+    def padded(column: int, before: Sequence[int], after: Sequence[int], fill: int) -> Tensor:
+        out = torch.full((len(rows), max_length), fill, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            values = [*before, *row[column], *after]
+            out[i, : len(values)] = torch.tensor(values)
+        return out
+
+    lengths = torch.tensor([len(row[0]) + len(prefix) + len(suffix) for row in rows])
+    none = [UNLABELLED] * len(prefix), [UNLABELLED] * len(suffix)
+    nothing = [0] * len(prefix), [0] * len(suffix)
+    return TokenData(
+        input_ids=padded(0, prefix, suffix, pad),
+        attention_mask=(torch.arange(max_length) < lengths[:, None]).long(),
+        z=padded(1, *none, UNLABELLED),
+        n_bytes=padded(2, *nothing, 0),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some sequences on a model's device."""
+
+    input_ids: Tensor
+    """`[b, t]`"""
+    attention_mask: Tensor
+    """`[b, t]`"""
+    z: Tensor | None
+    """`[b, t]`"""
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which tokens take part in statistics, `[b, t]` bool: those with a label that are no padding."""
+        assert self.z is not None
+        return (self.z >= 0) & (self.attention_mask > 0)
+
+
+def predicted(batch: Batch) -> Tensor:
+    """Which tokens a language model predicts from those before, `[b, t − 1]` bool: the second to the last real one."""
+    real = batch.attention_mask > 0
+    return real[:, 1:] & real[:, :-1]
+
+
+def token_nats(logits: Tensor, batch: Batch) -> Tensor:
+    """The loss of each token from the second on, `[b, t − 1]` float32 in nats; 0 where it is not predicted."""
+    targets = batch.input_ids[:, 1:].to(logits.device)
+    nats = functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
+    return nats.view_as(targets) * predicted(batch).to(logits.device)
+
+
+class Batches:
+    """Token-labelled sequences in batches, the same ones in the same order each time.
+
+    Args:
+        data: a `datasets.Dataset`, or a mapping from column names to tensors `[n, t]`; with `input_ids`, and
+            `attention_mask` if there is padding. Sequences of unlike length are padded on the right.
+        z_column: the labels, `[n, t]` integers; negative ones are left out. None if there are none.
+        batch_size: sequences in a batch.
+        device: where to.
+
+    Raises:
+        ValueError: a column is missing, there are no sequences, or labels and tokens differ in number.
+    """
+
+    def __init__(self, data: Any, z_column: str | None, batch_size: int, device: torch.device | str = "cpu") -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+        names = list(data) if isinstance(data, Mapping) else list(data.column_names)
+        for name in ("input_ids", *([z_column] if z_column is not None else [])):
+            if name not in names:
+                raise ValueError(f"train has no column {name!r}, only {', '.join(map(repr, names))}")
+        self.data, self.z_column, self.batch_size, self.device = data, z_column, batch_size, device
+        self.masked = "attention_mask" in names
+        self.n = len(data["input_ids"])
+        if self.n == 0:
+            raise ValueError("train is empty: give at least one sequence of tokens")
+        if z_column is not None and len(data[z_column]) != self.n:
+            raise ValueError(f"{z_column!r} has {len(data[z_column])} sequences, but input_ids has {self.n}")
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for i in range(len(self)):
+            yield self[i]
+
+    def __getitem__(self, i: int) -> Batch:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        rows = slice(i * self.batch_size, (i + 1) * self.batch_size)
+        if isinstance(self.data, Mapping):
+            part = {name: self.data[name][rows] for name in self._columns()}
+        else:
+            part = self.data[rows]
+        ids = _padded(part["input_ids"], 0)
+        mask = _padded(part["attention_mask"], 0) if self.masked else _lengths_mask(part["input_ids"])
+        z = None
+        if self.z_column is not None:
+            for j, (tokens, labels) in enumerate(zip(part["input_ids"], part[self.z_column], strict=True)):
+                if len(tokens) != len(labels):
+                    raise ValueError(
+                        f"sequence {i * self.batch_size + j} has {len(tokens)} tokens, but {len(labels)} labels in "
+                        f"{self.z_column!r}: give one label for each token, negative where there is none"
+                    )
+            z = _padded(part[self.z_column], UNLABELLED).to(self.device)
+        return Batch(ids.to(self.device), mask.to(self.device), z)
+
+    def _columns(self) -> list[str]:
+        names = ["input_ids", *(["attention_mask"] if self.masked else [])]
+        return names if self.z_column is None else [*names, self.z_column]
+
+    def n_labels(self) -> int:
+        """Number of classes: that of a `datasets` class label, or one more than the largest label.
+
+        Raises:
+            ValueError: no token has a label.
+        """
+        feature = getattr(self.data, "features", {}).get(self.z_column)
+        declared = getattr(getattr(feature, "feature", None), "num_classes", None)
+        largest = -1
+        for batch in self if declared is None else ():
+            assert batch.z is not None
+            largest = max(largest, int(torch.where(batch.labelled, batch.z, -1).max()))
+        count = largest + 1 if declared is None else int(declared)
+        if count == 0:
+            raise ValueError(f"{self.z_column!r} labels no token: at least one label must be 0 or more")
+        return count
+
+
+def _padded(rows: Any, fill: int) -> Tensor:
+    if isinstance(rows, Tensor) and rows.ndim == 2:
+        return rows.long()
+    parts = [torch.as_tensor(row).long() for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill)
+
+
+def _lengths_mask(rows: Any) -> Tensor:
+    lengths = torch.tensor([len(row) for row in rows])
+    return (torch.arange(int(lengths.max())) < lengths[:, None]).long()
