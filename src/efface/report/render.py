@@ -12,12 +12,19 @@ from efface.report.table import Cell, Column, Table
 WIDEST = 14
 """Columns of a markdown table; a wider one is cut into one for each setting."""
 _SIGNS = {
+    r"\^{}½": "$^{1/2}$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "′": "$'$",
     "†": r"\textdagger{}", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "‖": r"$\Vert$", "²": "$^2$",
     "μ": r"$\mu$", "λ": r"$\lambda$", "Σ": r"$\Sigma$", "½": r"$\frac12$", "Δ": r"$\Delta$", "∈": r"$\in$",
     "…": r"\dots{}", "→": r"$\to$", "∑": r"$\sum$", "√": r"$\surd$", "α": r"$\alpha$", "β": r"$\beta$",
     "ε": r"$\varepsilon$", "θ": r"$\theta$", "ŷ": r"$\hat y$", "₀": "$_0$", "₁": "$_1$", "₂": "$_2$",
+    "∫": r"$\int$", "≠": r"$\neq$", "∞": r"$\infty$",
 }  # fmt: skip
+
+_RESERVED = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$", "|": "$|$"}
+)
 
 
 def _settings(table: Table) -> list[str]:
@@ -98,9 +105,7 @@ def _rules(spans: list[tuple[str, int]]) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("<", "$<$").replace(">", "$>$")
+    return text.translate(_RESERVED)
 
 
 def to_html(table: Table) -> str:
