@@ -35,8 +35,8 @@ def _words(table: Table) -> str:
     return " ".join((*table.caption, *table.definitions))
 
 
-def markdown(table: Table) -> str:
-    """Title, table, how to read it, notes. A wide table is cut into one for each setting."""
+def markdown(table: Table, *, words: bool = True) -> str:
+    """Title, table, notes, and in words how to read it. A wide table is cut into one for each setting."""
     settings = _settings(table)
     several = len(settings) > 1
     if len(table.columns) > WIDEST and several:
@@ -45,7 +45,8 @@ def markdown(table: Table) -> str:
     else:
         body = _pipes(table, table.columns, named=several)
     notes = "".join(f"\n- {note}" for note in table.notes)
-    return f"**{table.title}**\n\n{body}\n\n{_words(table)}\n{notes}\n"
+    told = f"{_words(table)}\n" if words else ""
+    return f"**{table.title}**\n\n{body}\n\n{told}{notes}\n"
 
 
 def _pipes(table: Table, columns: tuple[Column, ...] | list[Column], *, named: bool) -> str:

@@ -298,7 +298,7 @@ def _gap_notes(gaps: Iterable[tuple[str, str, str, str]]) -> list[str]:
     names: dict[tuple[str, str, str], list[str]] = {}
     for (kind, name, reason), settings in places.items():
         names.setdefault((", ".join(settings), kind, reason), []).append(name)
-    return [f"{where}: {kind} {', '.join(of)}: {reason}" for (where, kind, reason), of in names.items()]
+    return [f"{where}: {kind} {'; '.join(of)}: {reason}" for (where, kind, reason), of in names.items()]
 
 
 def _text(values: np.ndarray, digits: int, kind: Spread) -> str:
