@@ -25,6 +25,8 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Path]:
     bytes for the same runs, and returns their paths.
     """
     done = runs[runs["status"] == "done"]
+    if "unbiased_accuracy" not in runs:  # language models
+        return []
     settings = list(done.groupby(["dataset", "model", "training"], sort=True))
     if not settings:
         return []

@@ -17,9 +17,10 @@ COLUMNS = {
     "probe_majority": "majority",
     "mlp_probe_information": "MLP probe, bits ↓",
     "feature_shift": "feature shift ↓",
+    "bits_per_byte": "bits per byte ↓",
     "seconds_method": "method, s",
 }
-"""Metrics that are shown, and their headings; an arrow points to the better side."""
+"""Metrics that are shown where a run has them, and their headings; an arrow points to the better side."""
 
 DEFINITIONS = (
     "All figures are on the test split, which no method and no selection saw; mean ± standard deviation over n seeds.",
@@ -32,7 +33,8 @@ DEFINITIONS = (
     "the probability of the true label.",
     "Probe information is H(a) minus the held-out cross-entropy, in bits, of a converged softmax regression trained on "
     "one half of the test features and scored on the other, inputs scaled by the un-erased training features, penalty "
-    "chosen within its own half; it may be slightly negative. The MLP probe has one hidden layer.",
+    "chosen within its own half; it may be slightly negative. The MLP probe has one hidden layer. Of a language model: "
+    "that of the layer where it is largest; bits per byte are its loss on the test text.",
 )
 
 
@@ -81,13 +83,14 @@ def build(runs: pd.DataFrame) -> Table:
     varying = [level for level in LEVELS if len(set(runs[level])) > 1 or level == "method"]
     fixed = [f"{level} {runs[level].iloc[0]}" for level in LEVELS if level not in varying]
     notes: list[str] = []
+    columns = {metric: heading for metric, heading in COLUMNS.items() if metric in runs}
     rows = {}
     # The model without intervention first in each block, then the others by name.
     for key, group in sorted(runs.groupby(varying), key=lambda item: (*item[0][:-1], item[0][-1] != "none", item[0])):
         name = " / ".join(map(str, key))
         done = group[group["status"] == "done"]
         marked = (*key[:-1], f"{key[-1]} †") if group["uses_attribute_at_test"].any() else key
-        rows[marked] = {heading: _cell(done, metric) for metric, heading in COLUMNS.items()}
+        rows[marked] = {heading: _cell(done, metric) for metric, heading in columns.items()}
         rows[marked]["n"] = str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
         for (status, reason), gone in group[group["status"] != "done"].groupby(["status", "reason"]):
             seeds = ", ".join(map(str, sorted(gone["seed"])))
@@ -97,7 +100,9 @@ def build(runs: pd.DataFrame) -> Table:
     if len(varying) == 1:
         cells.index = cells.index.get_level_values(0)
     for metric, reason in _GAPS.items():
-        column = cells[COLUMNS[metric]]
+        if metric not in columns:
+            continue
+        column = cells[columns[metric]]
         if (column[~cells["n"].str.startswith("0")] == "–").any():
             notes.append(f"– under {COLUMNS[metric]}: {reason}")
     caption = " ".join(DEFINITIONS)
