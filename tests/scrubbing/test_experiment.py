@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import run as entry
 import torch
@@ -92,6 +93,13 @@ def test_the_report_shows_bits_per_byte(
     table = (tmp_path / "table.md").read_text()
     assert "bits per byte" in table
     assert f"{records['leace'].metrics['bits_per_byte']:.3f}" in table
+    layers = pd.read_csv(tmp_path / "layers.csv", keep_default_na=False, na_values=[""])
+    assert len(layers) == 4 * 4
+    for _, row in layers.iterrows():
+        told = records[row["method"]].info["layers"][row["layer"]]
+        assert row["path"] == told["path"]
+        assert row["probe_information"] == pytest.approx(told["probe_information"])
+    assert (tmp_path / "probe_by_layer.png").stat().st_size > 10_000
 
 
 def test_it_answers_on_the_command_line(parts_of: Callable[..., ScrubExperiment], records: dict[str, Record]) -> None:
@@ -116,7 +124,7 @@ def test_the_experiment_composes_and_its_page_has_the_command() -> None:
     assert "--config-name=scrubbing experiment=leace_scrubbing" in page
     published = (CONF.parent / "experiments" / "leace_scrubbing" / "published.csv").read_text().splitlines()
     assert len(published) == 1 + 5 * 7
-    assert "leace,LLaMA 30B,1.96," in "\n".join(published)
+    assert any(row.startswith("leace,text of LLaMA 30B,bits_per_byte,1.96,") for row in published)
 
 
 def test_loggers_are_those_of_the_other_config() -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from efface.report import figure, table
+from efface.report import figure, layers, table
 from efface.report.records import collect
 
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     (out / "table.md").write_text(made.markdown())
     (out / "table.tex").write_text(made.latex())
     figures = [*figure.accuracy_against_bias(runs, out), *figure.probe_against_rank(runs, out)]
+    figures += layers.draw(layers.collect(options.results), out)
     print(made.markdown())
     names = ["table.md", "table.csv", "table.tex", "runs.csv", *(path.name for path in figures)]
     print(f"report: {out}  ({', '.join(names)})")
