@@ -7,7 +7,7 @@ BENCH := $(VENV)/.installed-bench
 RESULTS ?= results
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint bench tables clean
+.PHONY: help run report tables reproduce test test-slow lint bench clean
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,19 @@ run: $(INSTALLED)  ## Run methods none and leace on real digits (no download), p
 	$(BIN)/python run.py -m method=none,leace seed=0,1,2 results_dir=$(RESULTS)
 	$(BIN)/python -m efface.report $(RESULTS)
 
+report: $(INSTALLED)  ## Tables, figures and page of the records in RESULTS
+	$(BIN)/python -m efface.report $(RESULTS)
+
+tables: $(INSTALLED)  ## Every table and figure of experiments/ from its runs.csv and published.csv
+	$(BIN)/python -m efface.report $(patsubst %/runs.csv,%,$(wildcard experiments/*/runs.csv))
+
+# The commands are those of the experiment's page: its first block of shell.
+reproduce: $(INSTALLED)  ## Run an experiment as its page says: make reproduce EXPERIMENT=rlace_rank
+	@test -f "experiments/$(EXPERIMENT)/README.md" || \
+	  { echo "EXPERIMENT=$(EXPERIMENT): there are $(notdir $(wildcard experiments/*))" >&2; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH" bash -exc \
+	  "$$(awk '/^```sh/ {on = 1; next} /^```/ && on {exit} on' experiments/$(EXPERIMENT)/README.md)"
+
 test: $(INSTALLED)  ## Run the fast tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
@@ -40,9 +53,6 @@ lint: $(INSTALLED)  ## Check style and types
 
 bench: $(BENCH)  ## Measure against other packages, in one run; the full Colored MNIST needs DATA_DIR
 	$(BIN)/python -m benchmarks
-
-tables: $(INSTALLED)  ## Build the table and figure of the records in RESULTS
-	$(BIN)/python -m efface.report $(RESULTS)
 
 clean:  ## Remove caches of tools, not data, models or results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

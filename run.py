@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 CONF = Path(__file__).parent / "conf"
+PLAIN = {"seed": int, "device": str, "objective": str, "overwrite": bool, "dry_run": bool} | dict.fromkeys(
+    ("data_dir", "cache_dir", "results_dir"), str
+)
+"""Types of the options that belong to no group."""
+UNNAMED = ("logger", "device", "overwrite", "dry_run", "data_dir", "cache_dir", "results_dir", "seed")
 FAILURES = "EFFACE_FAILURES"
 """Environment variable that names the file to which the jobs of one command append their failures."""
 
@@ -54,19 +59,31 @@ def _run_dir(*, _root_: DictConfig) -> str:
     return os.path.join(_sweep_dir(_root_=_root_), _subdir(_root_=_root_))
 
 
-for _resolver in (_run_dir, _sweep_dir, _subdir):
+def _direction(*, _root_: DictConfig) -> str:
+    from efface.report.definitions import METRICS
+
+    better = {metric.key: metric.direction for metric in METRICS}
+    return "minimize" if better.get(_root_.objective) == "lower" else "maximize"
+
+
+for _resolver in (_run_dir, _sweep_dir, _subdir, _direction):
     OmegaConf.register_new_resolver(f"efface.{_resolver.__name__[1:]}", _resolver, replace=True)
 
 
 def build(cfg: DictConfig) -> "Job":
     """The configured experiment. This is the one place where Hydra makes objects."""
-    import multiprocessing
+    from hydra.utils import get_class, get_object, instantiate
 
-    from hydra.utils import get_class, instantiate
+    from efface.options import check, check_type
+
+    for key, hint in PLAIN.items():
+        check_type(cfg[key], hint, name=key)
 
     def make(node: str) -> Any:
+        given = {k: v for k, v in options(cfg, node).items() if k != "name"}
+        check(get_object(given["_target_"]), given, node=node)
         try:
-            return instantiate({k: v for k, v in options(cfg, node).items() if k != "name"}, _convert_="all")
+            return instantiate(given, _convert_="all")
         except InstantiationException as error:
             if isinstance(error.__cause__, ValueError | TypeError):
                 raise ValueError(f"{node}: {error.__cause__}") from error
@@ -88,8 +105,15 @@ def build(cfg: DictConfig) -> "Job":
         cache_dir=Path(cfg.cache_dir),
         results_dir=Path(cfg.results_dir),
         overwrite=cfg.overwrite,
-        progress=multiprocessing.parent_process() is None,
+        progress=not HydraConfig.initialized() or HydraConfig.get().launcher["_target_"].endswith("BasicLauncher"),
+        label=_label(),
     )
+
+
+def _label() -> str:
+    """What the command line set, but for places: the name of a run where it is logged."""
+    set_ = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return " ".join(text for text in set_ if text.partition("=")[0].partition(".")[0] not in UNNAMED)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -112,15 +136,22 @@ def job(cfg: DictConfig) -> float | None:
     if cfg.dry_run:
         print(f"{experiment.status(parts):20} {parts.directory}")
         return None
+    _check_objective(cfg.objective)
     started = time.perf_counter()
     record = experiment.run(parts)
     print(f"{figures(record)}  [{time.perf_counter() - started:.1f} s]\n{parts.directory}")
     if record.status != "done":
         return None
-    if cfg.objective not in record.val_metrics:
-        raise ValueError(f"objective is {cfg.objective!r}, but must be one of {', '.join(record.val_metrics)}")
-    value = record.val_metrics[cfg.objective]
+    value = record.val_metrics.get(cfg.objective)
     return None if value is None else float(value)
+
+
+def _check_objective(objective: str) -> None:
+    from efface.report.definitions import METRICS
+
+    known = [metric.key for metric in METRICS]
+    if objective not in known:
+        raise ValueError(f"objective is {objective!r}, but must be one of {', '.join(known)}")
 
 
 def figures(record: "Record") -> str:
@@ -140,6 +171,8 @@ def config_root(arguments: list[str]) -> Path:
 
 def choices(message: str, root: Path = CONF) -> str:
     """What can be set in place of what Hydra refused: the keys beside it, and the closest one."""
+    if "hydra_plugins" in message:
+        return "Launchers and sweepers are an extra: pip install 'efface[launchers]'"
     missing = re.search(r"Missing mandatory value: (\S+)", message)
     if missing is not None:
         return f"Set it on the command line: {missing.group(1)}=..."
@@ -151,7 +184,14 @@ def choices(message: str, root: Path = CONF) -> str:
     others = ("hydra", "experiment", "scrubbing")
     groups = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in others)
     if group in groups:
-        keys = sorted({name for file in (root / group).glob("*.yaml") for name in _keys(file, group)})
+        by_file = {file.stem: _keys(file, group) for file in sorted((root / group).glob("*.yaml"))}
+        keys = sorted({name for names in by_file.values() for name in names})
+        if leaf in keys:
+            has = ", ".join(name for name, names in by_file.items() if leaf in names)
+            return (
+                f"Not every {group} of this command has it; these do: {has}. Run the others in a command of their own, "
+                "into the same results_dir."
+            )
         lines = [f"Keys of {group}: {', '.join(keys)}"]
     else:
         primary = root / ("config.yaml" if root == CONF else f"{root.name}.yaml")
@@ -165,7 +205,9 @@ def choices(message: str, root: Path = CONF) -> str:
 def _keys(file: Path, group: str) -> list[str]:
     config = cast(DictConfig, OmegaConf.load(file))
     node = config.get(group, {}) if file.read_text().startswith("# @package _global_") else config
-    return [str(key) for key in node if not str(key).startswith("_") and key not in ("defaults", "name")]
+    keys = [str(key) for key in node if not str(key).startswith("_") and key not in ("defaults", "name")]
+    inherited = [str(name) for name in config.get("defaults", []) if (file.parent / f"{name}.yaml").is_file()]
+    return keys + [key for name in inherited for key in _keys(file.parent / f"{name}.yaml", group)]
 
 
 def cli() -> None:
@@ -177,20 +219,29 @@ def cli() -> None:
         main()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions on, to be said here
-    with tempfile.TemporaryDirectory() as folder:
+    # Where a cluster's nodes can write it too, if they run the jobs.
+    shared = Path.cwd() if any("submitit" in argument for argument in sys.argv) else None
+    with tempfile.TemporaryDirectory(prefix=".efface-", dir=shared) as folder:
         os.environ[FAILURES] = os.path.join(folder, "failures")
         try:
             main()
+            _list_failures()  # of jobs whose sweeper goes on without them
         except KeyboardInterrupt:
             sys.exit("interrupted: nothing half-done counts as done; repeat the command to go on")
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit("\n".join(filter(None, [str(error), choices(str(error), root)])))
         except Exception as error:
-            failed = Path(os.environ[FAILURES])
-            jobs = failed.read_text().split("\0")[:-1] if failed.is_file() else []
-            if len(jobs) > 1:
-                sys.exit("\n  ".join([f"{len(jobs)} jobs failed:", *jobs]))
+            if {"-m", "--multirun"} & set(sys.argv):
+                _list_failures()
             sys.exit(f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows the traceback)")
+
+
+def _list_failures() -> None:
+    """Exit with the jobs that failed, if any did."""
+    failed = Path(os.environ[FAILURES])
+    jobs = failed.read_text().split("\0")[:-1] if failed.is_file() else []
+    if jobs:
+        sys.exit("\n  ".join([f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'} failed:", *jobs]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import run as entry
 import torch
 from hydra import compose, initialize_config_dir
+from tests.data import adult_files
 
 from efface import experiment
 from efface.data.base import Dataset
@@ -71,6 +72,14 @@ def ten_classes(parts_of: Callable[..., experiment.Experiment]) -> Problem:
 def two_classes(parts_of: Callable[..., experiment.Experiment]) -> Problem:
     """The same of the digits 3 and 8."""
     return problem_of(parts_of("dataset.classes=[3,8]"))
+
+
+@pytest.fixture(scope="session")
+def tabular(parts_of: Callable[..., experiment.Experiment], tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """What a method sees of a table in the layout of UCI Adult under a linear model."""
+    folder = adult_files.write(tmp_path_factory.mktemp("tabular"))
+    sizes = ("dataset.n_val=200", "dataset.n_pairs=100", "dataset.min_rows=30")
+    return problem_of(parts_of("dataset=adult", f"data_dir={folder}", *sizes))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tests.conftest import CONF
 from efface.record import Record
 
 ROOT = CONF.parent
+SECRET = "5ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def command(results: Path, cache: Path, *arguments: str, logger: str = "none") -
 
 
 def popen() -> dict:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_API_KEY": SECRET, "WANDB_MODE": "offline"}
     return {"cwd": ROOT, "env": env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
@@ -75,12 +76,29 @@ def test_weights_and_biases_gets_a_run_for_each_job(efface: Callable, tmp_path: 
     assert len(offline) == 2
     assert {path.parents[2].name for path in offline} == {"seed=0", "seed=1"}
     assert all(path.stat().st_size > 1000 for path in offline)
+    content = offline[0].read_bytes()
+    for text in ("method=none seed=0", "colored_mnist_mini/mlp/erm/none/", "debiased.safetensors", "group_accuracy"):
+        assert text.encode() in content  # its name, its group, its artifact, a table
+    assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_report_is_logged_with_its_figures(efface: Callable, tmp_path: Path) -> None:
+    assert efface("method=leace", "evaluation.mlp_probe=false").returncode == 0
+    for module, *arguments in (["efface.report", tmp_path], ["efface.tracking", tmp_path / "report"]):
+        done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], **popen())  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stderr
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    for text in ("accuracy_against_bias", "index.html", "table.tex"):
+        assert text.encode() in log.read_bytes()
+    done = subprocess.run([sys.executable, "-m", "efface.tracking", str(tmp_path / "none")], **popen())  # type: ignore[call-overload]
+    assert done.returncode == 1
+    assert "is no report" in done.stderr
 
 
 def test_a_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path) -> None:
     done = efface("-m", "dataset.bias_ratio=2,0.95,3", "evaluation.probe=false", "evaluation.mlp_probe=false")
     assert done.returncode == 1
-    assert "2 jobs failed" in done.stderr
+    assert "2 jobs failed:" in done.stderr
     assert "bias_ratio is 2" in done.stderr
     assert "bias_ratio is 3" in done.stderr
     assert len(records(tmp_path)) == 1
@@ -95,7 +113,15 @@ def test_a_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path)
         (["dataset.bias_ratio=2"], ["bias_ratio is 2, but must lie in [0, 1]"]),
         (["dataset=features"], ["Missing mandatory value: path", "path=..."]),
         (["dataset=features", "path=none.npz"], ["no file", "numpy.savez(path"]),
-        (["objective=acuracy"], ["objective is 'acuracy'", "unbiased_accuracy"]),
+        (["objective=acuracy", "training.epochs=100000"], ["objective is 'acuracy'", "unbiased_accuracy"]),
+        (
+            ["-m", "method=none,leace", "method.refit_head=true"],
+            ["Not every method", "these do: inlp, leace, leace_orth"],
+        ),
+        (["method=rlace", "method.rank=all"], ["method.rank is 'all', but must be an integer or null"]),
+        (["method=leace", "method.reweigh=maybe"], ["method.reweigh is 'maybe', but must be true or false"]),
+        (["seed=1.5"], ["seed is 1.5, but must be an integer"]),
+        (["device=3"], ["device is 3, but must be a text"]),
         (["results_dir=/proc/efface"], ["/proc/efface"]),
         (["device=cuda:7"], ["no CUDA device"]),
     ],
@@ -164,6 +190,20 @@ def test_started_twice_it_runs_once(tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sum("finished already" in out for out, _ in outputs) == 1
     assert len(records(tmp_path / "results")) == 1
+
+
+def test_what_is_gone_or_half_written_is_made_again(efface: Callable, tmp_path: Path) -> None:
+    quick = ["training.epochs=1", "evaluation.mlp_probe=false"]
+    assert efface(*quick).returncode == 0
+    (path,) = tmp_path.rglob("debiased.safetensors")
+    content = path.read_bytes()
+    path.unlink()
+    (path.parent / ".record.json.0.tmp").write_text("left by kill -9")
+    assert "to do" in efface(*quick, "dry_run=true").stdout
+    again = efface(*quick)
+    assert "debiased.safetensors is gone: running it again" in again.stdout
+    assert path.read_bytes() == content
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -29,5 +29,18 @@ from .experiment import load as load
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
+from .unlearning.bias import CounterfactualBias as CounterfactualBias
+from .unlearning.bias import DemographicParity as DemographicParity
+from .unlearning.bias import EqualOpportunity as EqualOpportunity
+from .unlearning.bias import counterfactual_bias as counterfactual_bias
+from .unlearning.certified import BudgetSpentError as BudgetSpentError
+from .unlearning.certified import CertifiedLogisticRegression as CertifiedLogisticRegression
+from .unlearning.certified import Removal as Removal
+from .unlearning.fmd import debias_head as debias_head
+from .unlearning.influence import Influence as Influence
+from .unlearning.influence import influence_on_bias as influence_on_bias
+from .unlearning.inverse import head_inverse as head_inverse
+from .unlearning.mechanism import allowed_shift as allowed_shift
+from .unlearning.mechanism import gaussian_delta as gaussian_delta
 
 __version__: str

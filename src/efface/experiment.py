@@ -26,10 +26,8 @@ from typing import Any
 import torch
 
 from efface import cache
-from efface.data.base import Dataset, Pairs, Source, Split
-from efface.data.groups import aligned
+from efface.data.base import Dataset, Pairs, Source, Split, flip_pairs
 from efface.evaluation.metrics import Evaluated, Evaluation, Reference
-from efface.evaluation.probes import Standardiser
 from efface.identity import run_id, run_subdir
 from efface.methods.base import Debiased, Features, Method, Problem
 from efface.models.base import Model
@@ -54,6 +52,8 @@ class Job(ABC):
     results_dir: Path = Path("results")
     overwrite: bool = False
     progress: bool = True
+    label: str = ""
+    """What a person set, as the run's name where it is logged; the method's name if empty."""
 
     @property
     def directory(self) -> Path:
@@ -94,7 +94,7 @@ class FingerprintError(RuntimeError):
 def status(experiment: Job) -> str:
     """`done`, `to do` or `another fingerprint`, without running anything."""
     try:
-        return "to do" if _finished(experiment) is None else "done"
+        return "to do" if _finished(experiment, say=lambda message: None) is None else "done"
     except FingerprintError:
         return "another fingerprint"
 
@@ -114,11 +114,12 @@ def run(experiment: Job, *, say: Callable[[str], None] = print) -> Record:
         raise OSError(f"cannot write to {directory} ({error}): set results_dir=... to a folder that can") from error
     with held:
         if not experiment.overwrite:
-            found = _finished(experiment)
+            found = _finished(experiment, say=say)
             if found is not None:
                 say(f"{directory} is finished already ({found.status}); overwrite=true runs it again")
                 return found
         (directory / RECORD).unlink(missing_ok=True)
+        cache.drop_temporary(directory)
         record: Record | None = None
         try:
             record = experiment.record(say)
@@ -138,7 +139,8 @@ def run(experiment: Job, *, say: Callable[[str], None] = print) -> Record:
         return record
 
 
-def _finished(experiment: Job) -> Record | None:
+def _finished(experiment: Job, *, say: Callable[[str], None]) -> Record | None:
+    """The record of a finished run; None, and a word on it, if a file that it names is gone."""
     path = experiment.directory / RECORD
     if not path.is_file():
         return None
@@ -149,6 +151,10 @@ def _finished(experiment: Job) -> Record | None:
             f"{path} was made from other data (fingerprint {record.fingerprint}, now {fingerprint}): "
             "overwrite=true replaces it, results_dir=... keeps both"
         )
+    gone = [name for name in record.artifacts if not (experiment.directory / name).is_file()]
+    if gone:
+        say(f"{experiment.directory} was finished, but {', '.join(gone)} is gone: running it again")
+        return None
     return record
 
 
@@ -204,22 +210,19 @@ class _Run(Steps):
     def record(self) -> Record:
         e = self.experiment
         peak = PeakMemory(self.device)
-        subdir = run_subdir(e.config, e.seed)
         e.tracker.start(
-            config={**e.config, "seed": e.seed}, name=str(subdir), group=str(subdir.parent), directory=e.directory
-        )
+            config={**e.config, "seed": e.seed}, name=f"{e.label or e.config['method']['name']} seed={e.seed}",
+            group=str(run_subdir(e.config, e.seed).parent), directory=e.directory,
+        )  # fmt: skip
         with self._clock("data"):
             dataset = e.dataset.load(data_dir=e.data_dir, cache_dir=e.cache_dir, seed=e.seed)
         model, trained = self._base_model(dataset)
         for row in trained.history:
             e.tracker.epoch(row)
+        at_cut = functools.cache(lambda m: self._features(model, dataset, m))
         with self._clock("features"):
-            features = self._features(model, dataset)
-        problem = Problem(
-            train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
-            head=model.head.requires_grad_(False), n_classes=len(dataset.classes),
-            n_attributes=len(dataset.attributes), flippable=dataset.flippable, seed=e.seed, device=self.device,
-        )  # fmt: skip
+            features = at_cut(1)
+        problem = self._problem(model, dataset, at_cut, 1)
         common: dict[str, Any] = {
             "id": run_id(e.config), "config": dict(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,
         }  # fmt: skip
@@ -230,26 +233,27 @@ class _Run(Steps):
         with self._clock("method"):
             debiased = e.method.fit(problem)
         with self._clock("evaluation"):
-            reference = Reference(
-                standardise=Standardiser.of(problem.train.x),
-                aligned=aligned(problem.train.y, problem.train.a, problem.n_classes, problem.n_attributes).to(
-                    self.device
-                ),
-            )
+            reference = Reference.of(problem.train, problem.n_classes, problem.n_attributes)
+            features = at_cut(debiased.cut)
             val, test = (
                 e.evaluation(debiased, features[name], features.get(f"{name}_cf"), reference)
                 for name in ("val", "test")
             )
+            metrics_ci = e.evaluation.intervals(test, features["test"], reference)
         artifacts = self._save(debiased, features["test"], dataset, test)
         info = {
+            "d": problem.train.x.shape[1],
+            **_fitted(debiased),
             **debiased.info,
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
+            "reasons": test.reasons,
+            "val_reasons": val.reasons,
             "uses_attribute_at_test": e.method.uses_attribute_at_test,
         }
         return Record(
-            **common, status="done", metrics=test.metrics, val_metrics=val.metrics, info=info, artifacts=artifacts,
-            run=self._circumstances(peak),
+            **common, status="done", metrics=test.metrics, metrics_ci=metrics_ci, val_metrics=val.metrics, info=info,
+            artifacts=artifacts, run=self._circumstances(peak),
         )  # fmt: skip
 
     def _key(self, dataset: Dataset) -> dict[str, Any]:
@@ -277,9 +281,38 @@ class _Run(Steps):
         self.cache_hits["model"] = hit
         return model.to(self.device).eval(), Trained(**facts)
 
-    def _features(self, model: Model, dataset: Dataset) -> dict[str, Features]:
-        """Features of train, val, pairs and test, and of their counterfactuals as `<name>_cf`."""
+    def _problem(self, model: Model, dataset: Dataset, at_cut: Callable[[int], dict[str, Features]], m: int) -> Problem:
+        """What a method sees, at the features before the last m linear layers. Test stays here."""
+        e, train = self.experiment, dataset.train
+        model.requires_grad_(False)
+        backbone, _ = model.cut(m)
+
+        def flip(rows: torch.Tensor) -> Features:
+            a_cf = flip_pairs(train, len(dataset.attributes), torch.Generator().manual_seed(e.seed)).a_cf
+            rows = rows.cpu()
+            x = read_out(backbone, train, rows=rows, a=a_cf[rows], device=self.device, precision=e.training.precision)
+            return Features(*(t.to(self.device) for t in (x, train.y[rows], a_cf[rows])))
+
+        def split_model(m: int) -> tuple[Problem, torch.nn.Sequential]:
+            layers = model.cut(m)[1]  # first: it says if there are none
+            return self._problem(model, dataset, at_cut, m), layers
+
+        features = at_cut(m)
+        return Problem(
+            train=features["train"], val=features["val"], pairs=features["pairs"], pairs_cf=features["pairs_cf"],
+            head=model.head, n_classes=len(dataset.classes), n_attributes=len(dataset.attributes),
+            flippable=dataset.flippable, seed=e.seed, device=self.device,
+            attribute_columns=dataset.attribute_columns, features_are_inputs=not _has_parameters(backbone),
+            flip=flip if dataset.flippable else None, split_model=split_model,
+        )  # fmt: skip
+
+    def _features(self, model: Model, dataset: Dataset, m: int) -> dict[str, Features]:
+        """Features of train, val, pairs and test, and of their counterfactuals as `<name>_cf`.
+
+        They are those before the last m linear layers.
+        """
         e = self.experiment
+        backbone, _ = model.cut(m)
         views: dict[str, tuple[Split, torch.Tensor, torch.Tensor | None, torch.Tensor]] = {}
         for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
             views[name] = (split, torch.arange(len(split)), None, split.a)
@@ -293,22 +326,33 @@ class _Run(Steps):
         def build() -> cache.Entry:
             read = {
                 name: read_out(
-                    model.backbone, split, rows=rows, a=shown, device=self.device, progress=name if e.progress else None
+                    backbone,
+                    split,
+                    rows=rows,
+                    a=shown,
+                    device=self.device,
+                    precision=e.training.precision,
+                    progress=name if e.progress else None,
                 )
                 for name, (split, rows, shown, _) in views.items()
             }
             return read, {}
 
-        if any(True for _ in model.backbone.parameters()):
+        if _has_parameters(backbone):
             key = {**self._key(dataset), "model_content": _digest(model.state_dict().values())}
+            if m > 1:
+                key["cut"] = m
             read, _, hit = cache.cached(e.cache_dir, "features", key, build, say=self.say)
         else:  # the features are the inputs
             (read, _), hit = build(), False
-        self.cache_hits["features"] = hit
+        self.cache_hits.setdefault("features", hit)
         return {
-            name: Features(read[name].to(self.device), split.y[rows].to(self.device), a.to(self.device))
+            name: Features(
+                read[name].to(self.device), split.y[rows].to(self.device), a.to(self.device),
+                cluster=None if split.cluster is None else split.cluster[rows].to(self.device),
+            )
             for name, (split, rows, _, a) in views.items()
-        }
+        }  # fmt: skip
 
     def _save(self, debiased: Debiased, test: Features, dataset: Dataset, evaluated: Evaluated) -> list[str]:
         import pandas as pd
@@ -322,11 +366,42 @@ class _Run(Steps):
             PREDICTIONS_FILE: lambda path: predictions.to_parquet(path, index=False),
         }
         if debiased.arrays:
-            content = save({name: array.cpu().contiguous() for name, array in debiased.arrays.items()})
+            arrays = debiased.arrays | _images(dataset, debiased.arrays)
+            content = save({name: array.cpu().contiguous() for name, array in arrays.items()})
             writers[ARRAYS_FILE] = lambda path: path.write_bytes(content)
         for name, write in writers.items():
             cache.write_atomically(directory / name, write)
         return sorted(writers)
+
+
+def _has_parameters(module: torch.nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _fitted(debiased: Debiased) -> dict[str, Any]:
+    """How many samples a method was fitted on, and how many unweighted ones their weights are worth."""
+    data = debiased.fitted_on
+    if data is None:
+        return {}
+    weight = torch.ones(len(data)) if data.weight is None else data.weight.double()
+    return {"n_fit": len(data), "n_eff": float(weight.sum().square() / weight.square().sum())}
+
+
+def _images(dataset: Dataset, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """uint8 `[m, h, w, c]` of the train rows that a method names `<name>_rows`, as `<name>_images`; none of no images.
+
+    Inputs that do not lie in 0 … 1, such as normalised ones, are stretched to it.
+    """
+    if len(dataset.input_shape) != 3 or dataset.input_shape[0] not in (1, 3):
+        return {}
+    images = {}
+    for name, rows in arrays.items():
+        if name.endswith("_rows"):
+            x = dataset.train.inputs(rows.cpu())
+            if len(x) and (float(x.min()) < 0 or float(x.max()) > 1):
+                x = (x - x.min()) / (x.max() - x.min()).clamp_min(1e-12)
+            images[name.removesuffix("rows") + "images"] = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return images
 
 
 def _digest(tensors: Iterable[torch.Tensor]) -> str:

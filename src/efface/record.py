@@ -27,6 +27,8 @@ class Record(BaseModel):
     """Why it is not done."""
     metrics: dict[str, Any] = {}
     """On test."""
+    metrics_ci: dict[str, Any] = {}
+    """95 % confidence intervals `[low, high]` of some of them, the model held fixed."""
     val_metrics: dict[str, Any] = {}
     info: dict[str, Any] = {}
     """What the method says of itself."""

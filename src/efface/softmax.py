@@ -6,10 +6,12 @@ objective over θ = (W, b), W `[K, d]`, b `[K]`, is
     f(θ) = Σ_i w_i (logsumexp(z_i) − z_{i, y_i}) / Σ_i w_i + λ/2 ‖W‖²,        z_i = W x_i + b,
 
 in nats, with the bias unpenalised: scikit-learn's `LogisticRegression` with λ = 1 / (C n). All K classes keep their
-own row; without a penalty that leaves directions in which f is constant, along which no step is ever taken.
+own row; without a penalty that leaves directions in which f is constant, along which no step is ever taken. Unlearning
+penalises ‖θ − θ₀‖² instead, bias included, which leaves no such direction.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -19,9 +21,11 @@ from torch import Tensor
 
 from efface.moments import require_finite
 
-Solver = Literal["cg", "cholesky"]
+Solver = Literal["cg", "cholesky", "factor"]
 
 _CG_STEPS = 250
+_STALE = 15
+"""Products of one step beyond which a factor is made anew: that costs about as much as 25 more."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class SoftmaxObjective:
         weight: importance weights `[n]`, >= 0; normalised here.
         l2: λ >= 0.
         bias: with an intercept.
+        penalise_bias: penalise the intercept as the other parameters; all directions are then curved by λ at least.
+        centre: θ₀ of the penalty λ/2 ‖θ − θ₀‖², of the parameters' shape; zero if None.
 
     Raises:
         ValueError: shapes do not fit, x is not finite, a label is out of range, all weights are zero.
@@ -77,6 +83,8 @@ class SoftmaxObjective:
         weight: Tensor | None = None,
         l2: float = 0.0,
         bias: bool = True,
+        penalise_bias: bool = False,
+        centre: Tensor | None = None,
     ) -> None:
         if x.ndim != 2 or y.shape != (len(x),) or len(x) == 0:
             raise ValueError(f"x has shape {list(x.shape)} and y {list(y.shape)}: give x [n, d] and y [n], n > 0")
@@ -103,8 +111,11 @@ class SoftmaxObjective:
                 raise ValueError(f"weight must hold {len(x)} finite values >= 0, not all zero")
             self.weight = weight.to(self.x) / weight.to(self.x).sum()
         self.penalty = self.x.new_full((self.x.shape[1],), l2)
-        if bias:
+        if bias and not penalise_bias:
             self.penalty[-1] = 0
+        if centre is not None and centre.shape != self.shape:
+            raise ValueError(f"centre has shape {list(centre.shape)}, but the parameters have {list(self.shape)}")
+        self.centre = self.x.new_zeros(self.shape) if centre is None else centre.to(self.x)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -121,13 +132,24 @@ class SoftmaxObjective:
 
     def value(self, theta: Tensor, logits: Tensor) -> Tensor:
         """The objective f at θ, whose logits are given."""
-        return self.loss(logits) + (self.penalty * theta.square()).sum() / 2
+        return self.loss(logits) + (self.penalty * (theta - self.centre).square()).sum() / 2
 
     def gradient(self, theta: Tensor, probabilities: Tensor) -> Tensor:
         """∇f `[K, d(+1)]` at θ, whose softmax `[n, K]` is given; 2nKd operations."""
         residual = probabilities * self.weight[:, None]
         residual[torch.arange(len(self.y), device=self.y.device), self.y] -= self.weight
-        return (self.x.mT @ residual).mT + self.penalty * theta
+        return (self.x.mT @ residual).mT + self.penalty * (theta - self.centre)
+
+    def sample_gradients(self, probabilities: Tensor) -> Tensor:
+        """∇ of each sample's own cross-entropy, `[n, K, d(+1)]`, without weight and penalty. Holds nKd numbers."""
+        residual = probabilities.clone()
+        residual[torch.arange(len(self.y), device=self.y.device), self.y] -= 1
+        return residual[:, :, None] * self.x[:, None]
+
+    def sample_slopes(self, direction: Tensor, probabilities: Tensor) -> Tensor:
+        """`sample_gradients` times one direction `[K, d(+1)]`, `[n]`, in 2nKd operations and without forming them."""
+        q = self.logits(direction)
+        return (probabilities * q).sum(1) - q.gather(1, self.y[:, None])[:, 0]
 
     def hvp(self, direction: Tensor, probabilities: Tensor) -> Tensor:
         """∇²f · direction, `[K, d(+1)]`, without forming the Hessian; 4nKd operations."""
@@ -135,24 +157,30 @@ class SoftmaxObjective:
         q = probabilities * (q - (probabilities * q).sum(1, keepdim=True)) * self.weight[:, None]
         return (self.x.mT @ q).mT + self.penalty * direction
 
-    def hessian(self, probabilities: Tensor) -> Tensor:
+    def hessian(
+        self, probabilities: Tensor, rows: Tensor | None = None, *, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """∇²f exactly, `[K(d+1), K(d+1)]` in the order of `theta.flatten()`; n(Kd)² operations.
 
         Block (k, l) is Xᵀ diag(w p_k (δ_kl − p_l)) X + δ_kl λ. Singular along the directions that add one vector to all
-        rows of θ unless these are penalised.
+        rows of θ unless these are penalised. With `rows`, these samples' share of it and the penalty.
         """
         k, d = self.shape
-        blocks = self.x.new_empty(k, d, k, d)
+        x, weight = self.x, self.weight
+        if rows is not None:
+            x, weight, probabilities = x.mT[:, rows].mT, weight[rows], probabilities[rows]
+        x, weight, probabilities = x.to(dtype), weight.to(dtype), probabilities.to(dtype)
+        blocks = x.new_empty(k, d, k, d)
         for i in range(k):
             # One product for the blocks (i, i), (i, i+1), … of this block row.
-            right = -probabilities[:, i:, None] * self.x[:, None]
-            right[:, 0] += self.x
-            left = self.x * (self.weight * probabilities[:, i])[:, None]
+            right = -probabilities[:, i:, None] * x[:, None]
+            right[:, 0] += x
+            left = x * (weight * probabilities[:, i])[:, None]
             row = (left.mT @ right.flatten(1)).view(d, k - i, d)
             blocks[i, :, i:] = row
             blocks[i:, :, i] = row.permute(1, 2, 0)
         hessian = blocks.view(k * d, k * d)
-        hessian.diagonal().add_(self.penalty.repeat(k))
+        hessian.diagonal().add_(self.penalty.to(dtype).repeat(k))
         return hessian
 
     @cached_property
@@ -184,35 +212,115 @@ class SoftmaxObjective:
         Preconditioned by the mean of the Hessian's diagonal blocks, one d × d matrix for all classes: nd² operations,
         against n(Kd)² for the Hessian itself.
         """
-        spread = self.weight * (1 - probabilities.square().sum(1)) / self.n_classes
-        block = (self.x * spread[:, None]).mT @ self.x
+        block = self._mean_block(self._spread(probabilities))
         block.diagonal().add_(self.penalty + 1e-10 * block.diagonal().mean() + 1e-300)
         L, failed = torch.linalg.cholesky_ex(block)
         if failed:
             L = block.diagonal().sqrt().diag()
+        return self._cg(gradient, probabilities, lambda r: torch.cholesky_solve(r.mT, L).mT).solution
 
-        def precondition(r: Tensor) -> Tensor:
-            return torch.cholesky_solve(r.mT, L).mT
+    def factor(self, probabilities: Tensor, damping: float = 0.0) -> Tensor | None:
+        """Cholesky factor of an approximate Hessian plus `damping`, or None if it is not definite.
 
-        norm = float(gradient.norm())
-        tolerance = min(0.1, math.sqrt(norm)) * norm
-        step, residual = torch.zeros_like(gradient), gradient.clone()
+        Exact to float32 on the samples that curve f most, as many as cost about 25 products; of the others, which a
+        softmax that is sure of itself leaves little curvature, `cg_step`'s mean block.
+        """
+        k, d = self.shape
+        spread = self._spread(probabilities)
+        most = min(len(self.x), max(k * d, 100 * len(self.x) // (k * d)))
+        rows = (spread * self.x.square().sum(1)).topk(most).indices
+        spread[rows] = 0
+        block = self._mean_block(spread)
+        approximate = self.hessian(probabilities, rows, dtype=torch.float32).to(block)
+        blocks = approximate.view(k, d, k, d)
+        for i in range(k):
+            blocks[i, :, i] += block
+        approximate.diagonal().add_(damping + 1e-7 * approximate.diagonal().mean())
+        L, failed = torch.linalg.cholesky_ex(approximate)
+        return None if failed else L
+
+    def _spread(self, probabilities: Tensor) -> Tensor:
+        """How much each sample curves f, averaged over the diagonal blocks, per ‖x‖²."""
+        return self.weight * (1 - probabilities.square().sum(1)) / self.n_classes
+
+    def _mean_block(self, spread: Tensor) -> Tensor:
+        return (self.x * spread[:, None]).mT @ self.x
+
+    def _cg(
+        self, gradient: Tensor, probabilities: Tensor, precondition: Callable[[Tensor], Tensor]
+    ) -> "LinearSolution":
+        return conjugate_gradients(
+            lambda direction: self.hvp(direction, probabilities), gradient, precondition=precondition,
+            tol=min(0.1, math.sqrt(float(gradient.norm()))), max_iter=_CG_STEPS,
+        )  # fmt: skip
+
+
+class FactorStep:
+    """`SoftmaxObjective.cg_step` preconditioned by `factor`, which is kept from step to step until it is stale.
+
+    For objectives on which the mean block needs hundreds of products: features of a trained network, small penalty.
+    """
+
+    def __init__(self, objective: SoftmaxObjective) -> None:
+        self._objective = objective
+        self._factor: Tensor | None = None
+        self._products = _STALE
+
+    def __call__(self, gradient: Tensor, probabilities: Tensor) -> Tensor:
+        f = self._objective
+        if self._products >= _STALE:
+            self._factor = f.factor(probabilities)
+        L = self._factor
+        if L is None:
+            return f.cg_step(gradient, probabilities)
+        found = f._cg(gradient, probabilities, lambda r: torch.cholesky_solve(r.reshape(-1, 1), L).view_as(r))
+        self._products = found.iterations
+        return found.solution
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """Where conjugate gradients stopped."""
+
+    solution: Tensor
+    residual: float
+    """‖b − A x‖ / ‖b‖, as updated."""
+    iterations: int
+    curvature: float
+    """The smallest of uᵀAu / uᵀu over the directions u taken; A is not positive definite if it is not positive."""
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    precondition: Callable[[Tensor], Tensor],
+    tol: float,
+    max_iter: int,
+) -> LinearSolution:
+    """Solve A x = b for symmetric positive definite A, given by its products, to ‖b − A x‖ <= tol ‖b‖.
+
+    Stops early, with what it has, in a direction of no positive curvature: rounding, where A is singular.
+    """
+    norm = float(b.norm())
+    x, residual = torch.zeros_like(b), b.clone()
+    z = precondition(residual)
+    direction, rz = z, (residual * z).sum()
+    smallest, iterations = math.inf, 0
+    while iterations < max_iter and float(residual.norm()) > tol * norm:
+        curved = product(direction)
+        curvature = (direction * curved).sum()
+        smallest = min(smallest, float(curvature / direction.square().sum()))
+        if curvature <= 0:
+            break
+        alpha = rz / curvature
+        x = x + alpha * direction
+        residual = residual - alpha * curved
         z = precondition(residual)
-        direction, rz = z, (residual * z).sum()
-        for _ in range(_CG_STEPS):
-            curved = self.hvp(direction, probabilities)
-            curvature = (direction * curved).sum()
-            if curvature <= 0:  # rounding, in a direction in which f is flat
-                break
-            alpha = rz / curvature
-            step += alpha * direction
-            residual -= alpha * curved
-            if residual.norm() <= tolerance:
-                break
-            z = precondition(residual)
-            rz, previous = (residual * z).sum(), rz
-            direction = z + rz / previous * direction
-        return step
+        rz, previous = (residual * z).sum(), rz
+        direction = z + rz / previous * direction
+        iterations += 1
+    return LinearSolution(x, float(residual.norm()) / norm if norm > 0 else 0.0, iterations, smallest)
 
 
 @torch.no_grad()
@@ -237,8 +345,9 @@ def fit_softmax(
         tol: converged when no entry of the gradient exceeds it. Scale x first: the gradient has its units.
         max_iter: Newton steps. Separable data without a penalty have no minimum; the fit then says `converged=False`
             unless the gradient falls below `tol` on the way.
-        solver: how a step is found: `cg` matrix-free, which is faster at every size tried; `cholesky` from the exact
-            Hessian, for features so collinear that conjugate gradients stall.
+        solver: how a step is found: `cg` matrix-free, which is faster than `cholesky`, from the exact Hessian, at every
+            size tried unless features are so collinear that conjugate gradients stall; `factor`, conjugate gradients on
+            a factor of the most curved samples' Hessian, for features of a trained network under a small penalty.
 
     Cost per step, beyond about ten of which few fits go: 2nKd operations for loss and gradient, and those of the step.
     With a penalty and fewer samples than features, n takes the place of d, after one QR factorisation (2n²d).
@@ -266,13 +375,13 @@ def minimise(
     solver: Solver = "cg",
 ) -> SoftmaxFit:
     """`fit_softmax` on an objective that is there already."""
-    if solver not in ("cg", "cholesky"):
-        raise ValueError(f"solver is {solver!r}, but must be 'cg' or 'cholesky'")
+    if solver not in ("cg", "cholesky", "factor"):
+        raise ValueError(f"solver is {solver!r}, but must be 'cg', 'cholesky' or 'factor'")
     # Far from the minimum a saturated softmax has no curvature that float64 can see, and a Newton step may overshoot
     # beyond what backtracking mends; a gradient step of a safe length never does.
     finders = [objective.cg_step, objective.gradient_step]
-    if solver == "cholesky":
-        finders.insert(0, objective.cholesky_step)
+    if solver != "cg":
+        finders.insert(0, objective.cholesky_step if solver == "cholesky" else FactorStep(objective))
     theta = objective.x.new_zeros(objective.shape)
     if init is not None:
         start = init.weight if init.bias is None else torch.cat([init.weight, init.bias[:, None]], 1)

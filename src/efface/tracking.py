@@ -1,18 +1,23 @@
-"""Where a run's figures are logged while it runs: Weights & Biases, or nowhere."""
+"""Where a run's figures are logged while it runs: Weights & Biases, or nowhere.
 
-from collections.abc import Mapping
+`python -m efface.tracking results/report` logs a finished report there: its tables, figures and page.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from efface.record import Record
+from efface.record import RECORD, Record
 
 
 class Tracker(Protocol):
     """Follows one run."""
 
     def start(self, *, config: Mapping[str, Any], name: str, group: str, directory: Path) -> None:
-        """Before anything is computed. `name` tells runs apart, `group` is one table cell over its seeds."""
+        """Before anything is computed. `name` is what was set, `group` is one table cell over its seeds."""
         ...
 
     def epoch(self, row: Mapping[str, float]) -> None:
@@ -42,6 +47,10 @@ class NoTracker:
 class Wandb:
     """Weights & Biases, one of its runs for each job, also in a multirun.
 
+    A run is named by what the command line set and tagged with its data set, model, training and method; the runs of
+    one table cell, over its seeds, are a group. Metrics are in its summary, accuracies by group in tables, and the
+    record with all its files (the debiased representation and head among them) is an artifact.
+
     Args:
         project: its name there.
         mode: `offline` needs no account and writes to the run's directory, `online` needs WANDB_API_KEY (or `wandb
@@ -57,17 +66,31 @@ class Wandb:
         if self.mode not in ("offline", "online", "disabled"):
             raise ValueError(f"logger.mode is {self.mode!r}, but must be 'offline', 'online' or 'disabled'")
         self._run: Any = None
+        self._directory = Path()
 
     def start(self, *, config: Mapping[str, Any], name: str, group: str, directory: Path) -> None:
+        self._directory = directory
+        tags = [str(config[node]["name"]) for node in ("dataset", "model", "training", "method")]
+        self._run = self._init(
+            config=dict(config),
+            name=name[:128],
+            group=group[-128:],
+            tags=sorted({tag[:64] for tag in tags}),
+            dir=directory,
+        )
+
+    def _init(self, **options: Any) -> Any:
         import wandb
 
+        # Neither the machine, nor the code, nor what is printed: only what a record holds.
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, x_disable_stats=True, x_disable_machine_info=True
-        )
+            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
+            x_disable_machine_info=True, x_disable_meta=True,
+        )  # fmt: skip
         try:
-            self._run = wandb.init(
-                project=self.project, entity=self.entity, mode=self.mode,  # type: ignore[arg-type]
-                config=dict(config), name=name, group=group, dir=directory, settings=settings, reinit="finish_previous",
+            return wandb.init(
+                project=self.project, entity=self.entity, mode=self.mode, settings=settings,  # type: ignore[arg-type]
+                reinit="finish_previous", **options,
             )  # fmt: skip
         except wandb.errors.Error as error:
             raise RuntimeError(
@@ -97,4 +120,48 @@ class Wandb:
                         }
                     )
             run.summary.update({"status": record.status, "id": record.id, "info": record.info})
+            files = [self._directory / name for name in (RECORD, *record.artifacts)]
+            self._artifact(run, f"run-{record.id}-seed{record.seed}", "run", files)
         run.finish(exit_code=0 if record is not None else 1)
+
+    def log_report(self, folder: Path) -> None:
+        """Log a report's files as a run of its own: an artifact, and its PNG figures as images.
+
+        Raises:
+            FileNotFoundError: `folder` is no report.
+        """
+        import wandb
+
+        files = sorted(path for path in folder.glob("*") if path.is_file())
+        if folder / "table.md" not in files:
+            raise FileNotFoundError(f"{folder} is no report: make one with python -m efface.report results")
+        run = self._init(name=f"report {folder.absolute().parent.name}", job_type="report", dir=folder.parent)
+        run.log({path.stem: wandb.Image(str(path)) for path in files if path.suffix == ".png"})
+        self._artifact(run, "report", "report", files)
+        run.finish()
+
+    def _artifact(self, run: Any, name: str, kind: str, files: Iterable[Path]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind)
+        for path in files:
+            if path.is_file():
+                # Without a copy: an offline run is synchronised while its results are there.
+                artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
+
+
+def main(argv: list[str]) -> int:
+    """Log the reports in the folders named."""
+    tracker = Wandb(mode=os.environ.get("WANDB_MODE", "offline"))
+    try:
+        for folder in argv or ["results/report"]:
+            tracker.log_report(Path(folder))
+    except (FileNotFoundError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from efface.data import colored_mnist
 from efface.data.base import Dataset
 from efface.data.colored_mnist import ColoredMnist
 
@@ -124,6 +125,16 @@ def test_missing_mnist_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.
         ColoredMnist().load(data_dir=tmp_path, cache_dir=tmp_path, seed=0)
     for part in (str(tmp_path / "MNIST" / "raw"), "train-images-idx3-ubyte", "colored_mnist_mini needs no download"):
         assert part in str(error.value)
+
+
+def test_a_cut_off_file_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, size in colored_mnist._RAW.items():
+        with (raw / name).open("wb") as file:
+            file.truncate(size - (1000 if "t10k-images" in name else 0))
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte has 7839016 bytes, but MNIST's has 7840016"):
+        ColoredMnist().load(data_dir=tmp_path, cache_dir=tmp_path, seed=0)
 
 
 @pytest.mark.slow

@@ -52,6 +52,8 @@ def test_fingerprint_follows_the_file(tmp_path: Path) -> None:
 
 NAN = arrays()["x"].copy()
 NAN[7, 3] = np.nan
+HUGE = arrays()["x"].copy()
+HUGE[5, 2] = -1e20
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,10 @@ NAN[7, 3] = np.nan
         ({"x": np.zeros(200)}, "must be numbers of shape"),
         ({"y": np.zeros(199, int)}, "different lengths"),
         ({"y": np.zeros(200, int)}, "y holds only one value, 0"),
-        ({"a": np.zeros(200)}, "a has shape .* must be integers or strings"),
+        ({"a": np.zeros((200, 1), int)}, "a has shape .* must be integers or strings"),
+        ({"a": np.arange(200) / 2}, "a has dtype float64 and holds 0.5 in row 1, but must be integers"),
+        ({"y": np.full(200, np.nan)}, "y has dtype float64 and holds nan in row 0"),
+        ({"x": HUGE}, r"x in .*my.npz holds 1e\+20 in column 2: beyond 1e\+15 .* dataset.standardise=true"),
         ({"split": np.array(["train"] * 200)}, "gives no row to val, test"),
         ({"split": np.array(["training"] * 200)}, "may only hold train, val, pairs, test"),
         ({"y": np.array([["a"]] * 200, dtype=object)}, "cannot be read"),
@@ -87,3 +92,28 @@ def test_bad_files(tmp_path: Path) -> None:
         load(str(tmp_path / "part.npz"))
     with pytest.raises(ValueError, match="ratios is"):
         FeatureFile(path="x", ratios=[1.0, 0, 0, 0])
+    np.save(tmp_path / "one.npy", np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"it is one array of shape \(3, 2\).*numpy.savez\(path"):
+        load(str(tmp_path / "one.npy"))
+
+
+def test_whole_floats_are_labels(tmp_path: Path) -> None:
+    source = arrays()
+    data = load(save(tmp_path, y=(source["y"] == "dog").astype(np.float32), a=source["a"].astype(float)))
+    assert data.classes == ("0", "1")
+    assert data.attributes == ("0", "10", "20")
+    assert torch.equal(data.train.y, load(save(tmp_path)).train.y)
+
+
+def test_standardising_is_by_train_and_takes_any_scale(tmp_path: Path) -> None:
+    x = arrays()["x"] * np.array([1e20, 1e-20, 1, 1, 0]) + np.array([1e20, 1, 1e6, 0, 5])
+    data = load(save(tmp_path, x=x), standardise=True)
+    train, test = data.train.inputs(torch.arange(120)), data.test.inputs(torch.arange(40))
+    torch.testing.assert_close(train.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(train[:, [0, 2, 3]].std(0, correction=0), torch.ones(3))
+    assert (train[:, 4] == 0).all()
+    rows = x[data.train.index]
+    expected = (x[data.test.index] - rows.mean(0))[:, [0, 2, 3]] / rows.std(0)[[0, 2, 3]]
+    np.testing.assert_allclose(test[:, [0, 2, 3]], expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"holds 1e\+200"):
+        load(save(tmp_path, x=np.where(x == x.max(), 1e200, x)), standardise=True)

@@ -1,38 +1,44 @@
 import math
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from efface.data.groups import aligned
-from efface.evaluation.metrics import Evaluation, Reference, accuracy_metrics, feature_shift, max_abs_cov
+from efface.evaluation.metrics import Evaluation, Reference, feature_shift, group_metrics, max_abs_cov, score_metrics
 from efface.evaluation.probes import Standardiser
 from efface.methods.base import Debiased, Features, Problem, Representation
 from efface.methods.leace import Leace
+from efface.methods.unaware import WithoutColumns
+from efface.report.definitions import METRICS
 
 
 def reference(problem: Problem) -> Reference:
-    train = problem.train
-    return Reference(Standardiser.of(train.x), aligned(train.y, train.a, problem.n_classes, problem.n_attributes))
+    return Reference.of(problem.train, problem.n_classes, problem.n_attributes)
 
 
-def test_accuracies_by_hand() -> None:
+def test_reference_is_train(ten_classes: Problem) -> None:
+    found = reference(ten_classes)
+    torch.testing.assert_close(found.standardise.mean, ten_classes.train.x.mean(0))
+    assert float(found.share.sum()) == pytest.approx(1)
+    assert float(found.share[3, 3]) == pytest.approx(0.1 * 0.95)
+    assert torch.equal(found.aligned, torch.eye(10).bool())
+
+
+def test_groups_are_named_and_empty_ones_null() -> None:
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     a = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
-    correct = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0]).bool()
-    metrics, empty = accuracy_metrics(correct, y, a, torch.tensor([[True, False], [False, True]]))
-    assert metrics == {
-        "accuracy": 5 / 8,
-        "unbiased_accuracy": pytest.approx((1 + 0 + 1 / 2) / 3),
-        "worst_group_accuracy": 0.0,
-        "bias_aligned_accuracy": pytest.approx(5 / 7),
-        "bias_conflicting_accuracy": 0.0,
-        "group_accuracy": {"y=0,a=0": 1.0, "y=0,a=1": 0.0, "y=1,a=0": None, "y=1,a=1": 0.5},
-    }
+    y_pred = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0])
+    known = Reference(
+        Standardiser(torch.zeros(1), torch.ones(1)), torch.full((2, 2), 0.25), torch.tensor([[True, False]] * 2)
+    )
+    metrics, empty = group_metrics(y_pred, y, a, known)
+    assert metrics["group_accuracy"] == {"y=0,a=0": 1.0, "y=0,a=1": 0.0, "y=1,a=0": None, "y=1,a=1": 0.5}
+    assert metrics["tpr_gap"] == {"y=0": 1.0, "y=1": None}
+    assert metrics["tpr_gap_correlation"] is None
     assert empty == ["y=1,a=0"]
-    nothing, _ = accuracy_metrics(correct, y, a, torch.ones(2, 2).bool())
-    assert nothing["bias_conflicting_accuracy"] is None
 
 
 def test_evaluation_of_the_base_model(ten_classes: Problem) -> None:
@@ -57,8 +63,15 @@ def test_evaluation_of_the_base_model(ten_classes: Problem) -> None:
 def test_what_is_switched_off_or_unknown_is_null(ten_classes: Problem) -> None:
     debiased = Debiased(Representation(), ten_classes.head)
     result = Evaluation(probe=False, mlp_probe=False)(debiased, ten_classes.val, None, reference(ten_classes))
-    for name in ("counterfactual_bias", "probe_information", "probe_accuracy", "mlp_probe_information"):
+    told = {
+        "counterfactual_bias": "no counterfactual", "probe_information": "evaluation.probe",
+        "probe_accuracy": "evaluation.probe", "mlp_probe_information": "evaluation.mlp_probe",
+        "theil_index": "binary label", "tpr_gap_rms": "binary attribute", "max_abs_cov": "fitted on no data",
+    }  # fmt: skip
+    for name, reason in told.items():
         assert result.metrics[name] is None
+        assert reason in result.reasons[name]
+    assert set(result.reasons) == {name for name, value in result.metrics.items() if value is None}
     assert result.predictions["p_y_cf"].isnan().all()
 
 
@@ -72,10 +85,115 @@ def test_feature_shift_by_hand() -> None:
 
 def test_probes_read_what_the_reference_scales(ten_classes: Problem) -> None:
     debiased = Debiased(Representation(), ten_classes.head)
-    flat = Reference(Standardiser(torch.zeros(100), torch.full((100,), torch.inf)), reference(ten_classes).aligned)
-    result = Evaluation()(debiased, ten_classes.val, None, flat)
+    flat = Standardiser(torch.zeros(100), torch.full((100,), torch.inf))
+    result = Evaluation()(debiased, ten_classes.val, None, replace(reference(ten_classes), standardise=flat))
     assert abs(result.metrics["probe_information"]) < 1e-2
     assert abs(result.metrics["mlp_probe_information"]) < 0.1
+
+
+def noisy(n: int = 3000, seed: int = 0) -> tuple[Features, Reference]:
+    """x tells y and a, which go together."""
+    g = torch.Generator().manual_seed(seed)
+    a = torch.randint(2, (n,), generator=g)
+    y = torch.where(torch.rand(n, generator=g) < 0.7, a, 1 - a)
+    x = torch.randn(n, 4, generator=g)
+    x[:, 0] += 2 * y
+    x[:, 1] += 2 * a
+    features = Features(x, y, a)
+    return features, Reference.of(features, 2, 2)
+
+
+def head() -> torch.nn.Linear:
+    layer = torch.nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 0, 0, 0], [2.0, 1, 0, 0]]))
+        layer.bias.copy_(torch.tensor([0.0, -3]))
+    return layer.requires_grad_(False)
+
+
+def test_both_laws_are_probed_where_label_and_attribute_go_together() -> None:
+    features, known = noisy()
+    result = Evaluation(mlp_probe=False)(Debiased(Representation(), head()), features, None, known)
+    natural, balanced = result.metrics["probe_information"], result.metrics["balanced_probe_information"]
+    assert natural > balanced > 0.3  # the label helps under the natural law
+    assert result.metrics["probe_auc"] > 0.9
+    g = torch.Generator().manual_seed(1)
+    independent = Features(features.x, torch.randint(2, (3000,), generator=g), features.a)
+    other = Evaluation(mlp_probe=False)(Debiased(Representation(), head()), independent, None, known)
+    assert other.metrics["balanced_probe_information"] is None
+    assert "independent" in other.reasons["balanced_probe_accuracy"]
+    assert other.metrics["probe_information"] is not None
+
+
+def test_erased_features_are_measured_where_the_un_erased_ones_tell() -> None:
+    features, known = noisy()
+    hidden = Debiased(WithoutColumns(dropped=torch.ones(4).bool(), constant=torch.zeros(4)), head())
+    result = Evaluation(mlp_probe=False)(hidden, features, None, known)
+    assert result.metrics["probe_information"] == pytest.approx(0, abs=1e-4)
+    silent = Features(torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)), features.y, features.a)
+    nothing = Evaluation(mlp_probe=False)(hidden, silent, None, known)
+    assert nothing.metrics["probe_information"] is None
+    assert "from the un-erased features" in nothing.reasons["probe_information"]
+
+
+def test_scores_within_labels_by_hand() -> None:
+    p, y = torch.tensor([0.9, 0.7, 0.5, 0.2, 0.6]).double(), torch.tensor([0, 0, 0, 1, 1])
+    found = score_metrics(p, y, torch.tensor([0, 1, 1, 0, 0]), 2, 2)
+    assert found["conditional_score_gap"] == {"y=0": pytest.approx(0.3), "y=1": None}
+    assert found["conditional_score_gap_mean_abs"] == pytest.approx(0.3)
+    assert found["score_energy_distance"]["y=1"] is None
+    assert found["score_energy_distance_mean"] == found["score_energy_distance"]["y=0"] > 0
+    many = score_metrics(p, y, torch.tensor([0, 1, 2, 0, 2]), 2, 3)
+    assert many["conditional_score_gap_mean_abs"] is None
+    assert many["score_energy_distance_mean"] > 0
+
+
+def test_intervals_hold_their_figures_and_shrink_with_n() -> None:
+    widths = []
+    for n in (1000, 16_000):
+        features, known = noisy(n)
+        evaluation, debiased = Evaluation(mlp_probe=False, bootstrap=500), Debiased(Representation(), head())
+        other = Features(features.x.roll(1, 1), features.y, 1 - features.a)
+        result = evaluation(debiased, features, other, known)
+        found = evaluation.intervals(result, features, known)
+        assert set(found) >= {"accuracy", "theil_index", "counterfactual_bias", "conditional_score_gap_mean_abs"}
+        assert set(found) >= {"probe_information", "balanced_probe_accuracy", "statistical_parity_difference"}
+        assert "tpr_gap_correlation" not in found  # null, so there is none
+        for name, bounds in found.items():
+            assert bounds is not None
+            assert bounds[0] <= result.metrics[name] <= bounds[1], name
+        low, high = found["accuracy"]  # type: ignore[misc]
+        p = result.metrics["accuracy"]
+        assert high - low == pytest.approx(2 * 1.96 * math.sqrt(p * (1 - p) / n), rel=0.15)
+        widths.append(found["equal_opportunity_difference"][1] - found["equal_opportunity_difference"][0])  # type: ignore
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
+
+
+def test_intervals_are_wider_where_samples_come_in_clusters() -> None:
+    features, known = noisy(500)
+    cluster = torch.arange(500).repeat_interleave(8)
+    copies = Features(*(t.repeat_interleave(8, 0) for t in (features.x, features.y, features.a)))
+    evaluation, debiased = Evaluation(probe=False, mlp_probe=False), Debiased(Representation(), head())
+    widths = []
+    for data in (copies, replace(copies, cluster=cluster)):
+        low, high = evaluation.intervals(evaluation(debiased, data, None, known), data, known)["accuracy"]  # type: ignore
+        widths.append(high - low)
+    assert widths[1] / widths[0] == pytest.approx(math.sqrt(8), rel=0.15)
+    off = replace(evaluation, bootstrap=0)
+    assert off.intervals(off(debiased, copies, None, known), copies, known) == {}
+    with pytest.raises(ValueError, match="bootstrap is -1"):
+        Evaluation(bootstrap=-1)
+
+
+def test_it_is_fast_and_says_what_it_measures() -> None:
+    features, known = noisy(10_000)
+    evaluation, debiased = Evaluation(probe=False, mlp_probe=False), Debiased(Representation(), head())
+    start = time.perf_counter()
+    result = evaluation(debiased, features, features, known)
+    evaluation.intervals(result, features, known)
+    assert time.perf_counter() - start < 3
+    assert sorted(result.metrics) == sorted(metric.key for metric in METRICS)
+    assert {m.key for m in METRICS if m.per} == {k for k, v in result.metrics.items() if isinstance(v, dict)}
 
 
 def test_counterfactuals_are_represented_too(ten_classes: Problem) -> None:

@@ -2,8 +2,21 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from efface.evaluation.probes import ProbeResult, Standardiser, halves, linear_probe, mlp_probe, score
+from efface.evaluation.probes import (
+    ProbeResult,
+    Standardiser,
+    auc,
+    balanced_weights,
+    halves,
+    has_power,
+    linear_probe,
+    mlp_probe,
+    powerless,
+    score,
+    unreadable,
+)
 
 
 def labelled(n: int = 2000, k: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,3 +114,105 @@ def test_score_of_unequal_classes() -> None:
     nothing = torch.tensor([0.75, 0.25]).log().expand(4, 2)
     assert score(nothing, a).information == pytest.approx(0, abs=1e-6)
     assert score(nothing, a).majority == 0.75
+
+
+def test_score_under_weights_is_that_of_repeated_samples() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, times = torch.randint(2, (50,), generator=g), torch.randint(1, 5, (50,), generator=g)
+    logits = torch.randn(50, 2, generator=g)
+    weighted = score(logits, a, times)
+    repeated = score(logits.repeat_interleave(times, 0), a.repeat_interleave(times))
+    for name in ("information", "accuracy", "majority", "auc"):
+        assert getattr(weighted, name) == pytest.approx(getattr(repeated, name))
+    assert weighted.information == pytest.approx(float((weighted.gain * times).sum() / times.sum()))
+
+
+def test_auc_is_scikit_learn_s() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, weight = torch.randint(2, (300,), generator=g), torch.rand(300, generator=g).double()
+    scores = (4 * (torch.randn(300, generator=g) + a)).round()  # with ties
+    assert auc(scores, a, weight) == pytest.approx(roc_auc_score(a, scores, sample_weight=weight))
+    assert auc(scores, torch.zeros_like(a), weight) is None
+    assert score(torch.randn(300, 3), a).auc is None
+
+
+def test_halves_keep_clusters_whole_and_even() -> None:
+    g = torch.Generator().manual_seed(0)
+    cluster = torch.randint(60, (1500,), generator=g) * 3
+    of_cluster = torch.randint(2, (180,), generator=g)
+    strata = of_cluster[cluster] * 2 + torch.randint(2, (1500,), generator=g)
+    one, other = halves(strata, cluster)
+    assert sorted(torch.cat([one, other]).tolist()) == list(range(1500))
+    assert not set(cluster[one].tolist()) & set(cluster[other].tolist())
+    assert abs(len(one) - len(other)) < 150
+    for part in (one, other):  # the attribute of a cluster is in both as it is in all
+        assert float(of_cluster[cluster[part]].double().mean()) == pytest.approx(
+            float(of_cluster[cluster].double().mean()), abs=0.07
+        )
+
+
+def test_an_attribute_of_persons_is_not_read_from_who_they_are() -> None:
+    """Each person has a look of their own and a random attribute: who knows the people knows it."""
+    g = torch.Generator().manual_seed(0)
+    person = torch.arange(1200) // 30
+    a = torch.randint(2, (40,), generator=g)[person]
+    x = 3 * torch.randn(40, 60, generator=g)[person] + torch.randn(1200, 60, generator=g)
+    assert linear_probe(x, a, a, 2).accuracy > 0.95
+    apart = linear_probe(x, a, a, 2, cluster=person)
+    assert apart.accuracy < apart.majority + 0.1
+    assert apart.information < 0.05
+    assert mlp_probe(x, a, a, 2, cluster=person).information < 0.05
+    assert powerless(x, a, a, 2, person) is not None
+    assert powerless(x, a, a, 2) is None
+
+
+def test_power() -> None:
+    x, a = labelled(k=2)
+    assert "underpowered: from the un-erased features" in str(powerless(x, a, a, 2))
+    x[:, 0] += a
+    assert powerless(x, a, a, 2) is None
+    # Of a rare value hardly 5 points can be gained: there the area under the curve has to tell.
+    rare = (torch.arange(2000) % 25 == 0).long()
+    assert powerless(x, rare, rare, 2) is not None
+    x[:, 1] += 1.5 * rare
+    found = linear_probe(x, rare, rare, 2)
+    assert found.accuracy < found.majority + 0.05
+    assert has_power(found)
+
+
+def test_what_cannot_be_probed() -> None:
+    a = torch.arange(200) % 2
+    assert unreadable(a, 2) is None
+    assert "one value only" in str(unreadable(torch.zeros_like(a), 2))
+    assert "49 samples, fewer than 50" in str(unreadable(a[:99], 2))
+    assert "10 clusters" in str(unreadable(a, 2, torch.arange(200) // 20))
+    assert unreadable(torch.arange(100) % 10, 10) is None  # ten of each of ten
+
+
+def test_under_balanced_weights_label_and_attribute_are_independent_and_even() -> None:
+    g = torch.Generator().manual_seed(0)
+    a = torch.randint(3, (4000,), generator=g)
+    y = torch.where(torch.rand(4000, generator=g) < 0.5, a % 2, torch.randint(2, (4000,), generator=g))
+    weight, reason = balanced_weights(y * 3 + a, a)
+    assert reason is None
+    assert weight is not None
+    cells = torch.bincount(y * 3 + a, weights=weight, minlength=6)
+    torch.testing.assert_close(cells, torch.full((6,), 4000 / 6, dtype=torch.float64))
+    assert "independent" in str(balanced_weights(torch.randint(2, (4000,), generator=g) * 3 + a, a)[1])
+    few = torch.cat([torch.arange(400) % 2 * 3, torch.full((5,), 2), torch.full((100,), 1)])  # y = 0, a = 2 five times
+    assert "fewer than 20" in str(balanced_weights(few, few % 3)[1])
+
+
+def test_a_balanced_probe_reads_the_attribute_and_not_the_label() -> None:
+    """x tells the label alone. Under the natural law that tells of a, under the balanced one it does not."""
+    g = torch.Generator().manual_seed(0)
+    a = torch.randint(2, (4000,), generator=g)
+    y = torch.where(torch.rand(4000, generator=g) < 0.8, a, 1 - a)
+    x = torch.randn(4000, 3, generator=g)
+    x[:, 0] += 4 * y
+    strata = y * 2 + a
+    weight, _ = balanced_weights(strata, a)
+    assert linear_probe(x, a, strata, 2).information > 0.2
+    balanced = linear_probe(x, a, strata, 2, weight=weight)
+    assert abs(balanced.information) < 0.01
+    assert balanced.majority == pytest.approx(0.5, abs=0.01)

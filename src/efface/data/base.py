@@ -32,6 +32,14 @@ class Split(Protocol):
         """`[n]` int64: protected attribute."""
         ...
 
+    @property
+    def cluster(self) -> Tensor | None:
+        """`[n]` int64: samples of one value belong together (one person's photographs); None if all are independent.
+
+        Probes and confidence intervals never split what belongs together.
+        """
+        ...
+
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
         """float32 x of `rows`, on `device`. With `a`: the same samples under that attribute.
 
@@ -76,6 +84,8 @@ class Dataset:
     """Whether `inputs(rows, a=...)` gives a sample under another attribute."""
     fingerprint: str
     """Of the files read; part of the cache key and of the record."""
+    attribute_columns: tuple[int, ...] | None = None
+    """Of a table: the columns of the inputs that are the attribute itself; what goes with it is in others."""
 
 
 class Source(Protocol):
@@ -96,6 +106,7 @@ class TensorSplit:
     y: Tensor
     a: Tensor
     x: Tensor
+    cluster: Tensor | None = None
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
         if a is not None:

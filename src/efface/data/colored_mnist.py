@@ -47,6 +47,7 @@ class ColoredDigits:
     """`[n_attributes, 3]` in 0 … 1."""
     background: bool
     """Colour the background and whiten the digit (`rebias`), or colour the digit (`lff`)."""
+    cluster: Tensor | None = None
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
         """`[len(rows), 3, 28, 28]` in 0 … 1."""
@@ -173,7 +174,11 @@ def _read_mini() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     return digits, labels, stratified_split(labels, _SIZES["mini"], torch.Generator().manual_seed(0))
 
 
-_RAW = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_RAW = {
+    "train-images-idx3-ubyte": 47_040_016, "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016, "t10k-labels-idx1-ubyte": 10_008,
+}  # fmt: skip
+"""Files and their sizes in bytes."""
 
 
 def _mnist_files(data_dir: Path) -> list[Path]:
@@ -190,6 +195,13 @@ def _mnist_files(data_dir: Path) -> list[Path]:
                 f"Put {', '.join(_RAW)} there, or set data_dir=... (or DATA_DIR) to a folder that has them. "
                 "dataset=colored_mnist_mini needs no download"
             ) from error
+    for file in files:
+        size = file.stat().st_size
+        if size != _RAW[file.name]:
+            raise ValueError(
+                f"{file} has {size} bytes, but MNIST's has {_RAW[file.name]}: it is cut off, or another file. Delete "
+                "it, and it is downloaded again"
+            )
     return files
 
 

@@ -22,13 +22,16 @@ from efface.data.base import (
 from efface.data.groups import groups
 from efface.moments import require_finite
 
+_SQUARES, _SQUARES_OF_DOUBLES = 1e15, 1e150
+"""Of inputs: sums of their squares still fit into float32, and into float64."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFile:
     """Embeddings or a table, from a .npz file with the arrays
 
     * `x` `[n, d]` (or `[n, ...]`), numbers;
-    * `y` `[n]`, the label, and `a` `[n]`, the protected attribute: integers or strings;
+    * `y` `[n]`, the label, and `a` `[n]`, the protected attribute: integers (also as whole floats) or strings;
     * `split` `[n]`, optional: `train`, `val`, `pairs` or `test` for each row.
 
     Pairs are two rows of one label and different attributes, drawn at random: a counterfactual of a row is not known,
@@ -38,10 +41,12 @@ class FeatureFile:
         path: the file.
         ratios: shares of train, val, pairs and test, if the file has no `split`. Rows are dealt out stratified by
             label and attribute.
+        standardise: centre and scale the columns of x by their means and standard deviations in train.
     """
 
     path: str
     ratios: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         if len(self.ratios) != 4 or min(self.ratios) <= 0 or not np.isclose(sum(self.ratios), 1):
@@ -60,17 +65,16 @@ class FeatureFile:
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
         fingerprint = self.fingerprint(data_dir)
         arrays = self._read()
-        x = torch.from_numpy(np.ascontiguousarray(arrays["x"], dtype=np.float32))
-        require_finite(x.flatten(1), f"x in {self.path}")
         y, classes = _codes(arrays["y"], "y")
         a, attributes = _codes(arrays["a"], "a")
         generator = torch.Generator().manual_seed(0)
         if "split" in arrays:
             parts = self._given_parts(arrays["split"])
         else:
-            sizes = {name: int(share * len(x)) for name, share in zip(SPLITS, self.ratios, strict=True)}
-            sizes["train"] += len(x) - sum(sizes.values())
+            sizes = {name: int(share * len(y)) for name, share in zip(SPLITS, self.ratios, strict=True)}
+            sizes["train"] += len(y) - sum(sizes.values())
             parts = stratified_split(groups(y, a, len(attributes)), sizes, generator)
+        x = self._inputs(arrays["x"], parts["train"].numpy())
         splits: dict[str, Split] = {
             name: TensorSplit(index=rows, y=y[rows], a=a[rows], x=x[rows]) for name, rows in parts.items()
         }
@@ -83,11 +87,34 @@ class FeatureFile:
             fingerprint=fingerprint,
         )  # fmt: skip
 
+    def _inputs(self, x: np.ndarray, train: np.ndarray) -> Tensor:
+        """x in float32, in units of train if asked for."""
+        dtype = np.float64 if x.dtype.kind == "f" and x.dtype.itemsize > 4 else np.float32
+        wide = torch.from_numpy(np.ascontiguousarray(x, dtype=dtype))
+        require_finite(wide.flatten(1), f"x in {self.path}")
+        if self.standardise:
+            self._require_below(wide, _SQUARES_OF_DOUBLES)
+            std, mean = torch.std_mean(wide[train].double(), 0, correction=0)
+            wide = (wide - mean) / torch.where(std > 0, std, 1)
+        self._require_below(wide, _SQUARES)
+        return wide.to(torch.float32)
+
+    def _require_below(self, x: Tensor, limit: float) -> None:
+        largest = x.flatten(1).abs().amax(0)
+        if float(largest.max()) > limit:
+            raise ValueError(
+                f"x in {self.path} holds {float(largest.max()):.3g} in column {int(largest.argmax())}: beyond "
+                f"{limit:g} sums of squares overflow. Scale x, or set dataset.standardise=true"
+            )
+
     def _read(self) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            file = np.load(self.path, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError(f"it is one array of shape {file.shape}, as numpy.save writes it")
+            with file:
                 arrays = dict(file)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"path: {self.path} cannot be read ({error}). Save plain arrays with "
                 "numpy.savez(path, x=features, y=labels, a=attribute); object arrays are refused"
@@ -118,7 +145,15 @@ class FeatureFile:
 
 
 def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels as 0 … K − 1 in sorted order, and their names."""
+    """Labels as 0 … K − 1 in sorted order, and their names. Floats are taken if they are whole numbers."""
+    if values.ndim == 1 and values.dtype.kind == "f" and len(values):
+        odd = np.flatnonzero(~(np.isfinite(values) & (np.round(values) == values) & (np.abs(values) < 2**53)))
+        if len(odd):
+            raise ValueError(
+                f"{name} has dtype {values.dtype} and holds {values[odd[0]]} in row {odd[0]}, but must be integers or "
+                "strings of shape [n]; floats are taken only if they are whole numbers"
+            )
+        values = values.astype(np.int64)
     if values.ndim != 1 or values.dtype.kind not in "iubUS":
         raise ValueError(
             f"{name} has shape {values.shape} and dtype {values.dtype}, but must be integers or strings of shape [n]"

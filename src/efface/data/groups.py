@@ -38,11 +38,27 @@ def kamiran_calders(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> 
     per_y, per_a = counts.sum(1, keepdim=True), counts.sum(0, keepdim=True)
     empty = (counts == 0) & (per_y > 0) & (per_a > 0)
     if empty.any():
-        cells = [f"y={i},a={j}" for i, j in empty.nonzero().tolist()]
-        shown = ", ".join(cells[:5]) + (f" and {len(cells) - 5} more" if len(cells) > 5 else "")
-        raise ValueError(f"no weights make a independent of y: no samples with {shown}")
+        raise ValueError(f"no weights make a independent of y: no samples with {_cells(empty)}")
     weights = per_y * per_a / counts / len(y)
     return weights[y, a]
+
+
+def group_weights(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:
+    """Weights `[n]` under which all groups count the same, n / (groups · samples in the group), with mean 1.
+
+    Raises:
+        ValueError: a group is empty, so that no weights can fill it.
+    """
+    counts = group_counts(y, a, n_classes, n_attributes)
+    if (counts == 0).any():
+        raise ValueError(f"no weights make all groups count the same: no samples with {_cells(counts == 0)}")
+    return (len(y) / counts.numel() / counts)[y, a]
+
+
+def _cells(mask: Tensor) -> str:
+    """Where a mask `[n_classes, n_attributes]` is true."""
+    cells = [f"y={i},a={j}" for i, j in mask.nonzero().tolist()]
+    return ", ".join(cells[:5]) + (f" and {len(cells) - 5} more" if len(cells) > 5 else "")
 
 
 def group_accuracies(correct: Tensor, y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Probes: what a fresh classifier reads of the protected attribute from features that the method never saw.
 
-A probe is trained on one half of the samples and scored on the other. Inputs are centred and scaled by the *un-erased*
-training features: scaled by the erased ones, a probe would amplify the rounding noise in directions that are gone.
+A probe is trained on one half of the samples and scored on the other; clusters (one person's photographs) go to a half
+as a whole. Inputs are centred and scaled by the *un-erased* training features: scaled by the erased ones, a probe would
+amplify the rounding noise in directions that are gone.
 """
 
 import copy
@@ -16,6 +17,15 @@ from efface.softmax import SoftmaxFit, fit_softmax
 
 L2_GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Penalties tried, from strong to weak, each fit starting at the one before."""
+
+POWER = 0.05
+"""A probe of un-erased features that is not this much above the majority could not show what an eraser does."""
+RARE, RARE_AUC = 0.9, 0.6
+"""Above this majority the attribute leaves too little to gain in accuracy; there the area under the curve decides."""
+MIN_CLUSTERS = 16
+"""Clusters in a split, so that a quarter of them, on which a penalty is chosen, is a handful."""
+MIN_SAMPLES = 50
+"""Samples of each value of a binary attribute."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +54,80 @@ class ProbeResult:
     accuracy: float
     majority: float
     """Share of the most frequent value: the accuracy of a constant guess."""
+    auc: float | None
+    """Area under the ROC curve of a binary attribute: .5 where there is nothing to read. None for others."""
+    rows: Tensor
+    """`[m]`: the samples that it was scored on."""
+    weight: Tensor
+    """`[m]`: their weights."""
+    gain: Tensor
+    """`[m]`: the information of each, in bits; `information` is the weighted mean."""
+    correct: Tensor
+    """`[m]` bool."""
 
 
-def score(logits: Tensor, a: Tensor) -> ProbeResult:
-    """Score logits `[n, K]` against attributes `[n]`, with H(a) from their own frequencies."""
-    frequency = torch.bincount(a).double() / len(a)
-    entropy = float(-(frequency * frequency.clamp_min(1e-300).log()).sum())
-    cross_entropy = float(functional.cross_entropy(logits.double(), a))
+def score(logits: Tensor, a: Tensor, weight: Tensor | None = None, rows: Tensor | None = None) -> ProbeResult:
+    """Score logits `[n, K]` against attributes `[n]`, with H(a) from their own frequencies, under weights `[n]`."""
+    weight = torch.ones(len(a), dtype=torch.float64, device=a.device) if weight is None else weight.double()
+    total = weight.sum()
+    frequency = torch.bincount(a, weights=weight, minlength=logits.shape[1]) / total
+    gain = (logits.double().log_softmax(1).gather(1, a[:, None])[:, 0] - frequency.log()[a]) / math.log(2)
+    correct = logits.argmax(1) == a
     return ProbeResult(
-        information=(entropy - cross_entropy) / math.log(2),
-        accuracy=float((logits.argmax(1) == a).double().mean()),
+        information=float(weight @ gain / total),
+        accuracy=float(weight @ correct.double() / total),
         majority=float(frequency.max()),
+        auc=auc(logits[:, 1] - logits[:, 0], a, weight) if logits.shape[1] == 2 else None,
+        rows=torch.arange(len(a), device=a.device) if rows is None else rows,
+        weight=weight,
+        gain=gain,
+        correct=correct,
     )
 
 
-def halves(strata: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Row numbers of two random halves that differ by at most one sample in each stratum of `strata` `[n]`."""
-    order = torch.randperm(len(strata), generator=torch.Generator().manual_seed(seed)).to(strata.device)
-    order = order[torch.argsort(strata[order], stable=True)]
-    return order[::2], order[1::2]
+def auc(scores: Tensor, a: Tensor, weight: Tensor) -> float | None:
+    """P(score of an a = 1 exceeds that of an a = 0), ties half, under weights `[n]`; None if one is absent."""
+    values, at = scores.unique(return_inverse=True)  # sorted
+    ones, zeros = (torch.bincount(at, weights=weight * (a == value), minlength=len(values)) for value in (1, 0))
+    below = zeros.cumsum(0) - zeros / 2
+    total = ones.sum() * zeros.sum()
+    return float(ones @ below / total) if total > 0 else None
 
 
-def linear_probe(x: Tensor, a: Tensor, strata: Tensor, n_attributes: int) -> ProbeResult:
+def halves(strata: Tensor, cluster: Tensor | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Row numbers of two random halves.
+
+    They differ by at most one sample in each stratum of `strata` `[n]`. With `cluster` `[n]`, whole clusters are dealt
+    out, from large to small among those whose most frequent stratum is the same.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if cluster is None:
+        order = torch.randperm(len(strata), generator=generator).to(strata.device)
+        order = order[torch.argsort(strata[order], stable=True)]
+        return order[::2], order[1::2]
+    unit = cluster.unique(return_inverse=True)[1]
+    sizes = torch.bincount(unit)
+    counts = torch.zeros(len(sizes), int(strata.max()) + 1, device=unit.device)
+    counts.index_put_((unit, strata), torch.ones(len(unit), device=unit.device), accumulate=True)
+    order = torch.randperm(len(sizes), generator=generator).to(unit.device)
+    order = order[torch.argsort(sizes[order], descending=True, stable=True)]
+    order = order[torch.argsort(counts.argmax(1)[order], stable=True)]
+    # First, last, last, first, …: neither half always gets the larger of two.
+    first = torch.zeros(len(sizes), dtype=torch.bool, device=unit.device)
+    first[order] = torch.isin(torch.arange(len(sizes), device=unit.device) % 4, torch.tensor([0, 3]).to(unit.device))
+    return first[unit].nonzero()[:, 0], (~first[unit]).nonzero()[:, 0]
+
+
+def linear_probe(
+    x: Tensor,
+    a: Tensor,
+    strata: Tensor,
+    n_attributes: int,
+    *,
+    weight: Tensor | None = None,
+    cluster: Tensor | None = None,
+    grid: tuple[float, ...] = L2_GRID,
+) -> ProbeResult:
     """A converged softmax regression in float64, its L2 penalty chosen by log loss within its own half.
 
     Args:
@@ -73,21 +135,87 @@ def linear_probe(x: Tensor, a: Tensor, strata: Tensor, n_attributes: int) -> Pro
         a: attribute `[n]`.
         strata: `[n]`, groups that both halves get evenly.
         n_attributes: number of values of the attribute.
+        weight: `[n]`, of the law under which it is trained and scored; None for that of the samples.
+        cluster: `[n]`, see `halves`.
+        grid: penalties to choose from, from strong to weak.
     """
-    train, test = halves(strata)
-    inner, held_out = (train[part] for part in halves(strata[train]))
-    best_l2, best_loss, fit = L2_GRID[0], math.inf, None
-    for l2 in L2_GRID:
-        fit = _fit(x[inner], a[inner], n_attributes, l2, fit)
-        loss = float(functional.cross_entropy(fit.logits(x[held_out]), a[held_out]))
-        if loss < best_loss:
-            best_l2, best_loss = l2, loss
-    fit = _fit(x[train], a[train], n_attributes, best_l2, None)
-    return score(fit.logits(x[test]), a[test])
+    train, test = halves(strata, cluster)
+    w = torch.ones(len(a), dtype=torch.float64, device=x.device) if weight is None else weight.double()
+    best_l2 = grid[0]
+    if len(grid) > 1:
+        inner, held_out = (train[part] for part in halves(strata[train], None if cluster is None else cluster[train]))
+        best_loss, fit = math.inf, None
+        for l2 in grid:
+            fit = _fit(x[inner], a[inner], n_attributes, l2, w[inner], fit)
+            each = functional.cross_entropy(fit.logits(x[held_out]), a[held_out], reduction="none")
+            loss = float(w[held_out] @ each / w[held_out].sum())
+            if loss < best_loss:
+                best_l2, best_loss = l2, loss
+    fit = _fit(x[train], a[train], n_attributes, best_l2, w[train], None)
+    return score(fit.logits(x[test]), a[test], w[test], test)
 
 
-def _fit(x: Tensor, a: Tensor, n_attributes: int, l2: float, init: SoftmaxFit | None) -> SoftmaxFit:
-    return fit_softmax(x, a, n_classes=n_attributes, l2=l2, init=init, tol=1e-7)
+def _fit(x: Tensor, a: Tensor, n_attributes: int, l2: float, weight: Tensor, init: SoftmaxFit | None) -> SoftmaxFit:
+    return fit_softmax(x, a, n_classes=n_attributes, l2=l2, weight=weight, init=init, tol=1e-7)
+
+
+def unreadable(a: Tensor, n_attributes: int, cluster: Tensor | None = None) -> str | None:
+    """Why no probe can be trained and scored on samples of these attributes `[n]`, or None."""
+    counts = torch.bincount(a, minlength=n_attributes)
+    if int((counts > 0).sum()) < 2:
+        return "underpowered: the attribute has one value only in this split"
+    if n_attributes == 2 and int(counts.min()) < MIN_SAMPLES:
+        return f"underpowered: a value of the attribute has {int(counts.min())} samples, fewer than {MIN_SAMPLES}"
+    if cluster is not None and len(cluster.unique()) < MIN_CLUSTERS:
+        return f"underpowered: {len(cluster.unique())} clusters, fewer than {MIN_CLUSTERS}"
+    return None
+
+
+def powerless(x: Tensor, a: Tensor, strata: Tensor, n_attributes: int, cluster: Tensor | None = None) -> str | None:
+    """Why a probe of *un-erased* features x shows too little for a probe of erased ones to mean anything, or None.
+
+    Below 5 points above the majority, what an eraser seems to remove may never have been readable. One fit of a
+    middling penalty is usually enough to see it; only where it is not is the penalty chosen.
+    """
+    for grid in (L2_GRID[3:4], L2_GRID):
+        found = linear_probe(x, a, strata, n_attributes, cluster=cluster, grid=grid)
+        if has_power(found):
+            return None
+    return (
+        f"underpowered: from the un-erased features a probe reads the attribute at {found.accuracy:.1%}, less than "
+        f"{POWER:.0%} above the majority of {found.majority:.1%}"
+    )
+
+
+def has_power(found: ProbeResult) -> bool:
+    """Whether a probe is clearly better than a constant guess."""
+    if found.majority > RARE:
+        return found.auc is not None and found.auc >= RARE_AUC
+    return found.accuracy >= found.majority + POWER
+
+
+def balanced_weights(strata: Tensor, a: Tensor, minimum: int = 20) -> tuple[Tensor | None, str | None]:
+    """Weights `[n]` under which every (label, attribute) is as frequent as every other; None, and why not.
+
+    Args:
+        strata: `[n]`, the groups y · n_attributes + a.
+        a: `[n]`
+        minimum: samples that each group has to have.
+    """
+    labels = (strata - a).unique(return_inverse=True)[1]
+    values = a.unique(return_inverse=True)[1]
+    k, m = int(labels.max()) + 1, int(values.max()) + 1
+    counts = torch.bincount(labels * m + values, minlength=k * m).view(k, m).double()
+    expected = counts.sum(1, keepdim=True) * counts.sum(0, keepdim=True) / counts.sum()
+    if (k - 1) * (m - 1) == 0:
+        return None, "label or attribute has one value only in this split"
+    chi2 = ((counts - expected) ** 2 / expected).sum()
+    p_value = torch.special.gammaincc(torch.tensor((k - 1) * (m - 1) / 2.0).to(chi2), chi2 / 2)
+    if p_value > 1e-3:
+        return None, "label and attribute are independent in this split: the natural law will do"
+    if counts.min() < minimum:
+        return None, f"a group has {int(counts.min())} samples, fewer than {minimum}: no balanced law"
+    return (len(a) / (k * m) / counts)[labels, values], None
 
 
 def mlp_probe(
@@ -96,6 +224,7 @@ def mlp_probe(
     strata: Tensor,
     n_attributes: int,
     *,
+    cluster: Tensor | None = None,
     width: int = 128,
     max_epochs: int = 100,
     patience: int = 5,
@@ -104,8 +233,8 @@ def mlp_probe(
 
     A lower bound on the information, like every probe. Arguments as for `linear_probe`.
     """
-    train, test = halves(strata)
-    inner, held_out = (train[part] for part in halves(strata[train]))
+    train, test = halves(strata, cluster)
+    inner, held_out = (train[part] for part in halves(strata[train], None if cluster is None else cluster[train]))
     x = x.float()
     # The layers draw from the global generator; leave it as it was.
     with torch.random.fork_rng(devices=[]):
@@ -133,4 +262,4 @@ def mlp_probe(
                 if waited == patience:
                     break
     with torch.no_grad():
-        return score(best(x[test]), a[test])
+        return score(best(x[test]), a[test], None, test)

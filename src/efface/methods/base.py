@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,19 +13,24 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Features:
-    """A representation and its labels: x `[n, d]` float32, y and a `[n]` int64, weights `[n]` or None."""
+    """A representation and its labels: x `[n, d]` float32, y and a `[n]` int64, weights and clusters `[n]` or None."""
 
     x: Tensor
     y: Tensor
     a: Tensor
     weight: Tensor | None = None
+    cluster: Tensor | None = None
+    """int64, samples of one value belong together (see `efface.data.base.Split`)."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __add__(self, other: "Features") -> "Features":
-        """The samples of both, without weights."""
-        return Features(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), torch.cat([self.a, other.a]))
+        """The samples of both, without weights; clusters are kept if both have them."""
+        x, y, a = (torch.cat(both) for both in ((self.x, other.x), (self.y, other.y), (self.a, other.a)))
+        if self.cluster is None or other.cluster is None:
+            return Features(x, y, a)
+        return Features(x, y, a, cluster=torch.cat([self.cluster, other.cluster]))
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,40 @@ class Problem:
     """Whether a pair is one sample under two attributes, and not two samples."""
     seed: int
     device: str
+    attribute_columns: tuple[int, ...] | None = None
+    """Columns of the inputs that are the attribute itself, where the data set is a table that names them."""
+    features_are_inputs: bool = False
+    """Whether the base model has no parameters below its head, so that features are the columns of the inputs."""
+    flip: Callable[[Tensor], Features] | None = field(default=None, repr=False)
+    """Behind `counterfactual`."""
+    split_model: "Callable[[int], tuple[Problem, nn.Sequential]] | None" = field(default=None, repr=False)
+    """Behind `cut`."""
+
+    def counterfactual(self, rows: Tensor) -> Features:
+        """Train rows `[k]` under another a, which is drawn once for each row: features are read when asked for.
+
+        Raises:
+            ValueError: a row is out of range, or no counterfactual of a sample exists in these data.
+        """
+        if not self.flippable or self.flip is None:
+            raise ValueError("rows: these data hold no counterfactual of a training sample")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.train):
+            raise ValueError(
+                f"rows go from {int(rows.min())} to {int(rows.max())}, but must lie in 0 … {len(self.train) - 1}"
+            )
+        return self.flip(rows)
+
+    def cut(self, m: int) -> "tuple[Problem, nn.Sequential]":
+        """The problem at the features before the last m linear layers, and those layers as they were trained.
+
+        Raises:
+            ValueError: the model does not end in m linear layers with ReLU between them.
+        """
+        if m == 1:
+            return self, nn.Sequential(self.head)
+        if self.split_model is None:
+            raise ValueError(f"m is {m}, but of the model behind these features only the head is known")
+        return self.split_model(m)
 
 
 class Representation(nn.Module):
@@ -64,6 +104,8 @@ class Debiased:
 
     represent: Representation
     head: nn.Linear
+    cut: int = 1
+    """It takes the features before the last `cut` linear layers of the base model; see `Problem.cut`."""
     fitted_on: Features | None = None
     """The features, with their weights, that the method was fitted on; None if on none."""
     info: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +126,7 @@ class Debiased:
         tensors |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
         content = save(
             {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            metadata={"represent": json.dumps([kind.__module__, kind.__qualname__])},
+            metadata={"represent": json.dumps([kind.__module__, kind.__qualname__]), "cut": str(self.cut)},
         )
         path.write_bytes(content)
 
@@ -99,7 +141,8 @@ class Debiased:
 
         try:
             with safe_open(path, framework="pt") as file:
-                module, name = json.loads((file.metadata() or {})["represent"])
+                metadata = file.metadata() or {}
+                (module, name), cut = json.loads(metadata["represent"]), int(metadata.get("cut", "1"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is not a saved model of efface ({error}): run the job again") from error
@@ -110,7 +153,7 @@ class Debiased:
         weight, bias = tensors["head.weight"], tensors.get("head.bias")
         head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
         head.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-        return cls(represent=kind(**own).eval(), head=head.requires_grad_(False))
+        return cls(represent=kind(**own).eval(), head=head.requires_grad_(False), cut=cut)
 
 
 class Method(Protocol):

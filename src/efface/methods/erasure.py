@@ -107,6 +107,11 @@ class Erasure(ABC):
             raise ValueError(f"refit_l2 is {self.refit_l2}, but must be positive, so that the head has a minimum")
 
     def skip(self, problem: Problem) -> str | None:
+        if self.fit_on != "train" and problem.attribute_columns is not None and problem.flippable:
+            return (
+                f"fit_on={self.fit_on}: these pairs differ in the attribute's own columns alone, so that there it is "
+                "independent of all that goes with it, which an eraser would leave; use method.fit_on=train"
+            )
         data = self._data(problem)
         if len(data) == 0:
             return f"fit_on={self.fit_on}: the data set has no counterfactual pairs"

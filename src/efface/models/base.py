@@ -1,5 +1,7 @@
 """The one shape that every model has."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -21,3 +23,19 @@ class Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(x))
         return logits
+
+    def cut(self, m: int) -> tuple[nn.Module, nn.Sequential]:
+        """What comes before the last m linear layers, and those layers with the activations between them.
+
+        Raises:
+            ValueError: the model does not end in m linear layers with one ReLU between each two.
+        """
+        if m == 1:
+            return self.backbone, nn.Sequential(self.head)
+        parts = [*(self.backbone if isinstance(self.backbone, nn.Sequential) else [self.backbone]), self.head]
+        at = len(parts) - (2 * m - 1)
+        tail = parts[max(at, 0) :]
+        alternate = all(isinstance(a, nn.Linear) != isinstance(b, nn.Linear) for a, b in pairwise(tail))
+        if m < 1 or at < 0 or not alternate or not all(isinstance(part, nn.Linear | nn.ReLU) for part in tail):
+            raise ValueError(f"m is {m}, but the model does not end in {m} linear layers with a ReLU between each two")
+        return nn.Sequential(*parts[:at]), nn.Sequential(*tail)

@@ -1,21 +1,21 @@
-"""Fit a base model; read features out of it."""
+"""Empirical risk minimisation, and the loop that the other ways of training share."""
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from efface.data.base import Dataset, Split
+from efface.data.base import Dataset
 from efface.data.groups import group_accuracies
 from efface.models.base import Model
-
-_READ_OUT_BATCH = 2048
+from efface.training.augment import augment
+from efface.training.devices import Precision, autocast, require_precision
+from efface.training.reading import read_out
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,39 @@ class Trained:
     seconds: float
 
 
-def resolve_device(device: str) -> str:
-    """`auto` is CUDA where it is, else the CPU.
+class Objective(Protocol):
+    """A loss, with what it needs to know of train."""
 
-    Raises:
-        ValueError: a CUDA device is asked for that is not there.
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The loss of a batch, from logits `[len(rows), K]` of `rows` of train."""
+        ...
+
+    def report(self) -> dict[str, float]:
+        """What the record shall tell of it after an epoch."""
+        ...
+
+
+class CrossEntropy:
+    """Mean cross-entropy, each sample times its weight.
+
+    Args:
+        y: labels `[n]` of train.
+        weight: `[n]` with mean 1, or None.
+        device: of the logits.
     """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but no CUDA device is available: use device=cpu or device=auto")
-    return device
+
+    def __init__(self, y: Tensor, weight: Tensor | None, device: str) -> None:
+        self._y = y.to(device)
+        self._weight = None if weight is None else weight.to(device, torch.float32)
+
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        rows = rows.to(logits.device)
+        if self._weight is None:
+            return functional.cross_entropy(logits, self._y[rows])
+        return (self._weight[rows] * functional.cross_entropy(logits, self._y[rows], reduction="none")).mean()
+
+    def report(self) -> dict[str, float]:
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +74,8 @@ class Erm:
         batch_size: samples per step.
         select: the epoch to keep: `last`, or the best on val of `accuracy`, `unbiased_accuracy` or
             `worst_group_accuracy`, the earliest of equals.
-        precision: `float32`, `bfloat16` (autocast), or `auto`: bfloat16 on CUDA devices that have it. On a CPU it gains
-            nothing for small models.
+        augment: show images cut and mirrored at random, see `efface.training.augment`.
+        precision: `float32`, `bfloat16` (autocast), or `auto`: see `efface.training.devices`.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -62,7 +84,8 @@ class Erm:
     epochs: int = 10
     batch_size: int = 256
     select: str = "last"
-    precision: Literal["float32", "bfloat16", "auto"] = "auto"
+    augment: bool = False
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw", "sgd"):
@@ -75,8 +98,15 @@ class Erm:
         selections = ("last", "accuracy", "unbiased_accuracy", "worst_group_accuracy")
         if self.select not in selections:
             raise ValueError(f"select is {self.select!r}, but must be one of {', '.join(selections)}")
-        if self.precision not in ("float32", "bfloat16", "auto"):
-            raise ValueError(f"precision is {self.precision!r}, but must be 'float32', 'bfloat16' or 'auto'")
+        require_precision(self.precision)
+
+    def order(self, dataset: Dataset, generator: torch.Generator) -> Tensor:
+        """Rows of train in the order in which an epoch shows them."""
+        return torch.randperm(len(dataset.train), generator=generator)
+
+    def objective(self, dataset: Dataset, device: str) -> Objective:
+        """The loss to minimise on train."""
+        return CrossEntropy(dataset.train.y, None, device)
 
     def fit(
         self,
@@ -93,19 +123,20 @@ class Erm:
             FloatingPointError: the loss is no longer finite.
         """
         start = time.perf_counter()
-        train = dataset.train
+        if self.augment and len(dataset.input_shape) != 3:
+            raise ValueError(f"augment=true: inputs of shape {dataset.input_shape} are no images")
         model.to(device).train()
-        optimizer = self._optimizer(model)
+        optimizer, objective = self._optimizer(model), self.objective(dataset, device)
         generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
         best, best_epoch, best_state = -math.inf, self.epochs - 1, None
-        steps = math.ceil(len(train) / self.batch_size)
+        steps = math.ceil(len(dataset.train) / self.batch_size)
         with tqdm(
             total=steps * self.epochs, desc="train", unit="batch", disable=None if progress else True, leave=False
         ) as bar:
             for epoch in range(self.epochs):
-                loss, accuracy = self._epoch(model, train, optimizer, generator, device, bar)
-                row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
+                loss, accuracy = self._epoch(model, dataset, objective, optimizer, generator, device, bar)
+                row = {"epoch": epoch, "loss": loss, "accuracy": accuracy, **objective.report()}
                 if self.select != "last":
                     row[f"val_{self.select}"] = score = self._score(model, dataset, device)
                     if score > best:
@@ -128,80 +159,49 @@ class Erm:
     def _epoch(
         self,
         model: Model,
-        train: Split,
+        dataset: Dataset,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         device: str,
         bar: "tqdm[Any]",
     ) -> tuple[float, float]:
         """One pass; mean loss and accuracy over it."""
+        train = dataset.train
         total_loss = torch.zeros((), device=device)
         total_hits = torch.zeros((), device=device)
-        for i, rows in enumerate(torch.randperm(len(train), generator=generator).split(self.batch_size)):
+        seen = 0
+        for i, rows in enumerate(self.order(dataset, generator).split(self.batch_size)):
             x, y = train.inputs(rows, device=device), train.y[rows].to(device)
-            with self._autocast(device):
+            if self.augment:
+                x = augment(x, generator)
+            with autocast(self.precision, model, device):
                 logits = model(x)
-                loss = functional.cross_entropy(logits.float(), y)
+            logits = logits.float()
+            loss = objective(logits, rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            seen += len(rows)
             total_loss += loss.detach() * len(rows)
             total_hits += (logits.argmax(1) == y).sum()
             bar.update()
             if i % 50 == 0:
-                seen = i * self.batch_size + len(rows)
                 bar.set_postfix(loss=f"{total_loss / seen:.3f}", accuracy=f"{total_hits / seen:.3f}", refresh=False)
-        loss_mean = float(total_loss / len(train))
+        loss_mean = float(total_loss / seen)
         if not math.isfinite(loss_mean):
             raise FloatingPointError(
                 f"training diverged: the loss is {loss_mean} with lr={self.lr}; lower training.lr, or check the inputs"
             )
-        return loss_mean, float(total_hits / len(train))
-
-    def _autocast(self, device: str) -> Any:
-        kind = device.split(":")[0]
-        on = self.precision == "bfloat16" or (
-            self.precision == "auto" and kind == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        return torch.autocast(kind, dtype=torch.bfloat16) if on else nullcontext()
+        return loss_mean, float(total_hits / seen)
 
     def _score(self, model: Model, dataset: Dataset, device: str) -> float:
         model.eval()
         val = dataset.val
-        correct = read_out(model, val, device=device).argmax(1) == val.y
+        correct = read_out(model, val, device=device, precision=self.precision).argmax(1) == val.y
         model.train()
         if self.select == "accuracy":
             return float(correct.double().mean())
         per_group = group_accuracies(correct, val.y, val.a, len(dataset.classes), len(dataset.attributes))
         per_group = per_group[~per_group.isnan()]
         return float(per_group.mean() if self.select == "unbiased_accuracy" else per_group.min())
-
-
-@torch.no_grad()
-def read_out(
-    module: nn.Module,
-    split: Split,
-    *,
-    rows: Tensor | None = None,
-    a: Tensor | None = None,
-    device: str,
-    progress: str | None = None,
-) -> Tensor:
-    """`module` applied to `rows` of a split (all if None) in batches: float32 `[len(rows), ...]` on the CPU.
-
-    Args:
-        module: a model for its logits, or its backbone for its features; in evaluation mode.
-        a: attributes `[len(rows)]` to show the samples under, instead of their own.
-        progress: a name for the progress bar; no bar if None.
-    """
-    rows = torch.arange(len(split)) if rows is None else rows
-    out: Tensor | None = None
-    with tqdm(total=len(rows), desc=progress, unit="sample", disable=None if progress else True, leave=False) as bar:
-        for at in range(0, len(rows), _READ_OUT_BATCH):
-            part = slice(at, at + _READ_OUT_BATCH)
-            batch = module(split.inputs(rows[part], a=None if a is None else a[part], device=device)).float().cpu()
-            if out is None:
-                out = batch.new_empty(len(rows), *batch.shape[1:])
-            out[part] = batch
-            bar.update(len(batch))
-    return torch.empty(0) if out is None else out

@@ -1,0 +1,330 @@
+"""CelebA: photographs of faces with 40 attributes, one of which is the target and others are protected.
+
+Liu et al., "Deep learning face attributes in the wild", ICCV 2015. Splits and preprocessing are those of group DRO
+(Sagawa et al., "Distributionally robust neural networks for group shifts", ICLR 2020).
+"""
+
+import difflib
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every_class
+from efface.data.groups import group_counts, groups
+from efface.data.images import Images, decoded, some
+
+SIZE, CROP = (178, 218), 178
+"""Of the aligned photographs, and the side of the central square that is kept of them, in pixels."""
+
+_ATTRIBUTES, _PARTITION, _IDENTITY = "list_attr_celeba", "list_eval_partition", "identity_CelebA"
+_IMAGES = "img_align_celeba"
+_WITHIN = ("", "Anno", "Eval", "Img", "data")
+"""Where the official archive and group DRO's code put lists and images, within the folder."""
+_PARTS = {"train": 0, "val": 1, "test": 2}
+"""Of the official partition."""
+
+
+@dataclass(frozen=True)
+class CelebASplit:
+    """Photographs of one split."""
+
+    index: Tensor
+    """`[n]`: number in the file's name."""
+    y: Tensor
+    a: Tensor
+    cluster: Tensor | None
+    """`[n]` int64: who is shown; None where that is not known."""
+    rows: Tensor
+    """`[n]`: rows of `images`."""
+    images: Images
+
+    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
+        """`[len(rows), c, h, w]`, centred and scaled as ImageNet's images are."""
+        if a is not None:
+            raise ValueError("a: nobody was photographed twice, as a man and as a woman: CelebA has no counterfactuals")
+        return self.images.normalised(self.rows[rows], device)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CelebA:
+    """Options of CelebA, read from `data_dir/celeba`.
+
+    The folder holds `img_align_celeba/NNNNNN.jpg` and the lists, whole or cut to a subset: `list_attr_celeba`,
+    `list_eval_partition` and, if there, `identity_CelebA`, as `.txt` (official) or `.csv` (Kaggle, group DRO).
+
+    train and test are the official ones. The official val is halved into val and pairs, so that no person is in both
+    and the groups are as equal as whole persons allow: features tell who is shown, and a probe would learn that. A pair
+    is two photographs of one label and different attributes; of different people.
+
+    Args:
+        target: the attribute to predict, such as `Blond_Hair`.
+        attributes: one or more protected attributes; m of them make 2^m values, the first the lowest bit, as in group
+            DRO.
+        resolution: side in pixels after the central square of 178 was cut out: 64, 128, 224 or any other.
+        grayscale: one channel instead of three.
+    """
+
+    target: str = "Blond_Hair"
+    attributes: Sequence[str] = ("Male",)
+    resolution: int = 64
+    grayscale: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attributes, str) or len(self.attributes) == 0:
+            raise ValueError(f"attributes is {self.attributes!r}, but must be a list of one or more: [Male]")
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes is {list(self.attributes)}: one is named twice")
+        if self.target in self.attributes:
+            raise ValueError(f"target is {self.target!r}, which is protected: attributes is {list(self.attributes)}")
+        if self.resolution < 1:
+            raise ValueError(f"resolution is {self.resolution}, but must be a number of pixels, such as 64")
+
+    def fingerprint(self, data_dir: Path) -> str:
+        """Of the lists, and of the images' names and sizes; 0.1 s for 10,000 images."""
+        folder = _Folder.find(data_dir)
+        names = [name for name, _ in folder.attributes([])]
+        return hashlib.sha256((folder.digest() + folder.content(names)).encode()).hexdigest()[:16]
+
+    def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
+        """Decodes the images if the cache does not have them; `seed` changes nothing."""
+        folder = _Folder.find(data_dir)
+        table = list(folder.attributes([self.target, *self.attributes]))
+        names = [name for name, _ in table]
+        content = folder.content(names)  # first: it says what is missing
+        values = torch.from_numpy(np.array([row for _, row in table], dtype=np.int64).reshape(len(names), -1))
+        partition = torch.tensor(folder.numbers(_PARTITION, names, allowed=list(_PARTS.values())))
+        identity = torch.tensor(folder.numbers(_IDENTITY, names)) if folder.file(_IDENTITY) else None
+
+        y = values[:, 0]
+        a = (values[:, 1:] << torch.arange(len(self.attributes))).sum(1)
+        attributes = tuple(_value_name(self.attributes, value) for value in range(2 ** len(self.attributes)))
+        parts = {name: (partition == number).nonzero()[:, 0] for name, number in _PARTS.items()}
+        official_val = parts["val"]
+        half = halve(
+            groups(y, a, len(attributes))[official_val],
+            torch.arange(len(official_val)) if identity is None else identity[official_val],
+        )
+        parts["val"], parts["pairs"] = official_val[half], official_val[~half]
+
+        images = decoded(
+            [folder.images / name for name in names], size=SIZE, crop=CROP, resolution=self.resolution,
+            grayscale=self.grayscale, cache_dir=cache_dir, content=content,
+        )  # fmt: skip
+        index = torch.tensor([int(name.partition(".")[0]) for name in names])
+        splits: dict[str, Split] = {
+            name: CelebASplit(
+                index=index[rows], y=y[rows], a=a[rows], rows=rows, images=images,
+                cluster=None if identity is None else identity[rows],
+            )
+            for name, rows in parts.items()
+        }  # fmt: skip
+        classes = (f"not {self.target}", self.target)
+        require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
+        if len(splits["train"].a.unique()) < 2:
+            raise ValueError(
+                f"attributes: every image of train in {folder.path} is {attributes[int(splits['train'].a[0])]!r}; "
+                "two or more values are needed"
+            )
+        generator = torch.Generator().manual_seed(0)
+        pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
+        _tell_gaps(folder, splits, pairs["pairs"], classes, attributes, identity is not None)
+        return Dataset(
+            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
+            val_pairs=pairs["val"], test_pairs=pairs["test"],
+            classes=classes, attributes=attributes, input_shape=images.shape, flippable=False,
+            fingerprint=self.fingerprint(data_dir),
+        )  # fmt: skip
+
+
+def halve(strata: Tensor, cluster: Tensor) -> Tensor:
+    """A mask `[n]` of one half: whole clusters, and as nearly half of each stratum as they allow.
+
+    Clusters go, the largest first, to the half that they make less unequal, where each stratum, and the whole, counts
+    by the square of the share that is too much.
+
+    Args:
+        strata: `[n]` int64.
+        cluster: `[n]` int64.
+    """
+    names, member = cluster.unique(return_inverse=True)
+    k = int(strata.max()) + 1 if len(strata) else 1
+    counts = torch.bincount(member * k + strata, minlength=len(names) * k).view(-1, k).double()
+    counts = torch.cat([counts, counts.sum(1, keepdim=True)], 1)
+    shares = (counts / counts.sum(0).clamp_min(1)).numpy()
+    order = np.lexsort((names.numpy(), -counts[:, -1].numpy()))
+    first = np.zeros(len(names), dtype=bool)
+    surplus = np.zeros(k + 1)
+    for i in order:
+        first[i] = surplus @ shares[i] <= 0  # |surplus + share|² ≤ |surplus − share|²
+        surplus += shares[i] if first[i] else -shares[i]
+    return torch.from_numpy(first)[member]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Where lists and images are."""
+
+    path: Path
+    images: Path
+
+    @classmethod
+    def find(cls, data_dir: Path) -> "_Folder":
+        path = data_dir / "celeba"
+        candidates = [path / within / _IMAGES for within in _WITHIN]
+        found = next((folder for folder in candidates if folder.is_dir()), None)
+        if found is not None and (found / _IMAGES).is_dir():  # Kaggle's archive has the folder twice
+            found /= _IMAGES
+        folder = cls(path, path / _IMAGES if found is None else found)
+        missing = [f"{name}.txt or .csv" for name in (_ATTRIBUTES, _PARTITION) if folder.file(name) is None]
+        missing += [] if found else [f"the folder {_IMAGES}"]
+        if missing:
+            raise FileNotFoundError(
+                f"{path.resolve()} has no {', no '.join(missing)}. Put CelebA's aligned images and lists there, or set "
+                "data_dir=... (or DATA_DIR) to the folder that celeba is in. dataset=colored_mnist_mini needs no files"
+            )
+        return folder
+
+    def file(self, stem: str) -> Path | None:
+        """The list of that name."""
+        places = (self.path / within / f"{stem}{suffix}" for within in _WITHIN for suffix in (".txt", ".csv"))
+        return next((file for file in places if file.is_file()), None)
+
+    def digest(self) -> str:
+        """Of the lists."""
+        digest = hashlib.sha256()
+        for file in (self.file(stem) for stem in (_ATTRIBUTES, _PARTITION, _IDENTITY)):
+            digest.update(file.read_bytes() if file else b"")
+        return digest.hexdigest()
+
+    def content(self, names: Sequence[str]) -> str:
+        """Of the images' names and sizes.
+
+        Raises:
+            FileNotFoundError: images that the lists name are not there.
+        """
+        with os.scandir(self.images) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".jpg")}
+        missing = [name for name in names if name not in sizes]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.images} lacks {len(missing):,} of the {len(names):,} images that {self.file(_ATTRIBUTES)} "
+                f"names: {some(missing)}. Extract them again, or cut the lists to the images that are there"
+            )
+        if len(sizes) > len(names):
+            extra = sorted(set(sizes) - set(names))
+            warnings.warn(
+                f"{self.images} has {len(extra):,} images that {self.file(_ATTRIBUTES)} does not name, and that are "
+                f"not used: {some(extra)}",
+                stacklevel=3,
+            )
+        return hashlib.sha256("".join(f"{name} {sizes[name]}\n" for name in names).encode()).hexdigest()
+
+    def attributes(self, columns: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+        """Each image's name, and 0 or 1 in each of `columns`."""
+        file = self._require(_ATTRIBUTES)
+        table = _lines(file)
+        number, header = next(table, (1, []))
+        announced = int(header[0]) if len(header) == 1 and header[0].isdigit() else None
+        if announced is not None:  # the official list opens with its length
+            number, header = next(table, (2, []))
+        known = header[1:] if file.suffix == ".csv" else header
+        unknown = [name for name in columns if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.3) or known
+            raise ValueError(
+                f"target or attributes: {unknown[0]!r} is not among the {len(known)} names of {file}, line {number}: "
+                f"did you mean {', '.join(close)}?"
+            )
+        at = [known.index(name) + 1 for name in columns]
+        rows = 0
+        for number, fields in table:
+            if len(fields) != len(known) + 1:
+                raise ValueError(
+                    f"{file}, line {number}: {len(fields)} fields, but there must be {len(known) + 1}, a name and "
+                    f"{len(known)} values"
+                )
+            if not fields[0].partition(".")[0].isdigit():
+                raise ValueError(f"{file}, line {number}: {fields[0]!r} is no image's name, such as 000001.jpg")
+            bad = [fields[i] for i in at if fields[i] not in ("-1", "0", "1")]
+            if bad:
+                raise ValueError(f"{file}, line {number}: an attribute is {bad[0]!r}, but must be -1 or 1")
+            rows += 1
+            yield fields[0], [int(fields[i] == "1") for i in at]
+        if rows == 0 or (announced is not None and rows != announced):
+            raise ValueError(
+                f"{file} names {rows} images" + (f", but its first line says {announced}" if announced else "")
+            )
+
+    def numbers(self, stem: str, names: Sequence[str], allowed: Sequence[int] = ()) -> list[int]:
+        """The number that a list gives to each of `names`."""
+        file = self._require(stem)
+        found: dict[str, int] = {}
+        for number, fields in _lines(file):
+            if number == 1 and file.suffix == ".csv" and not fields[-1].lstrip("-").isdigit():
+                continue  # the header
+            if len(fields) != 2 or not fields[1].isdigit():
+                raise ValueError(f"{file}, line {number}: {' '.join(fields)!r}, but must be a name and a number")
+            if allowed and int(fields[1]) not in allowed:
+                choice = ", ".join(map(str, allowed))
+                raise ValueError(f"{file}, line {number}: the part is {fields[1]}, but must be one of {choice}")
+            found[fields[0]] = int(fields[1])
+        for have, lack, images in (
+            (self._require(_ATTRIBUTES), file, [name for name in names if name not in found]),
+            (file, self._require(_ATTRIBUTES), sorted(set(found) - set(names))),
+        ):
+            if images:
+                raise ValueError(
+                    f"the lists disagree: {len(images):,} images of {have} are not in {lack}: {some(images)}"
+                )
+        return [found[name] for name in names]
+
+    def _require(self, stem: str) -> Path:
+        file = self.file(stem)
+        assert file is not None  # `find` has looked
+        return file
+
+
+def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields of the lines that are not empty."""
+    separator = "," if file.suffix == ".csv" else None
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, [field.strip() for field in line.split(separator)]
+
+
+def _value_name(attributes: Sequence[str], value: int) -> str:
+    return ", ".join(name if value >> bit & 1 else f"not {name}" for bit, name in enumerate(attributes))
+
+
+def _tell_gaps(
+    folder: _Folder,
+    splits: dict[str, Split],
+    pairs: Pairs,
+    classes: tuple[str, ...],
+    attributes: tuple[str, ...],
+    identities: bool,
+) -> None:
+    """Warn of what these images cannot show: empty groups, labels without pairs, people who are not known."""
+    gaps = []
+    for name, split in splits.items():
+        empty = group_counts(split.y, split.a, len(classes), len(attributes)) == 0
+        cells = [f"{classes[i]} & {attributes[j]}" for i, j in empty.nonzero().tolist()]
+        gaps += [f"{name} has no image of {some(cells)}"] if cells else []
+    paired = set(pairs.split.y[pairs.rows].tolist())
+    lonely = [label for i, label in enumerate(classes) if i not in paired]
+    gaps += [f"{some(lonely)} has no pairs, for want of another attribute value in that split"] if lonely else []
+    if not identities:
+        gaps.append(f"no {_IDENTITY}.txt, so that a person may be in both val and pairs and in both halves of a probe")
+    if gaps:
+        warnings.warn(f"{folder.path}: {'; '.join(gaps)}", stacklevel=3)

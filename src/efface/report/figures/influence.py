@@ -1,0 +1,76 @@
+"""Influence of training samples on the bias, with the most harmful and the most helpful ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from efface.report.figures.style import COLOURS, Drawn, save, styled
+
+SHOWN = 8
+"""Images in a row."""
+
+
+def influence(runs: pd.DataFrame, arrays: dict[str, Path], folder: Path) -> list[Drawn]:
+    """A histogram for the first seed of each method in each setting whose run kept an array `influence` `[n_train]`.
+
+    Beside it the training images that raise and that lower the bias most, `harmful_images` and `helpful_images` uint8
+    `[m, h, w, c]`, where they were kept.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    drawn: list[Drawn] = []
+    if "path" not in runs:
+        return drawn
+    for (_, identity), group in runs.groupby(["method", "id"], sort=True):
+        first = group.sort_values("seed").iloc[0]
+        file = arrays.get(first["path"])
+        if file is None or not file.is_file():
+            continue
+        try:
+            kept = load_file(file)
+        except (SafetensorError, OSError):
+            continue  # the run's own check names a damaged file
+        if kept.get("influence", np.empty(0)).size:
+            drawn += _one(kept, first, folder, f"influence_{identity}")
+    return drawn
+
+
+def _one(kept: dict[str, np.ndarray], run: pd.Series, folder: Path, name: str) -> list[Drawn]:
+    rows = {"raise the bias most": kept.get("harmful_images"), "lower the bias most": kept.get("helpful_images")}
+    rows = {title: images for title, images in rows.items() if images is not None and len(images)}
+    values = kept["influence"].astype(float)
+    values = values[np.isfinite(values)]
+    with styled():
+        fig = plt.figure(figsize=(6.4 if rows else 4.2, 2.6), layout="constrained")
+        parts = fig.subfigures(1, 2, width_ratios=(1.15, 1), squeeze=False)[0] if rows else [fig]
+        ax = parts[0].subplots()
+        counts, edges = np.histogram(values, bins=60)
+        middle = (edges[:-1] + edges[1:]) / 2
+        colours = [COLOURS[1] if at > 0 else COLOURS[0] for at in middle]
+        ax.bar(middle, counts, width=np.diff(edges), color=colours)
+        ax.set_yscale("log")
+        ax.axvline(0, color="black", linewidth=0.7)
+        ax.set(xlabel="influence on the bias", ylabel="training samples")
+        ax.set_title(f"{run['method']}, seed {run['seed']}", loc="left")
+        if rows:
+            _images(parts[1], {title: images for title, images in rows.items() if images is not None})
+        caption = (
+            f"Influence of each of {len(values):,} training samples on the bias: {run['method']} on {run['dataset']}, "
+            f"{run['model']}, seed {run['seed']}."
+        )
+        return save(fig, folder, name, caption)
+
+
+def _images(strip: object, rows: dict[str, np.ndarray]) -> None:
+    columns = min(SHOWN, max(len(images) for images in rows.values())) // 2 or 1
+    parts = strip.subfigures(len(rows), 1, squeeze=False)[:, 0]  # type: ignore[attr-defined]
+    for part, (title, images) in zip(parts, rows.items(), strict=True):
+        part.suptitle(title, fontsize=8.5, x=0.02, ha="left")
+        for i, ax in enumerate(part.subplots(2, columns, squeeze=False).flat):
+            ax.axis("off")
+            if i < len(images):
+                image = images[i]
+                ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", interpolation="nearest")

@@ -1,0 +1,107 @@
+"""What all figures share: their look, colours of methods, and how they are saved."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from efface.report.labels import method_order
+from efface.report.seeds import interval
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#6A3D9A", "#A6A61D", "#1B4F4A")
+"""The first six are those of Okabe and Ito, which colour-blind readers tell apart."""
+GREY = "#555555"
+MARKERS = "osD^vPX<>ph*"
+SETTING = ["dataset", "model", "training"]
+
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "efface", "svg.fonttype": "path", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "axes.axisbelow": True,
+    "lines.linewidth": 1.2, "figure.dpi": 100, "axes.edgecolor": "#444444",
+    "axes.unicode_minus": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure on disk."""
+
+    name: str
+    caption: str
+    paths: tuple[Path, ...]
+    """PNG and SVG."""
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The look of all figures."""
+    with plt.rc_context(_STYLE):  # type: ignore[arg-type]
+        yield
+
+
+def looks(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method's label: one colour for a name, its markers for its options.
+
+    The model without intervention is grey.
+    """
+    names = sorted(set(runs["method_name"]) - {"none"})
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)} | {"none": GREY}
+    found = {}
+    for name, group in runs.groupby("method_name", sort=True):
+        for i, label in enumerate(sorted(group["method"].unique(), key=method_order)):
+            found[label] = (colours[name], MARKERS[i % len(MARKERS)])
+    return dict(sorted(found.items(), key=lambda item: method_order(item[0])))
+
+
+def settings(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The runs of each (dataset, model, training), and what to call it: the data set, and what else varies."""
+    named = ["dataset", *(level for level in SETTING[1:] if several(runs[level]))]
+    return [(" · ".join(group[named].iloc[0]), group) for _, group in runs.groupby(SETTING, sort=True)]
+
+
+def numbers(runs: pd.DataFrame, key: str) -> np.ndarray:
+    """The values of one column that are there, as float64."""
+    if key not in runs:
+        return np.empty(0)
+    values = np.asarray(pd.to_numeric(runs[key]), dtype=float)
+    return np.asarray(values[~np.isnan(values)])
+
+
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """The ends of the bootstrap interval of the mean; the mean twice for a single value."""
+    return interval(values) if len(values) > 1 else (float(values.mean()),) * 2
+
+
+def absent(ax: Axes, text: str = "not defined here") -> None:
+    """Say why a panel is empty."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=GREY)
+    ax.set(xticks=[], yticks=[])
+
+
+def save(fig: Figure, folder: Path, name: str, caption: str) -> list[Drawn]:
+    """Write both files and close the figure."""
+    paths = tuple(folder / f"{name}.{kind}" for kind in ("png", "svg"))
+    if (engine := fig.get_layout_engine()) is not None:
+        engine.execute(fig)  # found once, for both files
+        fig.set_layout_engine("none")
+    for path in paths:
+        fig.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    plt.close(fig)
+    return [Drawn(name=name, caption=caption, paths=paths)]
+
+
+def several(values: Iterable[Any]) -> bool:
+    """Whether there are two that differ."""
+    return len(set(values)) > 1

@@ -1,0 +1,91 @@
+"""Accuracy against bias, with the Pareto front."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from efface.report.definitions import METRICS
+from efface.report.figures.style import GREY, Drawn, absent, ends, looks, numbers, save, settings, styled
+from efface.report.table import heading
+
+BIASES = ("counterfactual_bias", "probe_information", "average_odds_difference", "tpr_gap_rms")
+"""Against which accuracy is drawn; signed ones by their absolute value."""
+MOST = 24
+"""Entries of a legend; beyond them it names methods without their options."""
+_ACCURACY = "unbiased_accuracy"
+
+
+def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
+    """Unbiased accuracy over each bias, with 95 % bootstrap intervals over seeds; up and left is better.
+
+    One row of panels for each (dataset, model, training). The dashed line is the Pareto front of the means: no method
+    is both more accurate and less biased than one on it; those off it are hollow.
+    """
+    rows = settings(runs)
+    shown = [bias for bias in BIASES if bias in runs and len(numbers(runs, bias))]
+    if not shown or _ACCURACY not in runs:
+        return []
+    headings = {metric.key: heading(metric) for metric in METRICS}
+    look = looks(runs)
+    legend = look if len(look) <= MOST else {label.partition(" ")[0]: (c, "o") for label, (c, _) in look.items()}
+    columns = -(-len(legend) // 18)
+    with styled():
+        fig, axes = plt.subplots(
+            len(rows), len(shown), figsize=(2.9 * len(shown) + 1.6 * columns, 2.7 * len(rows) + 0.2),
+            squeeze=False, layout="constrained", sharey="row",
+        )  # fmt: skip
+        for (setting, group), line in zip(rows, axes, strict=True):
+            for bias, ax in zip(shown, line, strict=True):
+                _panel(ax, group, bias, look)
+                ax.set_xlabel(headings.get(bias, bias.replace("_", " ")))
+            line[0].set_ylabel("unbiased accuracy ↑")
+            line[0].set_title(setting, loc="left")
+        handles = [
+            Line2D([], [], marker=m, linestyle="", color=c, markersize=5, label=name) for name, (c, m) in legend.items()
+        ]
+        handles.append(Line2D([], [], linestyle="--", color=GREY, linewidth=0.9, label="Pareto front"))
+        fig.legend(handles=handles, loc="outside right center", ncols=columns)
+        caption = (
+            "Unbiased accuracy against what is left of the bias; up and left is better. Bars: 95 % percentile "
+            "bootstrap intervals over seeds. Dashed: the Pareto front of the means; hollow: dominated by a point on it."
+        )
+        return save(fig, folder, "accuracy_against_bias", caption)
+
+
+def _panel(ax: Axes, group: pd.DataFrame, bias: str, look: dict[str, tuple[str, str]]) -> None:
+    points = {}
+    for method, of in group.groupby("method", sort=False):
+        both = of[[bias, _ACCURACY]].apply(pd.to_numeric).dropna()
+        if len(both):
+            points[str(method)] = (both[bias].abs().to_numpy(), both[_ACCURACY].to_numpy())
+    if not points:
+        absent(ax)
+        return
+    means = {method: (float(x.mean()), float(y.mean())) for method, (x, y) in points.items()}
+    best = front(means)
+    for method, mean in means.items():
+        colour, marker = look[method]
+        face = colour if method in best else "white"
+        ax.plot(*mean, marker, color=colour, markersize=5, markerfacecolor=face, markeredgewidth=1, zorder=3)
+    colours = [look[method][0] for method in points]
+    at = np.array(list(means.values()))
+    x, y = (np.array([ends(values[i]) for values in points.values()]) for i in (0, 1))
+    ax.hlines(at[:, 1], x[:, 0], x[:, 1], colors=colours, linewidth=0.9, zorder=2.5)
+    ax.vlines(at[:, 0], y[:, 0], y[:, 1], colors=colours, linewidth=0.9, zorder=2.5)
+    corners = np.array([means[method] for method in best])
+    ax.plot(*corners.T, drawstyle="steps-post", linestyle="--", color=GREY, linewidth=0.9, zorder=2)
+    ax.margins(0.08)
+
+
+def front(means: dict[str, tuple[float, float]]) -> list[str]:
+    """The methods that no other dominates, by rising bias: `means` are (bias, accuracy)."""
+    best, highest = [], -np.inf
+    for method, (_, accuracy) in sorted(means.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if accuracy > highest:
+            best.append(method)
+            highest = accuracy
+    return best

@@ -1,0 +1,68 @@
+"""One self-contained HTML page: tables, figures, where each number comes from. The same bytes for the same input."""
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from efface.report import render
+from efface.report.definitions import METRICS
+from efface.report.figures import Drawn
+from efface.report.records import Collection
+from efface.report.table import Table
+
+_LEFT_OUT = ("_options", "val_", "seconds_", "cache_", "reasons", "method_name", "evaluation")
+"""Columns of the frame that the page's list of runs leaves to runs.csv, by a part of their name."""
+
+
+def page(table: Table, collection: Collection, figures: Sequence[Drawn]) -> str:
+    """The page. It fetches nothing: figures are inside, and a content policy forbids the rest."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    recorded = [metric for metric in METRICS if metric.key in collection.runs]
+    return environment.get_template("page.html").render(
+        title=table.title, table=render.to_html(table), caption=table.caption, notes=table.notes,
+        problems=collection.problems, facts=_facts(collection.runs), runs=_runs(collection.runs), metrics=recorded,
+        figures=[(figure.name, figure.caption, _uri(figure)) for figure in figures],
+    )  # fmt: skip
+
+
+def _uri(figure: Drawn) -> str:
+    svg = next(path for path in figure.paths if path.suffix == ".svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
+
+
+def _facts(runs: pd.DataFrame) -> str:
+    done = runs[runs["status"] == "done"]
+    commits = sorted(set(done["commit"].dropna())) if "commit" in done else []
+    parts = [
+        f"{len(done)} runs", f"{runs['method'].nunique()} methods", f"{done['seed'].nunique()} seeds",
+        *([f"code at {', '.join(commits)}"] if commits else []),
+    ]  # fmt: skip
+    return " · ".join(parts)
+
+
+def _runs(runs: pd.DataFrame) -> str:
+    """The list of runs as HTML, without the columns that hold nothing."""
+    shown = [
+        name for name in map(str, runs) if runs[name].notna().any() and not any(part in name for part in _LEFT_OUT)
+    ]  # fmt: skip
+    shown += ["seconds_method"] if "seconds_method" in runs else []
+    head = "".join(f'<th scope="col">{html.escape(name.replace("_", " "))}</th>' for name in shown)
+    columns = [[_cell(value) for value in runs[name].tolist()] for name in shown]
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
+    return f'<table class="sortable runs">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "<td></td>"
+    if isinstance(value, float):
+        return f"<td>{value:.4g}</td>"
+    words = "" if isinstance(value, int) else ' class="words"'
+    return f"<td{words}>{html.escape(str(value))}</td>"

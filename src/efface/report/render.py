@@ -1,0 +1,129 @@
+"""A table as text: markdown, CSV, LaTeX with booktabs, and HTML."""
+
+import csv
+import html
+import io
+from collections.abc import Iterator
+
+import pandas as pd
+
+from efface.report.table import Cell, Column, Table
+
+WIDEST = 14
+"""Columns of a markdown table; a wider one is cut into one for each setting."""
+_SIGNS = {
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "′": "$'$",
+    "†": r"\textdagger{}", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "‖": r"$\Vert$", "²": "$^2$",
+    "μ": r"$\mu$", "λ": r"$\lambda$", "Σ": r"$\Sigma$", "½": r"$\frac12$", "Δ": r"$\Delta$", "∈": r"$\in$",
+    "…": r"\dots{}", "→": r"$\to$", "∑": r"$\sum$", "√": r"$\surd$", "α": r"$\alpha$", "β": r"$\beta$",
+    "ε": r"$\varepsilon$", "θ": r"$\theta$", "ŷ": r"$\hat y$", "₀": "$_0$", "₁": "$_1$", "₂": "$_2$",
+}  # fmt: skip
+
+
+def _settings(table: Table) -> list[str]:
+    return list(dict.fromkeys(setting for setting, _ in table.columns))
+
+
+def _words(table: Table) -> str:
+    return " ".join((*table.caption, *table.definitions))
+
+
+def markdown(table: Table) -> str:
+    """Title, table, how to read it, notes. A wide table is cut into one for each setting."""
+    settings = _settings(table)
+    several = len(settings) > 1
+    if len(table.columns) > WIDEST and several:
+        parts = [(s, [c for c in table.columns if c[0] == s]) for s in settings]
+        body = "\n\n".join(f"**{s}**\n\n{_pipes(table, columns, named=False)}" for s, columns in parts)
+    else:
+        body = _pipes(table, table.columns, named=several)
+    notes = "".join(f"\n- {note}" for note in table.notes)
+    return f"**{table.title}**\n\n{body}\n\n{_words(table)}\n{notes}\n"
+
+
+def _pipes(table: Table, columns: tuple[Column, ...] | list[Column], *, named: bool) -> str:
+    header = ["method", *(" ".join(column) if named else column[1] for column in columns)]
+    rows = [row for row in table.rows if any((row, column) in table.cells for column in columns)]
+    body = [[row, *(_marked(table.cell(row, column), "**{}**", "<u>{}</u>") for column in columns)] for row in rows]
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def _marked(cell: Cell, best: str, tied: str) -> str:
+    return {"best": best, "tied": tied, "": "{}"}[cell.mark].format(cell.text)
+
+
+def to_csv(table: Table) -> str:
+    """Settings and headings in two header rows; cells as text."""
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(["", *(setting for setting, _ in table.columns)])
+    write(["method", *(title for _, title in table.columns)])
+    for row in table.rows:
+        write([row, *(table.cell(row, column).text for column in table.columns)])
+    return out.getvalue()
+
+
+def latex(table: Table) -> str:
+    r"""A booktabs table: needs \usepackage{booktabs}, and graphicx if it is wide."""
+    spans = [(s, sum(setting == s for setting, _ in table.columns)) for s in _settings(table)]
+    lines = [f"% {note}" for note in table.notes]
+    lines += [r"\begin{table}[t]", r"\centering", rf"\caption{{{_escape(f'{table.title}. {_words(table)}')}}}"]
+    if len(table.columns) > 8:
+        lines.append(r"\resizebox{\textwidth}{!}{%")
+    lines += [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule"]
+    if len(spans) > 1:
+        lines.append(" & ".join(["", *(rf"\multicolumn{{{n}}}{{c}}{{{_escape(s)}}}" for s, n in spans)]) + r" \\")
+        lines.append(" ".join(_rules(spans)))
+    lines += [" & ".join(["method", *(_escape(title) for _, title in table.columns)]) + r" \\", r"\midrule"]
+    for row in table.rows:
+        cells = (table.cell(row, column) for column in table.columns)
+        lines.append(" & ".join([_escape(row), *map(_latex_cell, cells)]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if len(table.columns) > 8 else ""), r"\end{table}"]
+    text = "\n".join(lines) + "\n"
+    for sign, command in _SIGNS.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def _latex_cell(cell: Cell) -> str:
+    return _marked(Cell(text=_escape(cell.text), mark=cell.mark), r"\textbf{{{}}}", r"\underline{{{}}}")
+
+
+def _rules(spans: list[tuple[str, int]]) -> Iterator[str]:
+    at = 2
+    for _, n in spans:
+        yield rf"\cmidrule(lr){{{at}-{at + n - 1}}}"
+        at += n
+
+
+def _escape(text: str) -> str:
+    for sign in "&%$#_{}":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("<", "$<$").replace(">", "$>$")
+
+
+def to_html(table: Table) -> str:
+    """A `<table>` in which each number tells the runs behind it, in its title and in `data-runs`."""
+    columns = pd.MultiIndex.from_tuples(table.columns)
+    frame = pd.DataFrame([[_html_cell(table.cell(row, c)) for c in table.columns] for row in table.rows])
+    frame.columns, frame.index = columns, pd.Index(map(html.escape, table.rows))
+    first = [i == 0 or table.columns[i - 1][0] != c[0] for i, c in enumerate(table.columns)]
+    marks = [
+        [f"{table.cell(row, c).mark}{' first' * new}".strip() for c, new in zip(table.columns, first, strict=True)]
+        for row in table.rows
+    ]
+    classes = pd.DataFrame(marks, index=frame.index, columns=columns)
+    style = (
+        frame.style.set_td_classes(classes).set_uuid("efface").format_index(lambda text: html.escape(str(text)), axis=1)
+    )
+    return str(style.to_html(table_attributes='class="sortable"', cell_ids=False))
+
+
+def _html_cell(cell: Cell) -> str:
+    text = html.escape(cell.text)
+    if cell.runs:
+        told = "\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs)
+        told = html.escape(told)
+        return f'<button type="button" class="number" data-runs="{told}" title="{told}">{text}</button>'
+    return f'<span title="{html.escape(cell.note)}">{text}</span>' if cell.note else text

@@ -1,0 +1,7 @@
+"""Fit a base model; read features out of it."""
+
+from efface.training.devices import Precision, resolve_device
+from efface.training.erm import Erm, Trained
+from efface.training.reading import read_out
+
+__all__ = ["Erm", "Precision", "Trained", "read_out", "resolve_device"]

@@ -1,0 +1,141 @@
+"""What unlearning re-trains: a linear head, exactly, or the last layers of a network, matrix-free.
+
+Both take the same calls, on parameters θ of their own shape, so that every strategy is written once.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from efface.softmax import SoftmaxFit, SoftmaxObjective, minimise
+from efface.unlearning.bias import Bias, head_logits
+from efface.unlearning.influence import Influence, influence_on_bias
+from efface.unlearning.inverse import InverseHessian, InverseSolver, head_inverse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A training objective: Σ_i w_i ℓ_i / Σ_i w_i + λ/2 ‖θ − θ₀‖², over all parameters, intercepts included."""
+
+    x: Tensor
+    """`[n, d]`"""
+    y: Tensor
+    weight: Tensor | None = None
+    l2: float
+    """λ > 0"""
+    centre: Tensor | None = None
+    """θ₀; zero if None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minimum:
+    """Where a minimisation stopped."""
+
+    theta: Tensor
+    iterations: int
+    grad_norm: float
+    """Largest absolute entry of the gradient."""
+    converged: bool
+
+
+class Trainable(Protocol):
+    """Parameters θ with a training objective."""
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        """`[m, K]`"""
+        ...
+
+    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
+        """By damped Newton steps with backtracking from θ: no step raises the objective."""
+        ...
+
+    def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Σ_i ∇ℓ_i, of θ's shape."""
+        ...
+
+    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        """Of the objective's Hessian at θ, its penalty included."""
+        ...
+
+    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        """Of every sample of the law on a bias."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A linear head, θ = `[K, d]` or `[K, d + 1]` with the intercept last, in float64; its Hessian is exact.
+
+    Args:
+        n_classes: K >= 2.
+        bias: with an intercept.
+        tol: a minimum has no larger entry in its gradient.
+    """
+
+    n_classes: int
+    bias: bool = True
+    tol: float = 1e-6
+
+    def objective(self, law: Law) -> SoftmaxObjective:
+        """The law of a head."""
+        return SoftmaxObjective(
+            law.x, law.y, n_classes=self.n_classes, weight=law.weight, l2=law.l2, bias=self.bias,
+            penalise_bias=True, centre=law.centre,
+        )  # fmt: skip
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        return head_logits(theta, x)
+
+    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
+        start = SoftmaxFit(
+            weight=theta[:, :-1] if self.bias else theta, bias=theta[:, -1] if self.bias else None,
+            loss=0.0, grad_norm=0.0, iterations=0, converged=False,
+        )  # fmt: skip
+        fit = minimise(self.objective(law), init=start, tol=self.tol, max_iter=max_iter, solver="factor")
+        found = fit.weight if fit.bias is None else torch.cat([fit.weight, fit.bias[:, None]], 1)
+        return Minimum(theta=found, iterations=fit.iterations, grad_norm=fit.grad_norm, converged=fit.converged)
+
+    def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        if len(y) == 0:
+            return torch.zeros_like(theta)
+        f = SoftmaxObjective(x, y, n_classes=self.n_classes, bias=self.bias)
+        theta = theta.to(f.x)
+        return f.gradient(theta, f.logits(theta).softmax(1)) * len(y)
+
+    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        f = self.objective(law)
+        return head_inverse(f, f.logits(theta.to(f.x)).softmax(1), solver=solver, seed=seed)
+
+    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        return influence_on_bias(self.objective(law), theta, bias, inverse)
+
+
+def head_parameters(head: torch.nn.Linear) -> Tensor:
+    """θ of a linear layer, `[K, d(+1)]` in float64.
+
+    Raises:
+        TypeError: it is no linear layer with a logit for each of two classes or more.
+    """
+    if not isinstance(head, torch.nn.Linear) or head.out_features < 2:
+        raise TypeError(f"head is {_name(head)}, but unlearning needs a linear head with K >= 2 logits")
+    weight = head.weight.detach().double()
+    return weight.clone() if head.bias is None else torch.cat([weight, head.bias.detach().double()[:, None]], 1)
+
+
+def head_of(theta: Tensor, *, bias: bool = True, dtype: torch.dtype = torch.float32) -> torch.nn.Linear:
+    """The linear layer of θ, without gradients."""
+    d = theta.shape[1] - bias
+    head = torch.nn.Linear(d, theta.shape[0], bias=bias, dtype=dtype, device=theta.device)
+    with torch.no_grad():
+        head.weight.copy_(theta[:, :d])
+        if bias:
+            head.bias.copy_(theta[:, d])
+    return head.requires_grad_(False)
+
+
+def _name(module: Any) -> str:
+    if isinstance(module, torch.nn.Linear):
+        return f"a linear layer with {module.out_features} output"
+    return f"a {type(module).__name__}"

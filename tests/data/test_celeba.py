@@ -1,0 +1,288 @@
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.data import celeba_files
+from torchvision import transforms
+
+from efface.data.base import Dataset
+from efface.data.celeba import CelebA, halve
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def load(data_dir: Path, *, cache: Path | None = None, **options: object) -> Dataset:
+    options = {"resolution": 16, **options}
+    return CelebA(**options).load(data_dir=data_dir, cache_dir=cache or data_dir / "cache", seed=0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("official")
+    celeba_files.write(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(official: Path, tmp_path: Path) -> Path:
+    """A copy of the official layout, to be damaged."""
+    shutil.copytree(official / "celeba", tmp_path / "celeba")
+    return tmp_path
+
+
+def splits(data: Dataset) -> dict:
+    return {"train": data.train, "val": data.val, "pairs": data.pairs.split, "test": data.test}
+
+
+def test_splits_are_official_and_people_stay_together(official: Path) -> None:
+    data, table = load(official), celeba_files.people()
+    assert (data.classes, data.attributes) == (("not Blond_Hair", "Blond_Hair"), ("not Male", "Male"))
+    assert [len(split) for split in splits(data).values()] == [32, 8, 8, 16]
+    seen: set[int] = set()
+    for name, split in splits(data).items():
+        row = split.index.numpy() - 1
+        assert set(table["part"][row]) == {{"train": 0, "val": 1, "pairs": 1, "test": 2}[name]}
+        np.testing.assert_array_equal(split.y, table["values"][row, 1] == 1)
+        np.testing.assert_array_equal(split.a, table["values"][row, 2] == 1)
+        np.testing.assert_array_equal(split.cluster, table["identity"][row])
+        assert not seen & set(split.cluster.tolist())
+        seen |= set(split.cluster.tolist())
+    assert sum(len(split) for split in splits(data).values()) == len(table["part"])
+
+
+def test_a_pair_is_two_people_of_one_label(official: Path) -> None:
+    data = load(official)
+    pairs = data.pairs
+    assert len(pairs) == len(pairs.split)
+    assert torch.equal(pairs.split.y[pairs.rows], pairs.split.y[pairs.rows_cf])
+    assert (pairs.a != pairs.a_cf).all()
+    assert not data.flippable
+    with pytest.raises(ValueError, match="no counterfactuals"):
+        data.train.inputs(torch.tensor([0]), a=torch.tensor([1]))
+
+
+@pytest.mark.parametrize("resolution", [16, 64, 224])
+def test_preprocessing_is_that_of_group_dro(official: Path, resolution: int) -> None:
+    data = load(official, resolution=resolution)
+    steps = [transforms.CenterCrop(178), transforms.Resize((resolution, resolution)), transforms.ToTensor()]
+    reference = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
+    rows = torch.tensor([7, 0, 3])
+    x = data.test.inputs(rows)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert data.input_shape == (3, resolution, resolution)
+    for i, row in enumerate(rows):
+        file = official / "celeba" / "img_align_celeba" / f"{int(data.test.index[row]):06d}.jpg"
+        torch.testing.assert_close(x[i], reference(Image.open(file)))
+
+
+def test_grey_images_have_one_channel(official: Path) -> None:
+    data = load(official, grayscale=True, resolution=50)
+    assert data.input_shape == (1, 50, 50)
+    file = official / "celeba" / "img_align_celeba" / f"{int(data.train.index[2]):06d}.jpg"
+    grey = Image.open(file).convert("L").crop((0, 20, 178, 198)).resize((50, 50), Image.Resampling.BILINEAR)
+    x = torch.from_numpy(np.array(grey)) / 255
+    torch.testing.assert_close(data.train.inputs(torch.tensor([2]))[0, 0], (x - 0.449) / 0.226)
+
+
+def test_several_attributes_make_all_their_combinations(official: Path) -> None:
+    data = load(official, attributes=["Male", "Smiling"])
+    values = celeba_files.people()["values"][data.train.index.numpy() - 1]
+    np.testing.assert_array_equal(data.train.a, (values[:, 2] == 1) + 2 * (values[:, 3] == 1))
+    assert data.attributes == (
+        *("not Male, not Smiling", "Male, not Smiling"),
+        *("not Male, Smiling", "Male, Smiling"),
+    )
+
+
+def test_both_layouts_are_the_same_data(official: Path, tmp_path: Path) -> None:
+    celeba_files.write(tmp_path, csv=True)
+    one, other = load(official), load(tmp_path)
+    for name, split in splits(one).items():
+        twin = splits(other)[name]
+        for part in ("index", "y", "a", "cluster"):
+            assert torch.equal(getattr(split, part), getattr(twin, part))
+        rows = torch.arange(len(split))
+        assert torch.equal(split.inputs(rows), twin.inputs(rows))
+
+
+def test_the_folders_of_the_official_archive(official: Path, copy: Path) -> None:
+    folder = copy / "celeba"
+    for within, name in (
+        ("Anno", "list_attr_celeba.txt"),
+        ("Anno", "identity_CelebA.txt"),
+        ("Img", "img_align_celeba"),
+    ):
+        (folder / within).mkdir(exist_ok=True)
+        (folder / name).rename(folder / within / name)
+    assert torch.equal(load(copy).train.index, load(official).train.index)
+    assert CelebA().fingerprint(copy) == CelebA().fingerprint(official)
+
+
+def test_without_identities_nobody_knows_who_is_shown(tmp_path: Path) -> None:
+    celeba_files.write(tmp_path, identities=False)
+    with pytest.warns(UserWarning, match=r"no identity_CelebA.txt, so that a person may be in both val and pairs"):
+        data = load(tmp_path)
+    assert data.val.cluster is None  # type: ignore[attr-defined]
+    assert len(data.val) == len(data.pairs.split) == 8
+
+
+def test_images_are_decoded_once(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(official, cache=tmp_path)
+    monkeypatch.setattr("efface.data.images.decode", None)
+    data = load(official, cache=tmp_path, target="Smiling")  # another target, the same images
+    assert data.train.inputs(torch.arange(2)).shape == (2, 3, 16, 16)
+    (file,) = tmp_path.glob("images/*.npy")
+    assert np.load(file, mmap_mode="r").shape == (64, 16, 16, 3)
+
+
+def test_a_damaged_cache_is_noticed(official: Path, tmp_path: Path) -> None:
+    before = load(official, cache=tmp_path).train.inputs(torch.arange(32))
+    (file,) = tmp_path.glob("images/*.npy")
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged"):
+        after = load(official, cache=tmp_path).train.inputs(torch.arange(32))
+    assert torch.equal(before, after)
+
+
+def test_the_fingerprint_follows_lists_and_images(copy: Path) -> None:
+    source = CelebA(resolution=16)
+    before = source.fingerprint(copy)
+    with (copy / "celeba" / "img_align_celeba" / "000003.jpg").open("ab") as file:
+        file.write(b"more")
+    images = source.fingerprint(copy)
+    edit(copy, "list_eval_partition.txt", "000003.jpg 0", "000003.jpg 2")
+    assert len({before, images, source.fingerprint(copy)}) == 3
+
+
+def edit(data_dir: Path, name: str, old: str, new: str) -> None:
+    file = data_dir / "celeba" / name
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "list_eval_partition.txt",
+            "000005.jpg 0",
+            "000005.jpg 3",
+            r"partition.txt, line 5: the part is 3",
+        ),
+        ("list_eval_partition.txt", "000005.jpg 0", "000005.jpg", r"partition.txt, line 5: '000005.jpg', but must be"),
+        (
+            "list_eval_partition.txt",
+            "000005.jpg 0\n",
+            "",
+            r"1 images of .*attr.* are not in .*partition.*: 000005",
+        ),
+        (
+            "identity_CelebA.txt",
+            "000005.jpg 101",
+            "000099.jpg 101",
+            r"1 images of .*attr_celeba.* .*identity.*000005",
+        ),
+        ("identity_CelebA.txt", "000001.jpg", "000099.jpg 9\n000001.jpg", r"images of .*identity.*attr.*: 000099.jpg"),
+        ("list_attr_celeba.txt", "000002.jpg  -1  1", "000002.jpg  -1  2", r"celeba.txt, line 4: .*'2', but must"),
+        ("list_attr_celeba.txt", "000002.jpg  -1", "000002.jpg", r"line 4: 5 fields, but there must be 6"),
+        ("list_attr_celeba.txt", "000002.jpg", "two.jpg", r"line 4: 'two.jpg' is no image's name"),
+        ("list_attr_celeba.txt", "64\n", "202599\n", r"names 64 images, but its first line says 202599"),
+    ],
+)
+def test_lists_that_are_wrong(copy: Path, name: str, old: str, new: str, message: str) -> None:
+    edit(copy, name, old, new)
+    with pytest.raises(ValueError, match=message):
+        load(copy)
+
+
+def test_images_that_are_missing_are_counted_and_named(copy: Path) -> None:
+    for i in range(1, 41):
+        (copy / "celeba" / "img_align_celeba" / f"{i:06d}.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks 40 of the 64 images .*: 000001.jpg, .* and 35 more"):
+        load(copy)
+
+
+def test_images_that_are_not_listed_are_counted_and_named(copy: Path) -> None:
+    images = copy / "celeba" / "img_align_celeba"
+    shutil.copy(images / "000001.jpg", images / "000999.jpg")
+    with pytest.warns(UserWarning, match=r"has 1 images that .* does not name, and that are not used: 000999.jpg"):
+        load(copy)
+
+
+def test_images_that_are_damaged_are_all_named(copy: Path) -> None:
+    images = copy / "celeba" / "img_align_celeba"
+    whole = (images / "000007.jpg").read_bytes()
+    (images / "000007.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "000031.jpg").write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(images / "000032.jpg")
+    with pytest.raises(ValueError, match=r"3 of 64 images cannot be used") as error:
+        load(copy)
+    for part in ("000007.jpg (image file is truncated", "000031.jpg (", "000032.jpg (it is 64 × 64, but must be 178"):
+        assert part in str(error.value)
+    assert not list(copy.glob("cache/images/*.npy"))
+    assert not list(copy.glob("cache/images/.*.tmp"))
+
+
+def test_a_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        load(tmp_path)
+    for part in (str(tmp_path / "celeba"), "no list_attr_celeba.txt or .csv", "no the folder img_align_celeba"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "Blonde_Hair"}, r"'Blonde_Hair' is not among the 5 names of .*line 2: did you mean Blond_Hair"),
+        ({"attributes": ["male"]}, r"'male' is not among .* did you mean Male"),
+        ({"target": "Male"}, "target is 'Male', which is protected"),
+        ({"attributes": []}, "attributes is"),
+        ({"attributes": "Male"}, r"attributes is 'Male', but must be a list"),
+        ({"attributes": ["Young", "Young"]}, "one is named twice"),
+        ({"resolution": 0}, "resolution is 0"),
+        ({"target": "Bald"}, "split 'train' has no sample of class Bald"),
+        ({"attributes": ["Bald"]}, "every image of train in .* is 'not Bald'"),
+    ],
+)
+def test_bad_options(official: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(official, **options)
+
+
+def test_empty_groups_and_labels_without_pairs_are_named(tmp_path: Path) -> None:
+    values = celeba_files.people()["values"]
+    val = celeba_files.people()["part"] == 1
+    values[val & (values[:, 1] == 1), 2] = -1
+    celeba_files.write(tmp_path, values=values)
+    with pytest.warns(UserWarning, match="val has no image of Blond_Hair & Male") as caught:
+        data = load(tmp_path)
+    assert "Blond_Hair has no pairs" in str(caught[0].message)
+    assert set(data.pairs.split.y[data.pairs.rows].tolist()) == {0}
+
+
+def test_halves_are_even_and_keep_clusters() -> None:
+    g = torch.Generator().manual_seed(0)
+    cluster = torch.randint(40, (1000,), generator=g)
+    strata = (torch.rand(1000, generator=g) < 0.03 + 0.5 * (cluster % 2)).long() * 3
+    half = halve(strata, cluster)
+    for value in (0, 3):
+        assert float(half[strata == value].double().mean()) == pytest.approx(0.5, abs=0.03)
+    assert not set(cluster[half].tolist()) & set(cluster[~half].tolist())
+    shuffled = torch.randperm(1000, generator=g)
+    assert torch.equal(halve(strata[shuffled], cluster[shuffled]), half[shuffled])
+
+
+def test_reading_gives_memory_back(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efface.data.images._RESIDENT", 1000)
+    data = load(official, cache=tmp_path)
+    rows = torch.arange(32)
+    with warnings.catch_warnings():
+        assert torch.equal(data.train.inputs(rows), data.train.inputs(rows))

@@ -1,0 +1,104 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from efface.data.groups import group_counts
+from efface.methods.base import Debiased, Features, Problem
+from efface.methods.certified import Certified, choose, surplus
+
+
+def accuracy(debiased: Debiased, data: Features) -> float:
+    """Unweighted mean over the groups of those in data."""
+    correct = (debiased(data.x).argmax(1) == data.y).double()
+    group = data.y * 100 + data.a
+    return float(torch.stack([correct[group == one].mean() for one in group.unique()]).mean())
+
+
+def test_surplus_is_what_bias_aligned_groups_have_more() -> None:
+    y = torch.tensor([0] * 10 + [1] * 9)
+    a = torch.tensor([0] * 8 + [1] * 2 + [1] * 5 + [0] * 4)
+    data = Features(torch.zeros(19, 1), y, a)
+    assert surplus(data, 2, 2).tolist() == [[6, 0], [0, 1]]
+    assert surplus(Features(data.x, y, torch.zeros_like(a)), 2, 2).sum() == 0
+
+
+def test_requests_know_labels_and_attributes_only(ten_classes: Problem) -> None:
+    train = ten_classes.train
+    chosen = choose(train, None, ten_classes)
+    blind = Features(torch.zeros_like(train.x), train.y, train.a)
+    assert torch.equal(chosen, choose(blind, None, replace(ten_classes, head=torch.nn.Linear(1, 1))))
+    assert len(chosen.unique()) == len(chosen) == int(surplus(train, 10, 10).sum())
+    assert (train.y[chosen] == train.a[chosen]).all()
+    left = torch.ones(len(train), dtype=torch.bool)
+    left[chosen] = False
+    counts = group_counts(train.y[left], train.a[left], 10, 10)
+    assert float(counts.max() - counts.min()) <= 2  # label and attribute are independent
+    # Whatever the number, it is taken from all labels alike.
+    some = choose(train, 100, ten_classes)
+    assert torch.equal(some, chosen[:100])
+    assert torch.bincount(train.y[some]).tolist() == [10] * 10
+
+
+def test_forgetting_the_surplus_is_forgetting_the_bias(ten_classes: Problem, two_classes: Problem) -> None:
+    for problem in (ten_classes, two_classes):
+        kept, forgotten = (Certified(removals=m, secret=False).fit(problem) for m in (0, None))
+        assert accuracy(forgotten, problem.val) > accuracy(kept, problem.val) + 0.02
+        assert forgotten.info["removed"] + forgotten.info["n_fit"] == len(problem.train)
+        assert forgotten.info["budget_spent"] <= forgotten.info["budget_allowed"]
+
+
+def test_when_it_may_be_called_certified(two_classes: Problem) -> None:
+    few: dict[str, Any] = {"removals": 10}
+    info = Certified(**few).fit(replace(two_classes, features_are_inputs=True)).info
+    assert info["certified"] is True
+    assert info["certified_reason"] is None
+    info = Certified(**few).fit(two_classes).info
+    assert info["certified"] is False
+    assert "extractor" in info["certified_reason"]
+    info = Certified(**few, secret=False).fit(replace(two_classes, features_are_inputs=True)).info
+    assert info["certified"] is False
+    assert "seed" in info["certified_reason"]
+
+
+def test_a_secret_perturbation_is_in_no_record_and_is_not_repeated(two_classes: Problem) -> None:
+    runs = [Certified(removals=10).fit(two_classes) for _ in range(2)]
+    assert not torch.equal(runs[0].head.weight, runs[1].head.weight)
+    assert runs[0].arrays == {}
+    assert all(isinstance(value, (bool, int, float, str, type(None))) for value in runs[0].info.values())
+    json.dumps(runs[0].info)
+
+
+def test_a_spent_bound_is_answered_by_training_anew(two_classes: Problem) -> None:
+    method = Certified(removals=100, budget="bound", sigma=0.5, secret=False)
+    info = method.fit(two_classes).info
+    assert info["loss"] == "logistic"
+    assert info["retrained"] >= 1
+    assert info["budget_spent"] <= info["budget_allowed"]
+
+
+def test_reasons_to_skip(two_classes: Problem) -> None:
+    train = two_classes.train
+    balanced = replace(two_classes, train=Features(train.x, train.y, torch.arange(len(train)) % 2))
+    uniform = replace(two_classes, train=Features(train.x, train.y, torch.zeros_like(train.a)))
+    assert "surplus of" in str(Certified(removals=500).skip(balanced))
+    assert "no label" in str(Certified().skip(uniform))
+    assert Certified().skip(two_classes) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"removals": -1}, "removals is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"loss": "hinge"}, "loss is 'hinge'"),
+        ({"loss": "softmax", "budget": "bound"}, "budget='measured' for softmax"),
+        ({"lam": -1.0}, "lam is -1.0"),
+        ({"budget": "all"}, "budget is 'all'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Certified(**options)

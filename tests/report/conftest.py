@@ -1,0 +1,38 @@
+"""Records of real runs, for all tests of the report."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from efface import experiment
+
+
+@pytest.fixture(scope="session")
+def results(parts_of: Callable[..., experiment.Experiment], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real runs: two methods, one of them under two options, and one job that does not apply."""
+    root = tmp_path_factory.mktemp("results")
+    cheap = ["evaluation.mlp_probe=false"]
+    for overrides in (
+        ["method=none", "seed=0"],
+        ["method=none", "seed=1"],
+        ["method=leace", "seed=0"],
+        ["method=leace", "method.refit_head=true", "seed=0"],
+        ["method=leace", "method.fit_on=train", "method.reweigh=true", "dataset.bias_ratio=1.0", "seed=0"],
+    ):
+        parts = parts_of(*cheap, *overrides)
+        object.__setattr__(parts, "results_dir", root)
+        experiment.run(parts, say=lambda message: None)
+    return root
+
+
+@pytest.fixture
+def copy(results: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(results, tmp_path / "results"))
+
+
+def record_of(results: Path, *parts: str) -> Path:
+    """The one record whose path holds these parts."""
+    (found,) = [path for path in results.rglob("record.json") if all(f"/{part}/" in str(path) for part in parts)]
+    return found

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+from tests.conftest import CONF
+
+from efface.report import published, render, table
+from efface.report.records import collect
+
+HEADER = ",".join(published.COLUMNS)
+UNBIASED = "unbiased acc."
+
+
+def figures(tmp_path: Path, *lines: str) -> tuple[published.Published, ...]:
+    path = tmp_path / "published.csv"
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return published.read(path)
+
+
+def test_a_published_figure_stands_beside_ours_with_the_difference(results: Path, tmp_path: Path) -> None:
+    runs = collect(results).runs
+    quoted = figures(
+        tmp_path,
+        "none,colored_mnist_mini bias_ratio=0.950,unbiased_accuracy,0.6,0.01,A paper,table 1,row 2",
+        "leace refit_head=true,colored_mnist_mini variant=lff bias_ratio=0.95,unbiased_accuracy,0.9,,A paper,,row 3",
+        "leace,other_data,unbiased_accuracy,0.7,,Another paper,table 4,",
+        "jtt,colored_mnist_mini bias_ratio=0.95,unbiased_accuracy,0.5,,A paper,table 1,row 9",
+        "none,colored_mnist_mini bias_ratio=0.95 variant=rebias,unbiased_accuracy,0.1,,A paper,table 2,",
+    )
+    made = table.build(runs, published=quoted)
+    ours = "colored_mnist_mini bias_ratio=0.95"
+    theirs, difference = (ours, f"{UNBIASED}, published"), (ours, f"{UNBIASED}, difference")
+    assert made.cell("none", theirs).text == "0.600 ± 0.010"
+    assert made.cell("none", theirs).note == "A paper, table 1, row 2"
+    mean = runs.loc[runs["method"] == "none", "unbiased_accuracy"].mean()
+    assert made.cell("none", difference).text == f"{mean - 0.6:+.3f}"
+    assert made.cell("leace refit_head=true", difference).text.startswith("−0.")
+    assert made.cell("leace refit_head=false", theirs).text == ""
+    # What was not run has a row or a column of its own, and another variant is not ours.
+    assert made.cell("jtt", theirs).text == "0.500"
+    assert made.cell("leace refit_head=false", ("other_data", f"{UNBIASED}, published")).text == "0.700"
+    assert (
+        made.cell("none", ("colored_mnist_mini bias_ratio=0.95 variant=rebias", f"{UNBIASED}, published")).text
+        == "0.100"
+    )
+    assert made.columns.index(theirs) == made.columns.index((ours, f"{UNBIASED} ↑")) + 1
+    assert 'title="A paper, table 1, row 2"' in render.to_html(made)
+    assert "difference: ours minus published" in " ".join(made.caption)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("none,d,accuracy,high,,S,,", "line 2: could not convert string to float: 'high'"),
+        ("none,d,accuracy,0.5,,,,", "line 2: no source"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        figures(tmp_path, line)
+
+
+def test_other_columns_are_named_and_no_file_is_no_figure(tmp_path: Path) -> None:
+    path = tmp_path / "published.csv"
+    assert published.read(path) == ()
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match="must have the columns method, dataset"):
+        published.read(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONF.parent / "experiments").glob("*/published.csv")), ids=lambda p: p.parent.name
+)
+def test_every_experiments_figures_can_be_read_and_are_shares_or_bits(path: Path) -> None:
+    for figure in published.read(path):
+        assert figure.source
+        assert figure.table
+        assert -4 < figure.value < 4

@@ -1,0 +1,129 @@
+"""Grids: launchers, sweepers, and what is left when they are killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.conftest import CONF
+
+from efface.record import Record
+
+ROOT = CONF.parent
+QUICK = ["training.epochs=2", "evaluation.mlp_probe=false", "logger=none"]
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    places = [f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}"]
+    return [sys.executable, str(ROOT / "run.py"), "-m", *arguments, *QUICK, *places]
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=folder, env=env)
+
+
+def records(folder: Path) -> list[Record]:
+    return [Record.read(path) for path in sorted((folder / "results").rglob("record.json"))]
+
+
+def test_jobs_side_by_side_share_models_and_cores_and_one_failure_stops_none(tmp_path: Path) -> None:
+    two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = sweep(tmp_path, *two, "dataset.bias_ratio=2,0.9", "method=none,leace", "seed=0")
+    assert done.returncode == 1
+    listed = done.stderr[done.stderr.index("2 jobs failed:") :]
+    assert listed.count("bias_ratio is 2, but must lie in [0, 1]") == 2
+    assert "/leace/" in listed
+    found = records(tmp_path)
+    assert {record.config["method"]["name"] for record in found} == {"none", "leace"}
+    assert [record.run["cache_hit"]["model"] for record in found].count(False) == 1
+    assert {record.run["threads"] for record in found} == {max(1, len(os.sched_getaffinity(0)) // 2)}
+    assert not list(tmp_path.glob(".efface-*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["method=leace", "method.projektion=leace,orth"],
+        ["method=none,leac"],
+        ["hydra/launcher=joblib", "method=leace", "method.projektion=leace,orth"],
+        ["hydra/sweeper=tune", "method=leace", "method.projektion=choice(leace,orth)"],
+    ],
+    ids=["option", "group", "joblib", "tune"],
+)
+def test_an_unknown_option_fails_before_the_first_job(tmp_path: Path, arguments: list[str]) -> None:
+    done = sweep(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert "Did you mean method.projection?" in done.stderr or "Could not find 'method/leac'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("seed=0"))
+
+
+@pytest.mark.slow
+def test_tuning_is_on_val_towards_the_better_side_and_resumes(tmp_path: Path) -> None:
+    space = ["method=leace", "method.refit_head=true", "method.refit_l2=tag(log,interval(1e-5,10))", "seed=0"]
+    arguments = ["hydra/sweeper=tune", "hydra.sweeper.n_trials=3", "objective=counterfactual_bias", *space]
+    done = sweep(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    tried = {record.val_metrics["counterfactual_bias"]: record for record in records(tmp_path)}
+    assert len(tried) == 3
+    best = yaml.safe_load((tmp_path / "results" / "optimization_results.yaml").read_text())
+    assert best["best_value"] == min(tried)
+    assert best["best_params"]["method.refit_l2"] == tried[min(tried)].config["method"]["refit_l2"]
+    again = sweep(tmp_path, *arguments)
+    assert again.stdout.count("finished already") == 3
+    wrong = sweep(tmp_path, *arguments[:2], "objective=nothing", *space)
+    assert wrong.returncode == 1
+    assert "3 jobs failed:" in wrong.stderr
+    assert "objective is 'nothing'" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_of_one(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "hydra/launcher=submitit_local", "method=none,leace", "dataset.bias_ratio=0.9,2", "seed=0")
+    assert done.returncode == 1
+    assert "2 jobs failed:" in done.stderr
+    assert len(records(tmp_path)) == 2
+    assert not list(tmp_path.glob(".efface-*"))
+
+
+def test_the_cluster_config_is_whole() -> None:
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    config = yaml.safe_load("\n".join(line for line in shown.splitlines() if not line.startswith("#")))
+    assert config["_target_"].endswith("SlurmLauncher")
+    assert config["setup"] == ["export OMP_NUM_THREADS=${hydra.launcher.cpus_per_task}"]
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_repeated_it_is_as_if_undisturbed(tmp_path: Path) -> None:
+    grid = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=none,leace,mean_projection"]
+    grid += ["dataset.bias_ratio=0.9,0.95", "seed=0,1"]
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    start = time.perf_counter()
+    assert sweep(tmp_path / "whole", *grid).returncode == 0
+    seconds = time.perf_counter() - start
+    draw = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen(
+            command(tmp_path / "killed", *grid), cwd=tmp_path / "killed", start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(draw.uniform(0.1, 0.6) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)  # the workers too
+        process.wait()
+    done = sweep(tmp_path / "killed", *grid)
+    assert done.returncode == 0, done.stderr
+    one, other = records(tmp_path / "whole"), records(tmp_path / "killed")
+    assert len(one) == 12
+    assert [r.model_dump(exclude={"run"}) for r in one] == [r.model_dump(exclude={"run"}) for r in other]
+    assert [record.run["cache_hit"]["model"] for record in one].count(False) == 4
+    assert not list((tmp_path / "killed").rglob("*.tmp"))

@@ -1,0 +1,241 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efface.unlearning.bias import CounterfactualBias
+from efface.unlearning.fmd import (
+    check_labels,
+    check_pairs,
+    debias_head,
+    external,
+    published_step,
+    replaced,
+    without,
+)
+from efface.unlearning.layers import Layers
+from efface.unlearning.trainable import Head, Law, head_of, head_parameters
+
+HEAD = Head(n_classes=3, tol=1e-10)
+
+
+def biased_data(n: int = 400, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """x whose last columns tell the label in 95 % of the rows, y, and x with those columns those of another label."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    a = torch.where(torch.rand(n, generator=g) < 0.95, y, (y + 1) % 3)
+    a_cf = (a + 1 + torch.randint(2, (n,), generator=g)) % 3
+    core = nn.functional.one_hot(y, 3) + 0.8 * torch.randn(n, 3, generator=g)
+    x, x_cf = (torch.cat([core, 3.0 * nn.functional.one_hot(v, 3)], 1) for v in (a, a_cf))
+    return x, y, x_cf
+
+
+def minimum(law: Law, trainable: Head = HEAD) -> Tensor:
+    d = law.x.shape[1] + trainable.bias
+    return trainable.minimise(law, torch.zeros(3, d, dtype=torch.float64), max_iter=100).theta
+
+
+def full_gradient(law: Law, theta: Tensor, trainable: Head = HEAD) -> Tensor:
+    f = trainable.objective(law)
+    return f.gradient(theta, f.logits(theta).softmax(1))
+
+
+def unbiased_accuracy(theta: Tensor) -> float:
+    x, y, x_cf = biased_data(3000, seed=9)
+    hits = [(HEAD.logits(theta, v).argmax(1) == y).double().mean() for v in (x, x_cf)]
+    return float(sum(hits) / 3 * 1 + hits[1] / 3)  # a third of the colours is the class's own
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_external_is_the_convex_sum(bias: bool) -> None:
+    x, y, x_cf = biased_data()
+    trainable = Head(n_classes=3, bias=bias, tol=1e-9)
+    law = Law(x=x, y=y, l2=1e-3)
+    theta = minimum(law, trainable)
+    edited = external(law, theta, x_cf[:50], y[:50], alpha=0.7)
+    at = torch.randn(theta.shape, dtype=torch.float64)
+    losses = lambda x, y: nn.functional.cross_entropy(trainable.logits(at, x), y)  # noqa: E731
+    f = trainable.objective(edited)
+    by_hand = 0.3 * losses(x, y) + 0.7 * losses(x_cf[:50], y[:50]) + 5e-4 * (at - theta).square().sum()
+    assert float(f.value(at, f.logits(at))) == pytest.approx(float(by_hand))
+    found = trainable.minimise(edited, theta, max_iter=100)
+    assert found.converged
+    assert float(full_gradient(edited, found.theta, trainable).abs().max()) <= 1e-9
+
+
+def test_external_debiases_and_damped_steps_never_climb() -> None:
+    x, y, x_cf = biased_data()
+    law = Law(x=x, y=y, l2=1e-4)
+    theta = minimum(law)
+    edited = external(law, theta, x_cf[:100], y[:100], alpha=0.8)
+    f = HEAD.objective(edited)
+    values = []
+    for steps in range(6):
+        at = HEAD.minimise(edited, theta, max_iter=steps).theta
+        values.append(float(f.value(at, f.logits(at))))
+    assert values == sorted(values, reverse=True)
+    assert unbiased_accuracy(minimum(edited)) > unbiased_accuracy(theta) + 0.1
+
+
+def test_without_and_replaced_are_training_on_the_edited_set() -> None:
+    x, y, x_cf = biased_data()
+    law = Law(x=x, y=y, l2=1e-3)
+    rows = torch.arange(0, 90, 3)
+    smaller = without(law, rows)
+    assert len(smaller.y) == len(y) - 30
+    edited = replaced(law, rows, x_cf[rows])
+    assert torch.equal(edited.x[rows], x_cf[rows])
+    assert torch.equal(law.x, x), "the law was changed"
+    by_hand = x.clone()
+    by_hand[rows] = x_cf[rows]
+    torch.testing.assert_close(minimum(edited), minimum(Law(x=by_hand, y=y, l2=1e-3)), atol=1e-7, rtol=0)
+    weighted = replace(law, weight=torch.ones(len(y)))
+    torch.testing.assert_close(minimum(without(weighted, rows)), minimum(smaller), atol=1e-7, rtol=0)
+
+
+def test_the_published_step_is_the_formula() -> None:
+    x, y, x_cf = biased_data()
+    law = Law(x=x, y=y, l2=1e-2)
+    theta = minimum(law)
+    f = HEAD.objective(law)
+    p = f.logits(theta).softmax(1)
+    rows = torch.arange(20)
+
+    def summed(x: Tensor) -> Tensor:
+        losses = lambda t: nn.functional.cross_entropy(HEAD.logits(t, x), y[rows], reduction="sum")  # noqa: E731
+        return torch.autograd.functional.jacobian(losses, theta)
+
+    difference = summed(x[rows]) - summed(x_cf[rows])
+    by_hand = theta + torch.linalg.solve(len(y) * f.hessian(p), difference.flatten()).view_as(theta)
+    inverse = HEAD.inverse(law, theta, "auto", 0)
+    pairs = {"removed": (x[rows], y[rows]), "added": (x_cf[rows], y[rows])}
+    torch.testing.assert_close(published_step(HEAD, law, theta, inverse, **pairs), by_hand)
+    # And one sample removed at a time it is the first order of exact re-training.
+    one = rows[:1]
+    stepped = published_step(HEAD, law, theta, inverse, removed=(x[one], y[one]))
+    exact = minimum(without(law, one))
+    assert float((stepped - exact).norm()) < 0.5 * float((theta - exact).norm())
+
+
+def test_a_full_step_can_destroy_what_damped_steps_mend() -> None:
+    x, y, x_cf = biased_data()
+    x, x_cf = (torch.cat([v[:, :3], 4 * v[:, 3:]], 1) for v in (x, x_cf))
+    law = Law(x=x, y=y, l2=1e-6)
+    theta = minimum(law) * 5  # over-confident
+    inverse = HEAD.inverse(law, theta, "auto", 0)
+    stepped = published_step(HEAD, law, theta, inverse, removed=(x, y), added=(x_cf, y))
+    damped = minimum(external(law, minimum(law), x_cf, y, alpha=0.8))
+
+    def loss(theta: Tensor) -> float:
+        return float(nn.functional.cross_entropy(HEAD.logits(theta, x_cf), y))
+
+    assert loss(damped) < loss(theta) < loss(stepped)
+
+
+def test_a_failed_step_says_so() -> None:
+    x, y, x_cf = biased_data()
+    law = Law(x=x, y=y, l2=1e-3)
+    theta = minimum(law)
+    before = theta.clone()
+
+    class Broken:
+        damping = 0.0
+
+        def __call__(self, b: Tensor) -> Tensor:
+            return b / 0
+
+    with pytest.raises(ArithmeticError, match="the model is as it was"):
+        published_step(HEAD, law, theta, Broken(), removed=(x, y), added=(x_cf, y))
+    assert torch.equal(theta, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda law, x: without(law, torch.arange(400)), "all 400 samples would leave"),
+        (lambda law, x: without(law, torch.tensor([3, 3])), "names 1 samples twice"),
+        (lambda law, x: without(law, torch.tensor([400])), "must lie in 0 … 399"),
+        (lambda law, x: without(law, torch.tensor([-1])), "must lie in 0 … 399"),
+        (lambda law, x: without(law, torch.arange(0, 400, 3)), r"no sample of classes \[0\] would be left"),
+        (lambda law, x: replaced(law, torch.arange(400), x), "all 400 samples would leave"),
+        (lambda law, x: replaced(law, torch.arange(4), x), "x_cf has shape"),
+        (lambda law, x: external(law, torch.zeros(3, 7), x[:0], law.y[:0], alpha=0.5), "pairs: there are none"),
+        (lambda law, x: external(law, torch.zeros(3, 7), x, law.y, alpha=0.0), "alpha is 0"),
+        (lambda law, x: check_pairs(law.y, law.y.roll(1)), "the labels differ"),
+        (lambda law, x: check_pairs(law.y, law.y[:3]), "each needs its own"),
+        (lambda law, x: check_labels(law.y, 4), r"no sample of classes \[3\]"),
+        (
+            lambda law, x: published_step(
+                HEAD, law, torch.zeros(3, 7), lambda b: b, removed=(x, law.y), added=(x, law.y.roll(1))
+            ),  # type: ignore[arg-type]
+            "the labels differ",
+        ),
+    ],
+)
+def test_bad_input(call: Callable[[Law, Tensor], object], message: str) -> None:
+    x, y, x_cf = biased_data()
+    with pytest.raises(ValueError, match=message):
+        call(Law(x=x, y=y, l2=1e-3), x_cf)
+
+
+def test_heads_with_and_without_bias_go_round() -> None:
+    for bias in (True, False):
+        head = nn.Linear(4, 3, bias=bias)
+        again = head_of(head_parameters(head), bias=bias)
+        torch.testing.assert_close(again.weight, head.weight)
+        assert (again.bias is None) is (not bias)
+    with pytest.raises(TypeError, match="head is a ReLU"):
+        head_parameters(nn.ReLU())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a linear layer with 1 output"):
+        head_parameters(nn.Linear(4, 1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_debias_head(bias: bool) -> None:
+    x, y, x_cf = biased_data()
+    torch.manual_seed(0)
+    head = nn.Linear(6, 3, bias=bias)
+    before = head.weight.clone()
+    debiased, found = debias_head(head, x, y, x_cf=x_cf[:100], y_cf=y[:100])
+    assert torch.equal(head.weight, before)
+    assert found.converged
+    test_x, test_y, test_cf = biased_data(2000, seed=5)
+    del test_x
+    assert float((debiased(test_cf).argmax(1) == test_y).double().mean()) > 0.5
+
+
+def test_layers_of_one_linear_layer_are_a_head() -> None:
+    x, y, x_cf = biased_data()
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 3)
+    layers, law = Layers(module=nn.Sequential(linear)), Law(x=x, y=y, l2=1e-2)
+    found = layers.minimise(law, layers.parameters(), max_iter=50)
+    assert found.converged
+    named = layers.tensors(found.theta)
+    exact = minimum(law)
+    torch.testing.assert_close(named["0.weight"].double(), exact[:, :-1], atol=2e-2, rtol=0)
+    bias = CounterfactualBias(x[:60], x_cf[:60], y[:60])
+    theirs = layers.influence(law, found.theta, bias, layers.inverse(law, found.theta, "auto", 0)).values
+    ours = HEAD.influence(law, exact, bias, HEAD.inverse(law, exact, "auto", 0)).values
+    assert float(torch.corrcoef(torch.stack([theirs.double(), ours]))[0, 1]) > 0.999
+    with pytest.raises(ValueError, match="no Hessian to factor"):
+        layers.inverse(law, found.theta, "cholesky", 0)
+
+
+def test_two_layers_learn_together() -> None:
+    x, y, x_cf = biased_data()
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    layers, law = Layers(module=module), Law(x=x, y=y, l2=1e-3)
+    start = layers.parameters()
+    theta = layers.minimise(law, start, max_iter=40).theta
+    edited = external(law, theta, x_cf[:150], y[:150], alpha=0.8)
+    losses = [float(layers._value(edited, layers.minimise(edited, theta, max_iter=m).theta)) for m in (0, 2, 10)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.8 * losses[0]
+    assert torch.equal(layers.parameters(), start), "the module was changed"
+    gradient = layers.gradient_sum(start, x, y)
+    module(x).log_softmax(1).gather(1, y[:, None]).neg().sum().backward()
+    torch.testing.assert_close(gradient, torch.cat([p.grad.flatten() for p in module.parameters()]))  # type: ignore[union-attr]
