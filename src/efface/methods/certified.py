@@ -45,7 +45,7 @@ class Certified:
     removals: int | None = None
     batch_size: int = 100
     lam: float = 1e-3
-    sigma: float = 0.1
+    sigma: float = 0.01
     epsilon: float = 1.0
     delta: float = 1e-5
     budget: Budget = "measured"
