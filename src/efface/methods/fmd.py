@@ -65,7 +65,8 @@ class Fmd:
         steps: 1 is the published Newton step, in full, from the model as it was trained. More are damped steps with
             backtracking on a convex objective, up to so many, after the layers have been converged on train.
         alpha: candidates for the weight of the pairs in `external`, the best on val is taken; not used by the published
-            step.
+            step. None: those at which α / (1 − α) is half, once and twice A − 1, for A values of the attribute: at once
+            A − 1, counterfactuals drawn uniformly balance training samples that are all bias-aligned.
         damping: candidates for λ, in units of the mean square of a feature; the best on val is taken.
         select: the rule on val, see `efface.methods.selection.score`.
         search: candidates of `external` are tried on about so many training samples, evenly spaced, and the best is
@@ -81,7 +82,7 @@ class Fmd:
     strategy: Strategy = "external"
     number: int | None = None
     steps: int = 100
-    alpha: Sequence[float] = (0.5, 0.8, 0.9)
+    alpha: Sequence[float] | None = None
     damping: Sequence[float] = (1e-5, 1e-4)
     select: Select = "unbiased_accuracy"
     search: int = 10_000
@@ -102,8 +103,8 @@ class Fmd:
             raise ValueError(f"number is {self.number}, but must be at least 1, or null")
         if self.steps < 1 or self.layers < 1 or self.search < 1:
             raise ValueError(f"steps is {self.steps}, layers {self.layers}, search {self.search}: all must be positive")
-        if len(self.alpha) == 0 or not all(0 < alpha <= 1 for alpha in self.alpha):
-            raise ValueError(f"alpha is {list(self.alpha)}, but must hold one or more weights in (0, 1]")
+        if self.alpha is not None and (len(self.alpha) == 0 or not all(0 < alpha <= 1 for alpha in self.alpha)):
+            raise ValueError(f"alpha is {list(self.alpha)}, but must hold one or more weights in (0, 1], or be null")
         if len(self.damping) == 0 or not all(damping > 0 for damping in self.damping):
             raise ValueError(f"damping is {list(self.damping)}, but must hold one or more positive numbers")
         if self.bias not in ("counterfactual", "demographic_parity", "equal_opportunity"):
@@ -208,10 +209,20 @@ class Fmd:
     def _thinned(self, problem: Problem) -> Problem | None:
         """The problem on evenly spaced training samples, if there is something to choose and enough of them."""
         every = len(problem.train) // self.search
-        if self.strategy != "external" or len(self.alpha) * len(self.damping) == 1 or self.steps == 1 or every < 2:
+        if (
+            self.strategy != "external"
+            or len(self._alphas(problem)) * len(self.damping) == 1
+            or self.steps == 1
+            or every < 2
+        ):
             return None
         train = problem.train
         return replace(problem, train=Features(train.x[::every], train.y[::every], train.a[::every]))
+
+    def _alphas(self, problem: Problem) -> Sequence[float]:
+        if self.alpha is not None:
+            return self.alpha
+        return tuple(1 - 1 / (1 + times * (problem.n_attributes - 1)) for times in (0.5, 1.0, 2.0))
 
     def _influence(self, problem: Problem, trainable: Trainable, law: Law, start: Minimum) -> Influence:
         inverse = trainable.inverse(law, start.theta, self.solver, problem.seed)
@@ -252,7 +263,7 @@ class Fmd:
             yield told, _stepped(moved)
             return
         at = start.theta if at is None else at
-        for alpha in self.alpha:
+        for alpha in self._alphas(problem):
             edited = external(law, start.theta, cf.x[rows], cf.y[rows], alpha=alpha)
             found = trainable.minimise(edited, at, max_iter=self.steps)
             yield {**told, "alpha": alpha}, found
