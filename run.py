@@ -63,7 +63,7 @@ def _direction(*, _root_: DictConfig) -> str:
     from efface.report.definitions import METRICS
 
     better = {metric.key: metric.direction for metric in METRICS}
-    return "minimize" if better.get(_root_.objective) == "lower" else "maximize"
+    return "maximize" if better.get(_root_.objective) == "higher" else "minimize"
 
 
 for _resolver in (_run_dir, _sweep_dir, _subdir, _direction):
@@ -136,22 +136,30 @@ def job(cfg: DictConfig) -> float | None:
     if cfg.dry_run:
         print(f"{experiment.status(parts):20} {parts.directory}")
         return None
-    _check_objective(cfg.objective)
+    better = _direction_of(cfg.objective)
     started = time.perf_counter()
     record = experiment.run(parts)
     print(f"{figures(record)}  [{time.perf_counter() - started:.1f} s]\n{parts.directory}")
     if record.status != "done":
         return None
     value = record.val_metrics.get(cfg.objective)
-    return None if value is None else float(value)
+    return (
+        None
+        if value is None
+        else abs(value - {"zero": 0, "one": 1}[better])
+        if better in ("zero", "one")
+        else float(value)
+    )
 
 
-def _check_objective(objective: str) -> None:
+def _direction_of(objective: str) -> str:
+    """Which side of an objective is better; a sweeper is handed the distance of what should be zero or one."""
     from efface.report.definitions import METRICS
 
-    known = [metric.key for metric in METRICS]
+    known = {metric.key: metric.direction for metric in METRICS if metric.direction and not metric.per}
     if objective not in known:
         raise ValueError(f"objective is {objective!r}, but must be one of {', '.join(known)}")
+    return known[objective]
 
 
 def figures(record: "Record") -> str:

@@ -38,11 +38,60 @@ def sections() -> dict[str, str]:
     return {name.strip(): body.strip() for name, _, body in parts}
 
 
+def gathered(text: dict[str, str]) -> pd.DataFrame:
+    """All comparisons that have a ratio: `benchmark`, `what`, `beside it`, `times faster`."""
+    found = []
+    for name, section in text.items():
+        for line in section.splitlines():
+            cells = [cell.strip() for cell in line.strip("| ").split("|")]
+            if line.startswith("|") and len(cells) >= 5 and cells[4].replace(".", "", 1).isdigit():
+                found.append((name, cells[0], cells[2], float(cells[4])))
+    return pd.DataFrame(found, columns=["benchmark", "what", "beside it", "times faster"])
+
+
+def draw(ratios: pd.DataFrame, path: Path) -> None:
+    """Every ratio on a logarithmic axis, a colour for each benchmark; right of the line efface is faster."""
+    from matplotlib import pyplot as plt
+
+    from efface.report.figures.style import COLOURS, GREY, styled
+
+    names = list(dict.fromkeys(ratios["benchmark"]))
+    colours = [COLOURS[names.index(name) % len(COLOURS)] for name in ratios["benchmark"]]
+    with styled():
+        fig, ax = plt.subplots(figsize=(8.6, 0.19 * len(ratios) + 0.8), layout="constrained")
+        at = range(len(ratios))
+        ax.hlines(at, 1, ratios["times faster"], colors=colours, linewidth=1.4, alpha=0.5)
+        ax.scatter(ratios["times faster"], at, color=colours, s=18, zorder=3)
+        ax.axvline(1, color=GREY, linewidth=0.8)
+        labels = [f"{what}  (beside {other})" for what, other in zip(ratios["what"], ratios["beside it"], strict=True)]
+        ax.set(xscale="log", ylim=(len(ratios) - 0.5, -0.5), xlabel="times faster than what stands beside it")
+        ax.set_yticks(at, labels, fontsize=6.5)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.grid(visible=False, axis="y")
+        fig.savefig(path, dpi=160, metadata={"Software": None})
+        plt.close(fig)
+
+
+def write(text: dict[str, str]) -> None:
+    """benchmarks/README.md and its figure, from the sections."""
+    ratios = gathered(text)
+    body = "".join(f"\n## {known}\n\n{text[known]}\n" for known in NAMES if known in text)
+    summary = ratios.to_markdown(index=False, disable_numparse=True, stralign="left")
+    (HERE / "README.md").write_text(
+        "# Benchmarks\n\nEach section is one run: ours and the other on the same data, medians. Written by "
+        f"`make bench`, or `python -m benchmarks name` for one of {', '.join(NAMES)}. The machine and the commit stand "
+        f"below each section.\n\n{summary}\n\n![times faster](ratios.png)\n{body}"
+    )
+    draw(ratios, HERE / "ratios.png")
+
+
 def main() -> None:
     """Run all benchmarks, or those named, and put each one's table in its section as soon as it is done."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help=f"of {', '.join(NAMES)} (default: all)")
-    for name in parser.parse_args().names or NAMES:
+    parser.add_argument("--gather", action="store_true", help="run none: the table and figure of what is there")
+    options = parser.parse_args()
+    for name in [] if options.gather else options.names or NAMES:
         print(f"{name} ...", flush=True)
         rows: list[Row] = []
         for row in importlib.import_module(f"benchmarks.bench_{name}").rows():
@@ -50,13 +99,10 @@ def main() -> None:
             rows.append(row)
         machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
         made = f"Python {platform.python_version()}, torch {torch.__version__}, {machine}; commit {commit()}."
-        text = {**sections(), name: f"{table(rows)}\n\n{made}"}
-        body = "".join(f"\n## {known}\n\n{text[known]}\n" for known in NAMES if known in text)
-        (HERE / "README.md").write_text(
-            "# Benchmarks\n\nEach section is one run: ours and the other on the same data, medians. Written by "
-            f"`make bench`, or `python -m benchmarks {name}` for one.\n{body}"
-        )
+        write({**sections(), name: f"{table(rows)}\n\n{made}"})
         print(table(rows), flush=True)
+    if options.gather:
+        write(sections())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A thousand records into tables, figures and a page, beside reading their JSON alone."""
+"""A thousand records into tables, figures and a page."""
 
 import contextlib
 import io
@@ -49,11 +49,8 @@ def rows() -> Iterator[Row]:
         (path,) = (folder / "one").rglob(RECORD)
         copies(Record.read(path), folder / "many", RUNS)
         start = time.perf_counter()
-        for path in (folder / "many").rglob(RECORD):
-            json.loads(path.read_text())
-        read = time.perf_counter() - start
-        start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
             main([str(folder / "many")])
-        yield Row(f"report of {RUNS:,} records: tables, figures, page", time.perf_counter() - start, read,
-                  "json.loads of the same files", "the limit is 10 s")  # fmt: skip
+        yield Row(
+            f"report of {RUNS:,} records: tables, figures, page", time.perf_counter() - start, None, "limit: 10 s"
+        )

@@ -23,8 +23,11 @@ def test_it_composes_and_its_page_has_the_command(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose("config", overrides=[f"experiment={name}"]).dataset.name
     page = (CONF.parent / "experiments" / name / "README.md").read_text()
-    assert f"experiment={name}" in page
     assert "@@" not in page
+    # `make reproduce` runs the first block of shell, which has to train and to report.
+    block = page.partition("```sh\n")[2].partition("```")[0]
+    assert f"experiment={name}" in block
+    assert "python -m efface.report " in block
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_it_is_read_sorted_and_traced_without_a_network(
     head.nth(0).locator("button").click()
     assert column(0) == sorted(column(0))
 
-    number = page.locator("#table button.number").first
+    number = page.locator("#table .number").first
     number.click()
     origin = page.locator("#origin")
     assert origin.is_visible()
@@ -77,6 +77,8 @@ def test_it_is_read_sorted_and_traced_without_a_network(
         assert (results / line.split()[-1] / "record.json").is_file()
     page.keyboard.press("Escape")
     assert not origin.is_visible()
+    number.press("Enter")
+    assert origin.is_visible()
 
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -56,6 +56,13 @@ def test_ties_are_those_that_a_paired_test_does_not_tell_from_the_best() -> None
     assert best_and_tied(rows(best=0.2, near=0.2005, worse=0.22), "lower") == ({"best"}, {"near"})
 
 
+def test_differences_and_ratios_are_best_near_their_fair_value() -> None:
+    table = {"a": {0: -0.1, 1: 0.1}, "b": {0: 0.02, 1: 0.02}, "c": {0: -0.3, 1: -0.3}}
+    assert best_and_tied(table, "zero")[0] == {"b"}  # the mean of a is 0, but no run of it is
+    ratios = {row: {seed: value + 1 for seed, value in values.items()} for row, values in table.items()}
+    assert best_and_tied(ratios, "one")[0] == {"b"}
+
+
 def test_without_enough_common_seeds_nothing_is_tied() -> None:
     table = rows(best=0.8, near=0.7995)
     del table["near"][0]

@@ -61,7 +61,7 @@ def _report(results: Path, options: argparse.Namespace) -> int:
     }  # fmt: skip
     for name, text in texts.items():
         (out / name).write_text(text)
-    print(texts["table.md"])
+    print(render.markdown(made, words=False))
     print(f"report: {out}  ({', '.join([*texts, RUNS, *(path.name for f in figures for path in f.paths)])})")
     return 1 if collection.problems else 0
 

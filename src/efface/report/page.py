@@ -40,8 +40,9 @@ def _uri(figure: Drawn) -> str:
 def _facts(runs: pd.DataFrame) -> str:
     done = runs[runs["status"] == "done"]
     commits = sorted(set(done["commit"].dropna())) if "commit" in done else []
+    counts = {"run": len(done), "method": runs["method"].nunique(), "seed": done["seed"].nunique()}
     parts = [
-        f"{len(done)} runs", f"{runs['method'].nunique()} methods", f"{done['seed'].nunique()} seeds",
+        *(f"{count} {what}{'s' if count != 1 else ''}" for what, count in counts.items()),
         *([f"code at {', '.join(commits)}"] if commits else []),
     ]  # fmt: skip
     return " · ".join(parts)

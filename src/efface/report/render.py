@@ -12,12 +12,19 @@ from efface.report.table import Cell, Column, Table
 WIDEST = 14
 """Columns of a markdown table; a wider one is cut into one for each setting."""
 _SIGNS = {
+    r"\^{}½": "$^{1/2}$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "′": "$'$",
     "†": r"\textdagger{}", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "‖": r"$\Vert$", "²": "$^2$",
     "μ": r"$\mu$", "λ": r"$\lambda$", "Σ": r"$\Sigma$", "½": r"$\frac12$", "Δ": r"$\Delta$", "∈": r"$\in$",
     "…": r"\dots{}", "→": r"$\to$", "∑": r"$\sum$", "√": r"$\surd$", "α": r"$\alpha$", "β": r"$\beta$",
     "ε": r"$\varepsilon$", "θ": r"$\theta$", "ŷ": r"$\hat y$", "₀": "$_0$", "₁": "$_1$", "₂": "$_2$",
+    "∫": r"$\int$", "≠": r"$\neq$", "∞": r"$\infty$",
 }  # fmt: skip
+
+_RESERVED = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$", "|": "$|$"}
+)
 
 
 def _settings(table: Table) -> list[str]:
@@ -28,8 +35,8 @@ def _words(table: Table) -> str:
     return " ".join((*table.caption, *table.definitions))
 
 
-def markdown(table: Table) -> str:
-    """Title, table, how to read it, notes. A wide table is cut into one for each setting."""
+def markdown(table: Table, *, words: bool = True) -> str:
+    """Title, table, notes, and in words how to read it. A wide table is cut into one for each setting."""
     settings = _settings(table)
     several = len(settings) > 1
     if len(table.columns) > WIDEST and several:
@@ -38,7 +45,8 @@ def markdown(table: Table) -> str:
     else:
         body = _pipes(table, table.columns, named=several)
     notes = "".join(f"\n- {note}" for note in table.notes)
-    return f"**{table.title}**\n\n{body}\n\n{_words(table)}\n{notes}\n"
+    told = f"{_words(table)}\n" if words else ""
+    return f"**{table.title}**\n\n{body}\n\n{told}{notes}\n"
 
 
 def _pipes(table: Table, columns: tuple[Column, ...] | list[Column], *, named: bool) -> str:
@@ -98,9 +106,7 @@ def _rules(spans: list[tuple[str, int]]) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("<", "$<$").replace(">", "$>$")
+    return text.translate(_RESERVED)
 
 
 def to_html(table: Table) -> str:
@@ -108,22 +114,16 @@ def to_html(table: Table) -> str:
     columns = pd.MultiIndex.from_tuples(table.columns)
     frame = pd.DataFrame([[_html_cell(table.cell(row, c)) for c in table.columns] for row in table.rows])
     frame.columns, frame.index = columns, pd.Index(map(html.escape, table.rows))
-    first = [i == 0 or table.columns[i - 1][0] != c[0] for i, c in enumerate(table.columns)]
-    marks = [
-        [f"{table.cell(row, c).mark}{' first' * new}".strip() for c, new in zip(table.columns, first, strict=True)]
-        for row in table.rows
-    ]
-    classes = pd.DataFrame(marks, index=frame.index, columns=columns)
-    style = (
-        frame.style.set_td_classes(classes).set_uuid("efface").format_index(lambda text: html.escape(str(text)), axis=1)
-    )
+    first = ["first" if i == 0 or table.columns[i - 1][0] != c[0] else "" for i, c in enumerate(table.columns)]
+    classes = pd.DataFrame([first] * len(table.rows), index=frame.index, columns=columns)
+    style = frame.style.set_td_classes(classes).set_uuid("efface")
+    style = style.format_index(lambda text: html.escape(str(text)), axis=1)
     return str(style.to_html(table_attributes='class="sortable"', cell_ids=False))
 
 
 def _html_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
+    text = _marked(Cell(text=html.escape(cell.text), mark=cell.mark), "<b>{}</b>", "<u>{}</u>")
     if cell.runs:
-        told = "\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs)
-        told = html.escape(told)
-        return f'<button type="button" class="number" data-runs="{told}" title="{told}">{text}</button>'
+        told = html.escape("\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs))
+        return f'<span class="number" role="button" tabindex="0" data-runs="{told}" title="{told}">{text}</span>'
     return f'<span title="{html.escape(cell.note)}">{text}</span>' if cell.note else text

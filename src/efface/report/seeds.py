@@ -55,7 +55,7 @@ def best_and_tied(by_row: Mapping[Any, Mapping[int, float]], direction: str) -> 
         return set(), set()
     fair = {"zero": 0.0, "one": 1.0}.get(direction)
     if fair is not None:
-        by_row = {row: {seed: abs(by_row[row][seed] - fair) for seed in by_row[row]} for row in rows}
+        by_row = {row: {seed: abs(value - fair) for seed, value in by_row[row].items()} for row in rows}
     sign = 1 if direction == "higher" else -1
     means = {row: sign * float(np.mean(list(by_row[row].values()))) for row in rows}
     top = max(means.values())

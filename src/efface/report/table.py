@@ -22,18 +22,7 @@ EMPTY = "–"
 COSTS = {"seconds_method": ("method, s", 2), "peak_memory_mb": ("memory, MB", 0)}
 """What a run took, with digits: seconds of the method alone, without training and evaluation; peak of the whole run."""
 _ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0", "one": " → 1", "": ""}
-_GAPS = {
-    "counterfactual_bias": "no counterfactual of a sample exists in these data",
-    "bias_conflicting_accuracy": "no test sample is bias-conflicting",
-    "bias_aligned_accuracy": "no test sample is bias-aligned",
-    "probe_information": "probes are switched off (evaluation.probe)",
-    "probe_accuracy": "probes are switched off (evaluation.probe)",
-    "probe_majority": "probes are switched off (evaluation.probe)",
-    "mlp_probe_information": "the non-linear probe is switched off (evaluation.mlp_probe)",
-    "max_abs_cov": "the method is fitted on no data",
-    "feature_shift": "the method changes the number of features",
-}
-_UNKNOWN = "not defined for these data or this method"
+_UNKNOWN = "the records do not say why"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +58,7 @@ class Table:
 
 
 def heading(metric: Metric) -> str:
-    """With the arrow that points to the better side."""
+    """With the arrow that points to the better side, or to the fair value."""
     return metric.heading + _ARROWS[metric.direction]
 
 
@@ -254,7 +243,7 @@ class _Builder:
             "std": "mean ± standard deviation over n seeds",
             "interval": "mean and 95 % percentile bootstrap interval over n seeds",
         }[self.kind]
-        marks = "Bold: the best mean"
+        marks = "Bold: the best mean (nearest to 0 or 1 where the arrow says so)"
         if self.tested:
             marks += (
                 "; underlined: not significantly worse than it (two-sided paired t-test over the seeds that both have, "
@@ -293,12 +282,12 @@ def _values(frame: pd.DataFrame, key: str) -> list[tuple[int, float, str]]:
 
 
 def _reason(done: pd.DataFrame, key: str) -> str:
-    """Why a metric has no value: what the run says of it, else what is known of the metric."""
+    """Why a metric has no value, as a run says it."""
     if "reasons" in done:
         for text in done["reasons"].dropna():
             if key in (told := json.loads(text)):
                 return str(told[key])
-    return _GAPS.get(key, _UNKNOWN)
+    return _UNKNOWN
 
 
 def _gap_notes(gaps: Iterable[tuple[str, str, str, str]]) -> list[str]:
@@ -309,7 +298,7 @@ def _gap_notes(gaps: Iterable[tuple[str, str, str, str]]) -> list[str]:
     names: dict[tuple[str, str, str], list[str]] = {}
     for (kind, name, reason), settings in places.items():
         names.setdefault((", ".join(settings), kind, reason), []).append(name)
-    return [f"{where}: {kind} {', '.join(of)}: {reason}" for (where, kind, reason), of in names.items()]
+    return [f"{where}: {kind} {'; '.join(of)}: {reason}" for (where, kind, reason), of in names.items()]
 
 
 def _text(values: np.ndarray, digits: int, kind: Spread) -> str:

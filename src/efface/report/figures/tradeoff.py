@@ -12,8 +12,9 @@ from efface.report.definitions import METRICS
 from efface.report.figures.style import GREY, Drawn, absent, ends, looks, numbers, save, settings, styled
 from efface.report.table import heading
 
-BIASES = ("counterfactual_bias", "probe_information", "average_odds_difference", "tpr_gap_rms")
-"""Against which accuracy is drawn; signed ones by their absolute value."""
+BIASES = ("counterfactual_bias", "probe_information", "conditional_score_gap_mean_abs", "average_odds_difference")
+"""Against which accuracy is drawn, the first `PANELS` of them that have values; signed ones by their absolute value."""
+PANELS = 3
 MOST = 24
 """Entries of a legend; beyond them it names methods without their options."""
 _ACCURACY = "unbiased_accuracy"
@@ -26,7 +27,7 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
     is both more accurate and less biased than one on it; those off it are hollow.
     """
     rows = settings(runs)
-    shown = [bias for bias in BIASES if bias in runs and len(numbers(runs, bias))]
+    shown = [bias for bias in BIASES if len(numbers(runs, bias))][:PANELS]
     if not shown or _ACCURACY not in runs:
         return []
     headings = {metric.key: heading(metric) for metric in METRICS}
