@@ -23,6 +23,8 @@ def test_a_published_figure_stands_beside_ours_with_the_difference(results: Path
         "none,colored_mnist_mini bias_ratio=0.950,unbiased_accuracy,0.6,0.01,A paper,table 1,row 2",
         "leace refit_head=true,colored_mnist_mini variant=lff bias_ratio=0.95,unbiased_accuracy,0.9,,A paper,,row 3",
         "leace,other_data,unbiased_accuracy,0.7,,Another paper,table 4,",
+        "none,colored_mnist_mini bias_ratio=0.95 model=resnet50,unbiased_accuracy,0.2,,A paper,table 3,",
+        "none,colored_mnist_mini bias_ratio=0.95 model=mlp training=erm,accuracy,0.65,,A paper,table 3,",
         "jtt,colored_mnist_mini bias_ratio=0.95,unbiased_accuracy,0.5,,A paper,table 1,row 9",
         "none,colored_mnist_mini bias_ratio=0.95 variant=rebias,unbiased_accuracy,0.1,,A paper,table 2,",
     )
@@ -42,6 +44,9 @@ def test_a_published_figure_stands_beside_ours_with_the_difference(results: Path
         made.cell("none", ("colored_mnist_mini bias_ratio=0.95 variant=rebias", f"{UNBIASED}, published")).text
         == "0.100"
     )
+    assert made.cell("none", (ours, "accuracy, published")).text == "0.650"
+    deeper = "colored_mnist_mini bias_ratio=0.95 model=resnet50"
+    assert made.cell("none", (deeper, f"{UNBIASED}, published")).text == "0.200"
     assert made.columns.index(theirs) == made.columns.index((ours, f"{UNBIASED} ↑")) + 1
     assert 'title="A paper, table 1, row 2"' in render.to_html(made)
     assert "difference: ours minus published" in " ".join(made.caption)
