@@ -12,6 +12,7 @@ from tests.conftest import problem_of
 
 import efface
 from efface import experiment
+from efface.data.base import Dataset
 from efface.evaluation.metrics import Evaluation
 from efface.experiment import Experiment, FingerprintError
 from efface.methods.base import Debiased, Problem
@@ -169,6 +170,31 @@ def test_evaluation_refers_to_train(parts_of: Build, ten_classes: Problem, tmp_p
     for _, reference in seen:
         torch.testing.assert_close(reference.standardise.mean, ten_classes.train.x.mean(0))
         assert torch.equal(reference.aligned, torch.eye(10).bool())
+
+
+def test_clusters_reach_evaluation_and_reasons_the_record(parts_of: Build, mini: Dataset, tmp_path: Path) -> None:
+    seen = []
+
+    class Source:
+        def fingerprint(self, data_dir: Path) -> str:
+            return mini.fingerprint
+
+        def load(self, **options: Any) -> Dataset:
+            return replace(mini, test=replace(mini.test, cluster=mini.test.index // 2))  # type: ignore[type-var]
+
+    class Spy(Evaluation):
+        def __call__(self, debiased: Any, features: Any, counterfactual: Any, reference: Any) -> Any:
+            seen.append(features.cluster)
+            return super().__call__(debiased, features, counterfactual, reference)
+
+    spy = Spy(probe=False, mlp_probe=False, bootstrap=50)
+    record = experiment.run(replace(parts_of(), dataset=Source(), evaluation=spy, results_dir=tmp_path), **QUIET)
+    assert seen[0] is None
+    assert torch.equal(seen[1], mini.test.index // 2)
+    low, high = record.metrics_ci["accuracy"]
+    assert low <= record.metrics["accuracy"] <= high
+    assert record.info["reasons"]["theil_index"] == "defined for a binary label and a binary attribute"
+    assert record.info["d"] == 100
 
 
 class Tracker(NoTracker):

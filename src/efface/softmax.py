@@ -212,7 +212,7 @@ class SoftmaxObjective:
         Preconditioned by the mean of the Hessian's diagonal blocks, one d × d matrix for all classes: nd² operations,
         against n(Kd)² for the Hessian itself.
         """
-        block = self._mean_block(self._spread(probabilities))
+        block = (self.x * self._spread(probabilities)[:, None]).mT @ self.x
         block.diagonal().add_(self.penalty + 1e-10 * block.diagonal().mean() + 1e-300)
         L, failed = torch.linalg.cholesky_ex(block)
         if failed:
@@ -230,7 +230,11 @@ class SoftmaxObjective:
         most = min(len(self.x), max(k * d, 100 * len(self.x) // (k * d)))
         rows = (spread * self.x.square().sum(1)).topk(most).indices
         spread[rows] = 0
-        block = self._mean_block(spread)
+        # Of the others every so many are enough: a mean over 20 d samples.
+        some = slice(None, None, max(1, len(self.x) // (20 * d)))
+        block = (self.x[some] * (spread[some] * (spread.sum() / (spread[some].sum() + 1e-300)))[:, None]).mT @ self.x[
+            some
+        ]
         approximate = self.hessian(probabilities, rows, dtype=torch.float32).to(block)
         blocks = approximate.view(k, d, k, d)
         for i in range(k):
@@ -242,9 +246,6 @@ class SoftmaxObjective:
     def _spread(self, probabilities: Tensor) -> Tensor:
         """How much each sample curves f, averaged over the diagonal blocks, per ‖x‖²."""
         return self.weight * (1 - probabilities.square().sum(1)) / self.n_classes
-
-    def _mean_block(self, spread: Tensor) -> Tensor:
-        return (self.x * spread[:, None]).mT @ self.x
 
     def _cg(
         self, gradient: Tensor, probabilities: Tensor, precondition: Callable[[Tensor], Tensor]

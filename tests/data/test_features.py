@@ -117,3 +117,11 @@ def test_standardising_is_by_train_and_takes_any_scale(tmp_path: Path) -> None:
     np.testing.assert_allclose(test[:, [0, 2, 3]], expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"holds 1e\+200"):
         load(save(tmp_path, x=np.where(x == x.max(), 1e200, x)), standardise=True)
+
+
+def test_columns_that_are_the_attribute_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    assert load(path).attribute_columns is None
+    assert load(path, attribute_columns=[1, 4]).attribute_columns == (1, 4)
+    with pytest.raises(ValueError, match=r"attribute_columns is \[5\], but must name columns of x"):
+        load(path, attribute_columns=[5])

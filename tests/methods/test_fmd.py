@@ -34,7 +34,7 @@ def test_it_debiases_and_tells(ten_classes: Problem) -> None:
     info = debiased.info
     assert info["certified"] is False
     assert "removes no training sample" in info["certified_reason"]
-    assert len(info["tried"]) == 3
+    assert len(info["tried"]) == 6
     best = max(row["val_unbiased_accuracy"] for row in info["tried"])
     assert info["chosen"]["val_unbiased_accuracy"] == best
     val = score(debiased(ten_classes.val.x), ten_classes.val, ten_classes, "unbiased_accuracy")
@@ -48,6 +48,18 @@ def test_it_debiases_and_tells(ten_classes: Problem) -> None:
     assert debiased.arrays["influence"].shape == (len(ten_classes.train),)
     assert debiased.arrays["influence"].argmax() == debiased.arrays["harmful_rows"][0]
     assert debiased.arrays["influence"].argmin() == debiased.arrays["helpful_rows"][0]
+
+
+def test_candidates_are_tried_on_fewer_samples_and_the_best_is_fitted_on_all(ten_classes: Problem) -> None:
+    debiased = Fmd(search=500, damping=(1e-2, 1e-4)).fit(ten_classes)
+    info = debiased.info
+    assert info["tried_on"] == 500
+    assert len(info["tried"]) == 6
+    best = max(info["tried"], key=lambda row: row["val_unbiased_accuracy"])
+    assert all(info["chosen"][name] == best[name] for name in ("alpha", "damping"))
+    at_once = Fmd(alpha=(best["alpha"],), damping=(best["damping"],)).fit(ten_classes)
+    torch.testing.assert_close(debiased.head.weight, at_once.head.weight)
+    assert len(debiased.arrays["influence"]) == len(ten_classes.train)
 
 
 def test_unlearn_refuses_more_than_the_limit(ten_classes: Problem) -> None:

@@ -79,8 +79,7 @@ def test_a_factor_is_kept_while_it_serves_and_built_anew_when_it_is_stale() -> N
     for _ in range(10):
         theta = 30 * torch.randn(100, 1, dtype=torch.float64)
         probabilities = loss.probabilities(loss.x @ theta)
-        for _ in range(3):
-            iterations.append(solve(loss, probabilities, rhs, preconditioner, rtol=1e-6).iterations)
+        iterations += [solve(loss, probabilities, rhs, preconditioner, rtol=1e-6).iterations for _ in range(3)]
     assert 5 <= preconditioner.built <= 20
     assert iterations[-1] < max(iterations) / 2
 

@@ -62,15 +62,19 @@ class Treebank:
         folder: below `data_dir`.
         prefix: of the three files.
         column: the label of a word: `upos`, `xpos` or `deprel`.
+        train_documents: how many documents of train to take, from its beginning; None for all.
     """
 
     folder: str
     prefix: str
     column: str = "upos"
+    train_documents: int | None = None
 
     def __post_init__(self) -> None:
         if self.column not in ("upos", "xpos", "deprel"):
             raise ValueError(f"column is {self.column!r}, but must be 'upos', 'xpos' or 'deprel'")
+        if self.train_documents is not None and self.train_documents < 1:
+            raise ValueError(f"train_documents is {self.train_documents}, but must be at least 1, or null for all")
 
     def fingerprint(self, data_dir: Path) -> str:
         digest = hashlib.sha256()
@@ -80,6 +84,7 @@ class Treebank:
 
     def load(self, data_dir: Path) -> TaggedText:
         parts = {name: tuple(documents(path, self.column)) for name, path in self._files(data_dir).items()}
+        parts["train"] = parts["train"][: self.train_documents]
         tags = {tag for document in parts["train"] for _, _, tag in document.words}
         return TaggedText(**parts, tags=tuple(sorted(tags)), fingerprint=self.fingerprint(data_dir))
 

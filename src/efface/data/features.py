@@ -42,11 +42,13 @@ class FeatureFile:
         ratios: shares of train, val, pairs and test, if the file has no `split`. Rows are dealt out stratified by
             label and attribute.
         standardise: centre and scale the columns of x by their means and standard deviations in train.
+        attribute_columns: columns of x that are the attribute itself, for `method=unaware`; None if none is.
     """
 
     path: str
     ratios: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
     standardise: bool = False
+    attribute_columns: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if len(self.ratios) != 4 or min(self.ratios) <= 0 or not np.isclose(sum(self.ratios), 1):
@@ -75,6 +77,11 @@ class FeatureFile:
             sizes["train"] += len(y) - sum(sizes.values())
             parts = stratified_split(groups(y, a, len(attributes)), sizes, generator)
         x = self._inputs(arrays["x"], parts["train"].numpy())
+        columns = None if self.attribute_columns is None else tuple(self.attribute_columns)
+        if columns is not None and not (x.ndim == 2 and set(columns) <= set(range(x.shape[1]))):
+            raise ValueError(
+                f"attribute_columns is {list(columns)}, but must name columns of x, which has shape {list(x.shape)}"
+            )
         splits: dict[str, Split] = {
             name: TensorSplit(index=rows, y=y[rows], a=a[rows], x=x[rows]) for name, rows in parts.items()
         }
@@ -84,7 +91,7 @@ class FeatureFile:
             train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
             val_pairs=pairs["val"], test_pairs=pairs["test"],
             classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
-            fingerprint=fingerprint,
+            fingerprint=fingerprint, attribute_columns=columns,
         )  # fmt: skip
 
     def _inputs(self, x: np.ndarray, train: np.ndarray) -> Tensor:

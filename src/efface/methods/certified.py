@@ -45,7 +45,7 @@ class Certified:
     removals: int | None = None
     batch_size: int = 100
     lam: float = 1e-3
-    sigma: float = 0.1
+    sigma: float = 0.01
     epsilon: float = 1.0
     delta: float = 1e-5
     budget: Budget = "measured"
@@ -67,6 +67,8 @@ class Certified:
         self._model(2)  # it checks the others
 
     def skip(self, problem: Problem) -> str | None:
+        if self.removals == 0:
+            return None
         available = int(surplus(problem.train, problem.n_classes, problem.n_attributes).sum())
         if available == 0:
             return "no label of train has a surplus of bias-aligned samples"
@@ -79,13 +81,15 @@ class Certified:
         requests = choose(train, self.removals, problem)
         model = self._model(problem.n_classes, None if self.secret else problem.seed)
         model.fit(train.x, train.y, n_classes=problem.n_classes)
-        done = [model.remove(batch, retrain=True) for batch in requests.split(self.batch_size) if len(batch)]
+        done = [model.remove(batch, retrain=True) for batch in requests.split(self.batch_size)]
+        until = next((i for i, step in enumerate(done) if step.retrained), len(done))
         left = model.remaining.to(train.x.device)
         reason = self._why_not(problem)
         info = {
             "certified": reason is None, "certified_reason": reason, "epsilon": self.epsilon, "delta": self.delta,
             "sigma": self.sigma, "budget": self.budget, "budget_allowed": model.allowance,
             "budget_spent": model.spent, "removed": len(requests), "n_fit": len(left), "loss": model.loss,
+            "removed_before_retraining": sum(step.removed for step in done[:until]),
             "retrained": sum(step.retrained for step in done), "newton_steps": sum(step.newton_steps for step in done),
             "cg_steps": sum(step.cg_steps for step in done),
         }  # fmt: skip
@@ -94,6 +98,7 @@ class Certified:
             head=model.head(train.x.dtype),
             fitted_on=Features(train.x[left], train.y[left], train.a[left]),
             info=info,
+            arrays={"budget_spent": torch.tensor([step.spent for step in done], dtype=torch.float64)},
         )
 
     def _model(self, n_classes: int, seed: int | None = None) -> CertifiedLogisticRegression:

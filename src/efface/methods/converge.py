@@ -17,7 +17,7 @@ class Converge:
         steps: Newton steps at most.
     """
 
-    damping: float = 1e-5
+    damping: float = 1e-4
     steps: int = 100
 
     uses_attribute_at_test: ClassVar[bool] = False

@@ -1,14 +1,14 @@
 """Fast Model Debias as a method of the grid (Chen et al., 2023): find a bias, the samples behind it, and unlearn it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from efface.data.groups import aligned
-from efface.methods.base import Debiased, Problem, Representation
+from efface.methods.base import Debiased, Features, Problem, Representation
 from efface.methods.selection import Select, check_select, score
 from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, EqualOpportunity, biased
 from efface.unlearning.bias import counterfactual_bias as bias_of_pairs
@@ -23,7 +23,7 @@ from efface.unlearning.fmd import (
     without,
 )
 from efface.unlearning.influence import Influence
-from efface.unlearning.inverse import SOLVERS, InverseHessian, InverseSolver
+from efface.unlearning.inverse import SOLVERS, InverseSolver
 from efface.unlearning.layers import Layers
 from efface.unlearning.trainable import Head, Law, Minimum, Trainable, head_of, head_parameters
 
@@ -65,9 +65,12 @@ class Fmd:
         steps: 1 is the published Newton step, in full, from the model as it was trained. More are damped steps with
             backtracking on a convex objective, up to so many, after the layers have been converged on train.
         alpha: candidates for the weight of the pairs in `external`, the best on val is taken; not used by the published
-            step.
+            step. None: those at which α / (1 − α) is half, once and twice A − 1, for A values of the attribute: at once
+            A − 1, counterfactuals drawn uniformly balance training samples that are all bias-aligned.
         damping: candidates for λ, in units of the mean square of a feature; the best on val is taken.
         select: the rule on val, see `efface.methods.selection.score`.
+        search: candidates of `external` are tried on about so many training samples, evenly spaced, and the best is
+            fitted on all.
         layers: 1 for the head, m > 1 for the last m linear layers together.
         bias: the functional whose influence ranks the training samples.
         signed: the counterfactual bias without the absolute value.
@@ -79,9 +82,10 @@ class Fmd:
     strategy: Strategy = "external"
     number: int | None = None
     steps: int = 100
-    alpha: Sequence[float] = (0.5, 0.8, 0.9)
-    damping: Sequence[float] = (1e-5,)
+    alpha: Sequence[float] | None = None
+    damping: Sequence[float] = (1e-5, 1e-4)
     select: Select = "unbiased_accuracy"
+    search: int = 10_000
     layers: int = 1
     bias: Literal["counterfactual", "demographic_parity", "equal_opportunity"] = "counterfactual"
     signed: bool = False
@@ -97,10 +101,10 @@ class Fmd:
             raise ValueError(f"strategy is {self.strategy!r}, but must be one of {', '.join(STRATEGIES)}")
         if self.number is not None and self.number < 1:
             raise ValueError(f"number is {self.number}, but must be at least 1, or null")
-        if self.steps < 1 or self.layers < 1:
-            raise ValueError(f"steps is {self.steps} and layers {self.layers}, but both must be at least 1")
-        if len(self.alpha) == 0 or not all(0 < alpha <= 1 for alpha in self.alpha):
-            raise ValueError(f"alpha is {list(self.alpha)}, but must hold one or more weights in (0, 1]")
+        if self.steps < 1 or self.layers < 1 or self.search < 1:
+            raise ValueError(f"steps is {self.steps}, layers {self.layers}, search {self.search}: all must be positive")
+        if self.alpha is not None and (len(self.alpha) == 0 or not all(0 < alpha <= 1 for alpha in self.alpha)):
+            raise ValueError(f"alpha is {list(self.alpha)}, but must hold one or more weights in (0, 1], or be null")
         if len(self.damping) == 0 or not all(damping > 0 for damping in self.damping):
             raise ValueError(f"damping is {list(self.damping)}, but must hold one or more positive numbers")
         if self.bias not in ("counterfactual", "demographic_parity", "equal_opportunity"):
@@ -142,24 +146,24 @@ class Fmd:
             problem, stack = problem.cut(self.layers)
         trainable: Trainable = _layers(stack) if stack is not None else _head(problem)
         theta0 = _layers(stack).parameters() if stack is not None else head_parameters(problem.head)
-        tried, best = [], None
-        for damping in self.damping:
-            law = law_of(problem, damping)
-            start = self._start(trainable, law, theta0)
-            inverse = trainable.inverse(law, start.theta, self.solver, problem.seed)
-            influence = trainable.influence(law, start.theta, self._bias(problem), inverse)
-            for told, found in self._candidates(problem, trainable, law, start, influence, inverse):
-                value = score(trainable.logits(found.theta, problem.val.x), problem.val, problem, self.select)
-                tried.append({"damping": damping, "l2": law.l2, **told, f"val_{self.select}": value})
-                if best is None or value > best[0]:
-                    best = (value, tried[-1], found, start, influence)
-        assert best is not None
-        _, chosen, found, start, influence = best
+        thinned = self._thinned(problem)
+        tried = [] if thinned is None else self._outcomes(thinned, trainable, theta0)
+        if tried:
+            near = max(tried, key=lambda outcome: outcome.score)
+            settled = replace(self, alpha=(near.told["alpha"],), damping=(near.told["damping"],))
+            outcomes = settled._outcomes(problem, trainable, near.start.theta, near.found.theta)
+        else:
+            outcomes = self._outcomes(problem, trainable, theta0)
+        best = max(outcomes, key=lambda outcome: outcome.score)  # the first of equals
+        found, start = best.found, best.start
+        influence = best.influence or self._influence(problem, trainable, best.law, start)
         represent, head = _debiased_layers(found.theta, stack, problem)
         info: dict[str, Any] = {
             "strategy": self.strategy, "steps": found.iterations, "converged": found.converged,
             "grad_norm": found.grad_norm, "base_converged": start.converged,
-            "selection": self.select, "chosen": chosen, "tried": tried,
+            "selection": self.select, "chosen": best.told,
+            "tried": [outcome.told for outcome in (tried or outcomes)],
+            "tried_on": len((thinned or problem).train),
             "identified": self._identified(problem, trainable, start.theta),
             "influence": influence.summary(
                 aligned(base.train.y, base.train.a, base.n_classes, base.n_attributes)[base.train.y, base.train.a],
@@ -202,45 +206,85 @@ class Fmd:
             "biased_share": float(biased(signed, self.delta).double().mean()),
         }
 
-    def _candidates(
-        self,
-        problem: Problem,
-        trainable: Trainable,
-        law: Law,
-        start: Minimum,
-        influence: Influence,
-        inverse: InverseHessian,
+    def _thinned(self, problem: Problem) -> Problem | None:
+        """The problem on evenly spaced training samples, if there is something to choose and enough of them."""
+        every = len(problem.train) // self.search
+        if (
+            self.strategy != "external"
+            or len(self._alphas(problem)) * len(self.damping) == 1
+            or self.steps == 1
+            or every < 2
+        ):
+            return None
+        train = problem.train
+        return replace(problem, train=Features(train.x[::every], train.y[::every], train.a[::every]))
+
+    def _alphas(self, problem: Problem) -> Sequence[float]:
+        if self.alpha is not None:
+            return self.alpha
+        return tuple(1 - 1 / (1 + times * (problem.n_attributes - 1)) for times in (0.5, 1.0, 2.0))
+
+    def _influence(self, problem: Problem, trainable: Trainable, law: Law, start: Minimum) -> Influence:
+        inverse = trainable.inverse(law, start.theta, self.solver, problem.seed)
+        return trainable.influence(law, start.theta, self._bias(problem), inverse)
+
+    def _outcomes(
+        self, problem: Problem, trainable: Trainable, theta: Tensor, at: Tensor | None = None
+    ) -> "list[_Outcome]":
+        """Where each candidate led, and how it scores on val. `at` is where to start on the edited objective."""
+        outcomes = []
+        for damping in self.damping:
+            law = law_of(problem, damping)
+            start = self._start(trainable, law, theta)
+            external = self.strategy == "external"
+            influence = None if external else self._influence(problem, trainable, law, start)
+            for told, found in (
+                self._by_alpha(problem, trainable, law, start, at)
+                if influence is None
+                else self._by_number(problem, trainable, law, start, influence)
+            ):
+                value = score(trainable.logits(found.theta, problem.val.x), problem.val, problem, self.select)
+                told = {"damping": damping, "l2": law.l2, **told, f"val_{self.select}": value}
+                outcomes.append(_Outcome(told, value, found, start, law, influence))
+        return outcomes
+
+    def _by_alpha(
+        self, problem: Problem, trainable: Trainable, law: Law, start: Minimum, at: Tensor | None
     ) -> Iterator[tuple[dict[str, Any], Minimum]]:
-        """What was done, and where it led: one for each weight of the pairs or number of samples."""
-        if self.strategy == "external":
-            rows = self._pairs(problem)
-            own, cf = problem.pairs, problem.pairs_cf
-            told: dict[str, Any] = {"pairs": len(rows)}
-            if self.steps == 1:
-                moved = published_step(
-                    trainable, law, start.theta, inverse,
-                    removed=(own.x[rows], own.y[rows]), added=(cf.x[rows], cf.y[rows]),
-                )  # fmt: skip
-                yield told, _stepped(moved)
-                return
-            at = start.theta
-            for alpha in self.alpha:
-                edited = external(law, start.theta, cf.x[rows], cf.y[rows], alpha=alpha)
-                found = trainable.minimise(edited, at, max_iter=self.steps)
-                yield {**told, "alpha": alpha}, found
-                at = found.theta
+        """The external strategy, for each weight of the pairs."""
+        rows = self._pairs(problem)
+        own, cf = problem.pairs, problem.pairs_cf
+        told: dict[str, Any] = {"pairs": len(rows)}
+        if self.steps == 1:
+            moved = published_step(
+                trainable, law, start.theta, trainable.inverse(law, start.theta, self.solver, problem.seed),
+                removed=(own.x[rows], own.y[rows]), added=(cf.x[rows], cf.y[rows]),
+            )  # fmt: skip
+            yield told, _stepped(moved)
             return
+        at = start.theta if at is None else at
+        for alpha in self._alphas(problem):
+            edited = external(law, start.theta, cf.x[rows], cf.y[rows], alpha=alpha)
+            found = trainable.minimise(edited, at, max_iter=self.steps)
+            yield {**told, "alpha": alpha}, found
+            at = found.theta
+
+    def _by_number(
+        self, problem: Problem, trainable: Trainable, law: Law, start: Minimum, influence: Influence
+    ) -> Iterator[tuple[dict[str, Any], Minimum]]:
+        """The strategies on training samples, for each number of them."""
         at = torch.zeros_like(start.theta) if self.from_scratch else start.theta
         for number in self._numbers(influence):
             rows = influence.ranking()[:number]
-            flipped = problem.counterfactual(rows) if self.strategy == "replace" else None
+            cf = problem.counterfactual(rows) if self.strategy == "replace" else None
             told = {"samples": number, "predicted_change": influence.predicted_change(rows)}
             if self.steps == 1:
-                added = None if flipped is None else (flipped.x, flipped.y)
+                added = None if cf is None else (cf.x, cf.y)
                 removed = (problem.train.x[rows], problem.train.y[rows])
+                inverse = trainable.inverse(law, at, self.solver, problem.seed)
                 yield told, _stepped(published_step(trainable, law, at, inverse, removed=removed, added=added))
             else:
-                edited = without(law, rows) if flipped is None else replaced(law, rows, flipped.x)
+                edited = without(law, rows) if cf is None else replaced(law, rows, cf.x)
                 yield told, trainable.minimise(edited, at, max_iter=self.steps)
 
     def _pairs(self, problem: Problem) -> Tensor:
@@ -262,6 +306,16 @@ class Fmd:
                 "so many"
             )
         return [self.number]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    told: dict[str, Any]
+    score: float
+    found: Minimum
+    start: Minimum
+    law: Law
+    influence: Influence | None
 
 
 def law_of(problem: Problem, damping: float) -> Law:

@@ -26,6 +26,8 @@ class Collection:
     """Runs that failed and have not been finished since."""
     histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     """The training history by the run's path."""
+    layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """What language models' runs tell of each layer, by the run's path."""
     arrays: dict[str, Path] = field(default_factory=dict)
     """Files of arrays by the run's path."""
 
@@ -60,6 +62,7 @@ def collect(results: Path) -> Collection:
         problems=tuple(problems),
         failures=failures,
         histories={str(path): h for path, record in records if (h := record.info.get("training", {}).get("history"))},
+        layers={str(path): layers for path, record in records if (layers := record.info.get("layers"))},
         arrays={str(path): results / path / ARRAYS for path, record in records if ARRAYS in record.artifacts},
     )
 

@@ -224,6 +224,11 @@ class CertifiedLogisticRegression:
         return self._remaining
 
     @property
+    def theta(self) -> Tensor:
+        """θ `[p, k]`: the weights that the certificate is for, on rows (x, 1)/√2."""
+        return self._fit.theta
+
+    @property
     def spent(self) -> float:
         """What is held against the budget now, with what re-training may leave."""
         return self._fit.spent

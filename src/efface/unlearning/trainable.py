@@ -106,7 +106,7 @@ class Head:
 
     def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
         f = self.objective(law)
-        return head_inverse(f, f.logits(theta.to(f.x)).softmax(1), solver=solver, seed=seed)
+        return head_inverse(f, f.logits(theta.to(f.x)).softmax(1), solver=solver, tol=1e-6, seed=seed)
 
     def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         return influence_on_bias(self.objective(law), theta, bias, inverse)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from efface.report.figures.influence import influence
+from efface.report.figures.layers import probe_by_layer
 from efface.report.figures.leakage import leakage, probe_against_rank
 from efface.report.figures.style import Drawn
 from efface.report.figures.tradeoff import accuracy_against_bias
 from efface.report.figures.training import time_against_size, training_curves
 from efface.report.records import Collection
 
-__all__ = ["Drawn", "accuracy_against_bias", "draw", "influence", "leakage", "probe_against_rank",
+__all__ = ["Drawn", "accuracy_against_bias", "draw", "influence", "leakage", "probe_against_rank", "probe_by_layer",
            "time_against_size", "training_curves"]  # fmt: skip
 
 
@@ -22,6 +23,7 @@ def draw(collection: Collection, folder: Path) -> list[Drawn]:
         *accuracy_against_bias(runs, folder),
         *leakage(runs, folder),
         *probe_against_rank(runs, folder),
+        *probe_by_layer(runs, collection.layers, folder),
         *time_against_size(runs, folder),
         *influence(runs, collection.arrays, folder),
         *training_curves(runs, collection.histories, folder),

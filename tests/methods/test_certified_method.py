@@ -42,12 +42,13 @@ def test_requests_know_labels_and_attributes_only(ten_classes: Problem) -> None:
     assert torch.bincount(train.y[some]).tolist() == [10] * 10
 
 
-def test_forgetting_the_surplus_is_forgetting_the_bias(ten_classes: Problem, two_classes: Problem) -> None:
-    for problem in (ten_classes, two_classes):
-        kept, forgotten = (Certified(removals=m, secret=False).fit(problem) for m in (0, None))
-        assert accuracy(forgotten, problem.val) > accuracy(kept, problem.val) + 0.02
-        assert forgotten.info["removed"] + forgotten.info["n_fit"] == len(problem.train)
-        assert forgotten.info["budget_spent"] <= forgotten.info["budget_allowed"]
+def test_forgetting_the_surplus_is_forgetting_the_bias(ten_classes: Problem) -> None:
+    kept, forgotten = (Certified(removals=m, secret=False).fit(ten_classes) for m in (0, None))
+    fair = ten_classes.pairs + ten_classes.pairs_cf
+    assert accuracy(forgotten, fair) > accuracy(kept, fair) + 0.1
+    assert forgotten.info["removed"] + forgotten.info["n_fit"] == len(ten_classes.train)
+    assert forgotten.info["retrained"] == 0
+    assert forgotten.info["budget_spent"] <= forgotten.info["budget_allowed"]
 
 
 def test_when_it_may_be_called_certified(two_classes: Problem) -> None:
@@ -66,7 +67,8 @@ def test_when_it_may_be_called_certified(two_classes: Problem) -> None:
 def test_a_secret_perturbation_is_in_no_record_and_is_not_repeated(two_classes: Problem) -> None:
     runs = [Certified(removals=10).fit(two_classes) for _ in range(2)]
     assert not torch.equal(runs[0].head.weight, runs[1].head.weight)
-    assert runs[0].arrays == {}
+    assert list(runs[0].arrays) == ["budget_spent"]
+    assert len(runs[0].arrays["budget_spent"]) == 1
     assert all(isinstance(value, (bool, int, float, str, type(None))) for value in runs[0].info.values())
     json.dumps(runs[0].info)
 

@@ -1,0 +1,107 @@
+"""What CelebA costs and reaches: slow, and most of it only where the photographs are."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import CONF
+from torchvision import transforms
+
+from efface.data.celeba import CelebA
+from efface.data.groups import group_counts
+from efface.experiment import Experiment
+from efface.record import Record
+
+pytestmark = pytest.mark.slow
+needs_data = pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with celeba")
+GAPS = pytest.mark.filterwarnings("ignore:.*has no image of:UserWarning")
+
+
+@GAPS
+@needs_data
+def test_splits_of_the_photographs_at_hand(tmp_path: Path) -> None:
+    folder = Path(os.environ["DATA_DIR"])
+    for target in ("Blond_Hair", "Attractive"):
+        data = CelebA(target=target).load(data_dir=folder, cache_dir=tmp_path, seed=0)
+        splits = (data.train, data.val, data.pairs.split, data.test)
+        lines = (folder / "celeba" / "list_attr_celeba.txt").read_text().splitlines()
+        assert sum(len(split) for split in splits) == int(lines[0])
+        people = [set(split.cluster.tolist()) for split in splits if split.cluster is not None]
+        assert len(people) == 4
+        assert sum(map(len, people)) == len(set.union(*people))
+        val, pairs = (group_counts(split.y, split.a, 2, 2) for split in splits[1:3])
+        assert float((val - pairs).abs().sum() / (val + pairs).sum()) < 0.15
+    steps = [transforms.CenterCrop(178), transforms.Resize((64, 64)), transforms.ToTensor()]
+    reference = transforms.Compose([*steps, transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    rows = torch.arange(0, len(data.test), 50)
+    for i, x in zip(data.test.index[rows].tolist(), data.test.inputs(rows), strict=True):
+        file = folder / "celeba" / "img_align_celeba" / f"{i:06d}.jpg"
+        torch.testing.assert_close(x, reference(Image.open(file)))
+
+
+@GAPS
+@needs_data
+@pytest.mark.timeout(1200)
+def test_the_first_run_takes_minutes_and_the_second_seconds(tmp_path: Path) -> None:
+    records = {}
+    for method, minutes in (("leace", 6), ("none", 1)):
+        places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]
+        command = [sys.executable, "run.py", f"method={method}", "dataset=celeba", "dataset.target=Attractive", *places]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=CONF.parent, check=True)
+        assert time.perf_counter() - start < 60 * minutes
+        (path,) = tmp_path.glob(f"results/celeba/resnet18/erm/{method}/*/seed=0/record.json")
+        records[method] = Record.read(path)
+    erased, before = records["leace"], records["none"]
+    assert before.run["cache_hit"] == {"model": True, "features": True}
+    assert erased.run["peak_memory_bytes"] < 2.5e9
+    assert before.metrics["accuracy"] > 0.7
+    assert before.metrics["counterfactual_bias"] is None  # pairs are two people
+    # Male is read from the features before erasure and not after it, with as good a classifier.
+    assert before.metrics["probe_information"] > 0.3
+    assert erased.metrics["probe_information"] < 0.1
+    assert erased.metrics["max_abs_cov"] < 1e-3 * before.metrics["accuracy"]
+    assert erased.metrics["accuracy"] > before.metrics["accuracy"] - 0.05
+
+
+@GAPS
+@needs_data
+@pytest.mark.timeout(900)
+def test_training_that_knows_the_groups_runs(parts_of: Callable[..., Experiment]) -> None:
+    from efface import experiment
+
+    for training in ("reweighted", "resampled", "group_dro"):
+        record = experiment.run(
+            parts_of(
+                *("dataset=celeba", f"training={training}", "training.epochs=1", "model=convnet"),
+                *("dataset.target=Attractive", "evaluation.mlp_probe=false"),
+            ),
+            say=lambda message: None,
+        )
+        assert record.status == "done"
+        assert 0.5 < record.metrics["unbiased_accuracy"] < 1
+
+
+def test_all_photographs_of_celeba_are_read_in_little_memory(tmp_path: Path) -> None:
+    """An array as large as all of CelebA at 64 px, 2.5 GB, every row of it, in a process of its own."""
+    script = f"""
+import numpy as np, torch
+from efface.data.images import Images
+from efface.experiment import PeakMemory
+file = r"{tmp_path / "images.npy"}"
+np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(202_599, 64, 64, 3)).flush()
+images = Images(np.load(file, mmap_mode="r"))
+peak = PeakMemory("cpu")
+order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+for rows in order.split(256):
+    images.normalised(rows)
+print(peak.bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=CONF.parent)
+    assert int(done.stdout) < 1.5e9
