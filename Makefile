@@ -37,8 +37,9 @@ tables: $(INSTALLED)  ## Every table and figure of experiments/ from its runs.cs
 reproduce: $(INSTALLED)  ## Run an experiment as its page says: make reproduce EXPERIMENT=rlace_rank
 	@test -f "experiments/$(EXPERIMENT)/README.md" || \
 	  { echo "EXPERIMENT=$(EXPERIMENT): there are $(notdir $(wildcard experiments/*))" >&2; exit 1; }
-	PATH="$(abspath $(BIN)):$$PATH" bash -exc \
-	  "$$(awk '/^```sh/ {on = 1; next} /^```/ && on {exit} on' experiments/$(EXPERIMENT)/README.md)"
+	@commands="$$(awk '/^```sh/ {on = 1; next} /^```/ && on {exit} on' experiments/$(EXPERIMENT)/README.md)"; \
+	test -n "$$commands" || { echo "experiments/$(EXPERIMENT)/README.md has no block of sh" >&2; exit 1; }; \
+	PATH="$(abspath $(BIN)):$$PATH" bash -exc "$$commands"
 
 test: $(INSTALLED)  ## Run the fast tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"

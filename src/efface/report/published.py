@@ -1,7 +1,6 @@
 """Published figures, to print beside the measured ones: `published.csv` of an experiment."""
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ class Published:
     """One published figure, in the units of our metrics: fractions of 1 and bits.
 
     `method` and `dataset` are a name and as many options as it needs, `rlace rank=1`: a run is of that method if its
-    name is the same and it has those options.
+    name is the same and it has those options. Those of a data set may say `model=` and `training=` too.
     """
 
     method: str
@@ -59,11 +58,11 @@ def read(path: Path) -> tuple[Published, ...]:
     return tuple(figures)
 
 
-def is_of(text: str, label: Any, given: Any) -> bool:
+def is_of(text: str, label: Any, given: str) -> bool:
     """Whether a run's label and options are of the method or data set that a published figure names by `text`."""
     name, _, rest = text.partition(" ")
     own, _, shown = str(label).partition(" ")
-    has = parse(shown) | parse(given if isinstance(given, str) else "")
+    has = parse(shown) | parse(given)
     return name == own and all(_same(has.get(key), value) for key, value in parse(rest).items())
 
 
@@ -72,8 +71,3 @@ def _same(one: str | None, other: str) -> bool:
         return one is not None and float(one) == float(other)
     except ValueError:
         return one == other
-
-
-def pick(figures: Iterable[Published], level: str, label: str, given: Any) -> tuple[Published, ...]:
-    """Those whose `level` (`method` or `dataset`) a run is of."""
-    return tuple(figure for figure in figures if is_of(getattr(figure, level), label, given))

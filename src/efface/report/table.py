@@ -22,6 +22,8 @@ EMPTY = "–"
 COSTS = {"seconds_method": ("method, s", 2), "peak_memory_mb": ("memory, MB", 0)}
 """What a run took, with digits: seconds of the method alone, without training and evaluation; peak of the whole run."""
 _ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0", "one": " → 1", "": ""}
+_QUOTED = ("published", "difference")
+"""How headings of published columns end."""
 _UNKNOWN = "the records do not say why"
 
 
@@ -151,13 +153,13 @@ class _Builder:
             n = len(done.get(method, ()))
             text = str(n) if n == len(all_) else f"{n} of {len(all_)}"
             self.cells[self.rows[method], column] = Cell(text=text)
-            for (status, reason), gone in all_[all_["status"] != "done"].groupby(["status", "reason"]):
+            for (status, reason), gone in all_[all_["status"] != "done"].groupby(["status", "reason"], dropna=False):
                 seeds = ", ".join(map(str, sorted(gone["seed"])))
                 why = f"{str(status).replace('_', ' ')}: {' '.join(str(reason).split())}"
                 self.notes.append(f"{setting} / {method}, seed {seeds}: {why}")
                 if n == 0:
                     for other in self.columns:
-                        if other[0] == setting and other != column:
+                        if other[0] == setting and other != column and not other[1].endswith(_QUOTED):
                             self.cells[self.rows[method], other] = Cell(text=EMPTY, note=why)
 
     def _metric(self, setting: str, group: pd.DataFrame, done: dict[str, pd.DataFrame], metric: Metric) -> None:
@@ -198,7 +200,7 @@ class _Builder:
             return None
         first = group[group["method"] == method].iloc[0]
         for level in ("method", "dataset"):
-            of = list(published_figures.pick(of, level, first[level], first.get(f"{level}_options")))
+            of = [figure for figure in of if _names(getattr(figure, level), level, first)]
         self.quoted |= set(of)
         return of[0] if of else None
 
@@ -232,11 +234,8 @@ class _Builder:
 
     def _runs_of(self, level: str, text: str) -> list[str]:
         """Labels of a level that a published figure names."""
-        first = self.runs.drop_duplicates(level)
-        given = first.get(f"{level}_options", pd.Series([None] * len(first)))
-        return [
-            label for label, has in zip(first[level], given, strict=True) if published_figures.is_of(text, label, has)
-        ]
+        of = self.runs.drop_duplicates(list(LEVELS))
+        return [run[level] for _, run in of.iterrows() if _names(text, level, run)]
 
     def _caption(self) -> tuple[str, ...]:
         over = {
@@ -279,6 +278,14 @@ def _values(frame: pd.DataFrame, key: str) -> list[tuple[int, float, str]]:
         for seed, value, path in zip(frame["seed"], numbers, paths, strict=True)
         if value == value
     )
+
+
+def _names(text: str, level: str, run: pd.Series) -> bool:
+    """Whether a published figure's method or data set is that of a run; a data set may say `model=` and `training=`."""
+    given = str(run.get(f"{level}_options") or "")
+    if level == "dataset":
+        given += "".join(f" {other}={str(run[other]).partition(' ')[0]}" for other in ("model", "training"))
+    return published_figures.is_of(text, run[level], given)
 
 
 def _reason(done: pd.DataFrame, key: str) -> str:
