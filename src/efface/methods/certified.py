@@ -31,7 +31,8 @@ class Certified:
     """Trains a head that can forget (Guo et al., 2020) on the features of train, and makes it forget bias.
 
     Which samples go is fixed by labels, attributes and chance, before training and without a look at the model, as the
-    certificate requires: see `surplus`.
+    certificate requires: see `surplus`. It is for the weights and what is computed from them, such as predictions;
+    `budget_spent` in the record is for the owner of the data.
 
     Args:
         removals: how many bias-aligned samples to remove; None for all of the surplus.
