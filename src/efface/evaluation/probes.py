@@ -240,7 +240,7 @@ def mlp_probe(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), nn.Linear(width, n_attributes)).to(x.device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2, fused=True)
     generator = torch.Generator().manual_seed(0)
     best_loss, best, waited = math.inf, copy.deepcopy(net), 0
     # Of few samples an epoch is a few steps, and a plateau of some epochs no end: wait for 60 steps at least.
