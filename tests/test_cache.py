@@ -5,10 +5,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from efface.cache import cached, write_atomically
+from efface.cache import cached, cached_array, write_atomically
 
 
 def build_counter(calls: list[int], value: float = 1.0):
@@ -131,3 +132,54 @@ def test_a_write_that_fails_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="free some space, or choose another place with results_dir"):
         write_atomically(tmp_path / "file", full)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_is_written_in_chunks_once_and_mapped(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (10, 3, 2), dtype=np.uint8)
+    calls: list[int] = []
+
+    def chunks():
+        calls.append(1)
+        buffer = np.empty((4, 3, 2), np.uint8)
+        for at in (0, 4, 8):  # one buffer for all: each chunk is on disk before the next is made
+            part = buffer[: len(whole[at : at + 4])]
+            part[:] = whole[at : at + 4]
+            yield part
+
+    for _ in range(2):
+        array = cached_array(tmp_path, "images", {"size": 1}, whole.shape, chunks)
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+        np.testing.assert_array_equal(array, whole)
+    assert len(calls) == 1
+    cached_array(tmp_path, "images", {"size": 2}, whole.shape, chunks)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "no_array", "empty_json"])
+def test_a_damaged_array_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: str) -> None:
+    whole = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    cached_array(tmp_path, "images", {}, whole.shape, lambda: [whole])
+    (data,), (meta,) = tmp_path.rglob("*.npy"), tmp_path.rglob("*.json")
+    content = data.read_bytes()
+    if damage == "flip":
+        data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "truncate":
+        data.write_bytes(content[:-4])
+    elif damage == "no_array":
+        data.unlink()
+    else:
+        meta.write_text("")
+    with pytest.warns(UserWarning, match="is damaged"):
+        array = cached_array(tmp_path, "images", {}, whole.shape, lambda: [whole])
+    np.testing.assert_array_equal(array, whole)
+
+
+def test_an_array_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def chunks():
+        yield np.zeros((2, 2), np.uint8)
+        raise ValueError("no such image")
+
+    with pytest.raises(ValueError, match="no such image"):
+        cached_array(tmp_path, "images", {}, (4, 2), chunks)
+    assert [path.suffix for path in (tmp_path / "images").iterdir()] == [".lock"]

@@ -1,7 +1,7 @@
 """What unlearning reaches on full Colored MNIST: slow, and only where the data are.
 
-One seed for each bias ratio; medians of three are in experiments/fmd_colored_mnist. A base model takes about 15 s on two
-cores, a method a few.
+One seed for each bias ratio; three are in experiments/fmd_colored_mnist. A base model takes about 15 s on two cores, a
+method a few.
 """
 
 import os

@@ -217,7 +217,10 @@ class SoftmaxObjective:
         L, failed = torch.linalg.cholesky_ex(block)
         if failed:
             L = block.diagonal().sqrt().diag()
-        return self._cg(gradient, probabilities, lambda r: torch.cholesky_solve(r.mT, L).mT).solution
+        return conjugate_gradients(
+            lambda direction: self.hvp(direction, probabilities), gradient,
+            precondition=lambda r: torch.cholesky_solve(r.mT, L).mT, tol=_forcing(gradient), max_iter=_CG_STEPS,
+        ).solution  # fmt: skip
 
     def factor(self, probabilities: Tensor, damping: float = 0.0) -> Tensor | None:
         """Cholesky factor of an approximate Hessian plus `damping`, or None if it is not definite.
@@ -247,14 +250,6 @@ class SoftmaxObjective:
         """How much each sample curves f, averaged over the diagonal blocks, per ‖x‖²."""
         return self.weight * (1 - probabilities.square().sum(1)) / self.n_classes
 
-    def _cg(
-        self, gradient: Tensor, probabilities: Tensor, precondition: Callable[[Tensor], Tensor]
-    ) -> "LinearSolution":
-        return conjugate_gradients(
-            lambda direction: self.hvp(direction, probabilities), gradient, precondition=precondition,
-            tol=min(0.1, math.sqrt(float(gradient.norm()))), max_iter=_CG_STEPS,
-        )  # fmt: skip
-
 
 class FactorStep:
     """`SoftmaxObjective.cg_step` preconditioned by `factor`, which is kept from step to step until it is stale.
@@ -264,6 +259,8 @@ class FactorStep:
 
     def __init__(self, objective: SoftmaxObjective) -> None:
         self._objective = objective
+        # Steps need a few digits only: products in float32 take half the time.
+        self._x = objective.x.mT.to(torch.float32).mT
         self._factor: Tensor | None = None
         self._products = _STALE
 
@@ -274,9 +271,25 @@ class FactorStep:
         L = self._factor
         if L is None:
             return f.cg_step(gradient, probabilities)
-        found = f._cg(gradient, probabilities, lambda r: torch.cholesky_solve(r.reshape(-1, 1), L).view_as(r))
+        x, p = self._x, probabilities.to(self._x)
+        weighted = p * f.weight.to(x)[:, None]
+
+        def product(direction: Tensor) -> Tensor:
+            q = (direction.to(x) @ x.mT).mT
+            q = weighted * (q - (p * q).sum(1, keepdim=True))
+            return (x.mT @ q).mT.to(direction) + f.penalty * direction
+
+        found = conjugate_gradients(
+            product, gradient, precondition=lambda r: torch.cholesky_solve(r.reshape(-1, 1), L).view_as(r),
+            tol=_forcing(gradient), max_iter=_CG_STEPS,
+        )  # fmt: skip
         self._products = found.iterations
         return found.solution
+
+
+def _forcing(gradient: Tensor) -> float:
+    """How exactly a Newton step is solved for: the more so the nearer the minimum, for superlinear convergence."""
+    return min(0.1, math.sqrt(float(gradient.norm())))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 from tests.data import celeba_files
 from torchvision import transforms
 
+from efface import experiment
 from efface.data.base import Dataset
 from efface.data.celeba import CelebA, halve
+from efface.experiment import Experiment
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -278,6 +281,17 @@ def test_halves_are_even_and_keep_clusters() -> None:
     assert not set(cluster[half].tolist()) & set(cluster[~half].tolist())
     shuffled = torch.randperm(1000, generator=g)
     assert torch.equal(halve(strata[shuffled], cluster[shuffled]), half[shuffled])
+
+
+def test_it_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., Experiment]) -> None:
+    parts = parts_of(
+        *("dataset=celeba", "dataset.resolution=16", "model=convnet", "model.channels=[8,8]", "method=leace"),
+        *("training.epochs=1", f"data_dir={official}", "dataset.target=Smiling"),
+    )
+    record = experiment.run(parts, say=lambda message: None)
+    assert record.status == "done"
+    assert record.metrics["counterfactual_bias"] is None
+    assert record.fingerprint == parts.dataset.fingerprint(official)
 
 
 def test_reading_gives_memory_back(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

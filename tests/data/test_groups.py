@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from efface.data.groups import aligned, group_accuracies, group_counts, groups, kamiran_calders
+from efface.data.groups import aligned, group_accuracies, group_counts, group_weights, groups, kamiran_calders
 
 Y = torch.tensor([0, 0, 0, 1, 1, 1])
 A = torch.tensor([0, 0, 1, 1, 1, 1])
@@ -40,3 +40,11 @@ def test_an_empty_cell_is_named() -> None:
         kamiran_calders(Y, A, 2, 2)
     # A value that never occurs is no gap.
     assert kamiran_calders(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]), 2, 5).tolist() == [1, 1, 1, 1]
+
+
+def test_group_weights_give_every_group_the_same() -> None:
+    y, a = torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 0, 1, 1])
+    weights = group_weights(y, a, 2, 2)
+    np.testing.assert_allclose(torch.bincount(groups(y, a, 2), weights=weights), [7 / 4] * 4)
+    with pytest.raises(ValueError, match="no weights make all groups count the same: no samples with y=1,a=0"):
+        group_weights(Y, A, 2, 2)

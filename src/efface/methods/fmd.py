@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from efface.data.groups import aligned
 from efface.methods.base import Debiased, Features, Problem, Representation
+from efface.methods.matching import MATCHINGS, Matching, rematched, why_not
 from efface.methods.selection import Select, check_select, score
 from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, EqualOpportunity, biased
 from efface.unlearning.bias import counterfactual_bias as bias_of_pairs
@@ -62,6 +63,7 @@ class Fmd:
             harmful training samples out, `replace` puts their counterfactuals in their place.
         number: of pairs (drawn at random; all if None), or of training samples, the most harmful first (None: the best
             on val of a quarter, a half, … of those that `unlearn` may leave out, or `replace` finds harmful).
+        matching: of pairs that are two samples: as `given` by the data set, or the `nearest` in the features.
         steps: 1 is the published Newton step, in full, from the model as it was trained. More are damped steps with
             backtracking on a convex objective, up to so many, after the layers have been converged on train.
         alpha: candidates for the weight of the pairs in `external`, the best on val is taken; not used by the published
@@ -81,6 +83,7 @@ class Fmd:
 
     strategy: Strategy = "external"
     number: int | None = None
+    matching: Matching = "given"
     steps: int = 100
     alpha: Sequence[float] | None = None
     damping: Sequence[float] = (1e-5, 1e-4)
@@ -101,6 +104,8 @@ class Fmd:
             raise ValueError(f"strategy is {self.strategy!r}, but must be one of {', '.join(STRATEGIES)}")
         if self.number is not None and self.number < 1:
             raise ValueError(f"number is {self.number}, but must be at least 1, or null")
+        if self.matching not in MATCHINGS:
+            raise ValueError(f"matching is {self.matching!r}, but must be one of {', '.join(MATCHINGS)}")
         if self.steps < 1 or self.layers < 1 or self.search < 1:
             raise ValueError(f"steps is {self.steps}, layers {self.layers}, search {self.search}: all must be positive")
         if self.alpha is not None and (len(self.alpha) == 0 or not all(0 < alpha <= 1 for alpha in self.alpha)):
@@ -122,6 +127,9 @@ class Fmd:
             return "the data set has no counterfactual pairs"
         if len(problem.pairs.a.unique()) < 2 and len(problem.pairs_cf.a.unique()) < 2:
             return "the attribute has one value only among the pairs"
+        unmatched = why_not(problem, self.matching)
+        if unmatched is not None:
+            return unmatched
         absent = torch.bincount(problem.train.y, minlength=problem.n_classes) == 0
         if absent.any():
             return f"no training sample of classes {absent.nonzero()[:, 0].tolist()}"
@@ -138,6 +146,7 @@ class Fmd:
         return None
 
     def fit(self, problem: Problem) -> Debiased:
+        problem = rematched(problem, self.matching)
         check_pairs(problem.pairs.y, problem.pairs_cf.y)
         check_labels(problem.train.y, problem.n_classes)
         head_parameters(problem.head)  # first: it says if there is no linear head

@@ -186,10 +186,11 @@ class Batches:
                 raise ValueError(f"train has no column {name!r}, only {', '.join(map(repr, names))}")
         self.data, self.z_column, self.batch_size, self.device = data, z_column, batch_size, device
         self.masked = "attention_mask" in names
-        self.n = len(data["input_ids"])
+        # A data set has as many rows in all its columns, and reading one may mean reading it whole.
+        self.n = len(data["input_ids"]) if isinstance(data, Mapping) else len(data)
         if self.n == 0:
             raise ValueError("train is empty: give at least one sequence of tokens")
-        if z_column is not None and len(data[z_column]) != self.n:
+        if z_column is not None and isinstance(data, Mapping) and len(data[z_column]) != self.n:
             raise ValueError(f"{z_column!r} has {len(data[z_column])} sequences, but input_ids has {self.n}")
 
     def __len__(self) -> int:
