@@ -153,6 +153,8 @@ class _Builder:
             n = len(done.get(method, ()))
             text = str(n) if n == len(all_) else f"{n} of {len(all_)}"
             self.cells[self.rows[method], column] = Cell(text=text)
+            if n == len(all_):
+                continue
             for (status, reason), gone in all_[all_["status"] != "done"].groupby(["status", "reason"], dropna=False):
                 seeds = ", ".join(map(str, sorted(gone["seed"])))
                 why = f"{str(status).replace('_', ' ')}: {' '.join(str(reason).split())}"
@@ -272,12 +274,8 @@ def _values(frame: pd.DataFrame, key: str) -> list[tuple[int, float, str]]:
     if key not in frame:
         return []
     paths = frame["path"] if "path" in frame else frame["id"] + "/seed=" + frame["seed"].astype(str)
-    numbers = pd.to_numeric(frame[key])
-    return sorted(
-        (int(seed), float(value), str(path))
-        for seed, value, path in zip(frame["seed"], numbers, paths, strict=True)
-        if value == value
-    )
+    found = zip(frame["seed"].tolist(), frame[key].tolist(), paths.tolist(), strict=True)
+    return sorted((int(seed), float(value), str(path)) for seed, value, path in found if pd.notna(value))
 
 
 def _names(text: str, level: str, run: pd.Series) -> bool:

@@ -13,6 +13,7 @@ from efface.report.figures.style import (
     MARKERS,
     Drawn,
     absent,
+    by,
     ends,
     looks,
     numbers,
@@ -60,11 +61,9 @@ def leakage(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
 def _dumbbells(ax: Axes, group: pd.DataFrame) -> None:
     methods = sorted(group.loc[group["method_name"] != "none", "method"].unique(), key=method_order)
     base = group[group["method_name"] == "none"]
-    by_method = dict(list(group.groupby("method", sort=False)))
     for offset, (key, (_, colour, marker)) in zip((-0.13, 0.13), PROBES.items(), strict=True):
-        before = numbers(base, key)
-        found = [(at + offset, numbers(by_method[m], key)) for at, m in enumerate(methods)]
-        found = [(y, values) for y, values in found if len(values)]
+        before, values_of = numbers(base, key), by(group, "method", [key]) if key in group else {}
+        found = [(at + offset, values_of[m][:, 0]) for at, m in enumerate(methods) if m in values_of]
         if not found:
             continue
         y, after = [y for y, _ in found], [values.mean() for _, values in found]
@@ -130,7 +129,7 @@ def _ranks(
     for i, (name, of) in enumerate(ranked.groupby("curve", sort=True)):
         shown[str(name)] = (look[of["method"].iloc[0]][0], MARKERS[i % len(MARKERS)])
         colour, marker = shown[str(name)]
-        points = [(rank, values) for rank, at in of.groupby("rank", sort=True) if len(values := numbers(at, metric))]
+        points = [(rank, values[:, 0]) for rank, values in sorted(by(of, "rank", [metric]).items())]
         ranks, means = [float(str(rank)) for rank, _ in points], [values.mean() for _, values in points]
         reach = np.array([ends(values) for _, values in points]).reshape(-1, 2)
         ax.plot(ranks, means, f"{marker}-", color=colour, linewidth=1, markersize=4, zorder=3)

@@ -1,6 +1,6 @@
 """What all figures share: their look, colours of methods, and how they are saved."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ import pandas as pd
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from efface.report.labels import method_order
@@ -79,6 +81,14 @@ def numbers(runs: pd.DataFrame, key: str) -> np.ndarray:
     return np.asarray(values[~np.isnan(values)])
 
 
+def by(group: pd.DataFrame, label: str, keys: Sequence[str]) -> dict[Any, np.ndarray]:
+    """The values `[n, len(keys)]` of some columns for each value of `label`, where a run has them all."""
+    table = np.column_stack([np.asarray(pd.to_numeric(group[key]), dtype=float) for key in keys])
+    there = ~np.isnan(table).any(1)
+    found = {name: table[rows[there[rows]]] for name, rows in group.groupby(label).indices.items()}
+    return {name: values for name, values in found.items() if len(values)}
+
+
 def ends(values: np.ndarray) -> tuple[float, float]:
     """The ends of the bootstrap interval of the mean; the mean twice for a single value."""
     return interval(values) if len(values) > 1 else (float(values.mean()),) * 2
@@ -96,8 +106,10 @@ def save(fig: Figure, folder: Path, name: str, caption: str) -> list[Drawn]:
     if (engine := fig.get_layout_engine()) is not None:
         engine.execute(fig)  # found once, for both files
         fig.set_layout_engine("none")
-    for path in paths:
-        fig.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    # As `savefig` does, which however draws everything twice.
+    fig.set_dpi(200)
+    FigureCanvasAgg(fig).print_png(paths[0], metadata={"Software": None})  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(fig).print_svg(paths[1], metadata={"Date": None})  # type: ignore[no-untyped-call]
     plt.close(fig)
     return [Drawn(name=name, caption=caption, paths=paths)]
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from efface.report.definitions import METRICS
-from efface.report.figures.style import GREY, Drawn, absent, ends, looks, numbers, save, settings, styled
+from efface.report.figures.style import GREY, Drawn, absent, by, ends, looks, numbers, save, settings, styled
 from efface.report.table import heading
 
 BIASES = ("counterfactual_bias", "probe_information", "conditional_score_gap_mean_abs", "average_odds_difference")
@@ -58,11 +58,10 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
 
 
 def _panel(ax: Axes, group: pd.DataFrame, bias: str, look: dict[str, tuple[str, str]]) -> None:
-    points = {}
-    for method, of in group.groupby("method", sort=False):
-        both = of[[bias, _ACCURACY]].apply(pd.to_numeric).dropna()
-        if len(both):
-            points[str(method)] = (both[bias].abs().to_numpy(), both[_ACCURACY].to_numpy())
+    points = {
+        str(method): (np.abs(values[:, 0]), values[:, 1])
+        for method, values in by(group, "method", [bias, _ACCURACY]).items()
+    }
     if not points:
         absent(ax)
         return

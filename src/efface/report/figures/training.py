@@ -50,8 +50,9 @@ def training_curves(runs: pd.DataFrame, histories: dict[str, list[dict[str, floa
     found: dict[str, dict[int, pd.DataFrame]] = {}
     for setting, group in settings(runs):
         for seed, path in zip(group["seed"], group.get("path", pd.Series(dtype=object)), strict=False):
-            if path in histories:  # methods share their base model: one history for each seed
-                found.setdefault(setting, {})[int(seed)] = pd.DataFrame(histories[path]).set_index("epoch")
+            of = found.setdefault(setting, {})
+            if path in histories and int(seed) not in of:  # methods share their base model: one history for each seed
+                of[int(seed)] = pd.DataFrame(histories[path]).set_index("epoch")
     keys = list(dict.fromkeys(str(key) for seeds in found.values() for history in seeds.values() for key in history))
     if not keys:
         return []
