@@ -99,13 +99,14 @@ class SoftmaxObjective:
             raise ValueError(
                 f"y has labels from {int(y.min())} to {int(y.max())}, but they must lie in 0 … {self.n_classes - 1}"
             )
-        x = x.to(torch.float64)
         self.bias, self.l2 = bias, l2
         # One feature after the other in memory, and logits one class after the other: products with few columns, which
         # take nearly all of the time, are about twice as fast.
-        self.x = torch.cat([x.mT, x.new_ones(1, len(x))]).mT if bias else x.mT.contiguous().mT
+        by_feature = x.new_ones(x.shape[1] + bias, len(x), dtype=torch.float64)
+        by_feature[: x.shape[1]] = x.mT
+        self.x = by_feature.mT
         self.y = y
-        self.weight = x.new_full((len(x),), 1 / len(x))
+        self.weight = self.x.new_full((len(x),), 1 / len(x))
         if weight is not None:
             if weight.shape != y.shape or not bool((weight >= 0).all()) or not 0 < float(weight.sum()) < math.inf:
                 raise ValueError(f"weight must hold {len(x)} finite values >= 0, not all zero")
@@ -231,13 +232,12 @@ class SoftmaxObjective:
         k, d = self.shape
         spread = self._spread(probabilities)
         most = min(len(self.x), max(k * d, 100 * len(self.x) // (k * d)))
-        rows = (spread * self.x.square().sum(1)).topk(most).indices
+        rows = (spread * torch.linalg.vector_norm(self.x, dim=1).square()).topk(most).indices
         spread[rows] = 0
-        # Of the others every so many are enough: a mean over 20 d samples.
-        some = slice(None, None, max(1, len(self.x) // (20 * d)))
-        block = (self.x[some] * (spread[some] * (spread.sum() / (spread[some].sum() + 1e-300)))[:, None]).mT @ self.x[
-            some
-        ]
+        # Of the others every so many are enough: a mean over 10 d samples.
+        some = slice(None, None, max(1, len(self.x) // (10 * d)))
+        x, scale = self.x[some], spread.sum() / (spread[some].sum() + 1e-300)
+        block = (x * (spread[some] * scale)[:, None]).mT @ x
         approximate = self.hessian(probabilities, rows, dtype=torch.float32).to(block)
         blocks = approximate.view(k, d, k, d)
         for i in range(k):
