@@ -74,4 +74,4 @@ def test_it_is_fast(parts_of: Callable[..., Experiment]) -> None:
 
 def test_who_is_harmful_is_told(records: dict[tuple[str, float], Record]) -> None:
     told = records["fmd", 0.99].info["influence"]
-    assert told["aligned_share_of_helpful"] < 0.6 < told["aligned_share"]
+    assert told["aligned_share_of_helpful"] < 0.75 < told["aligned_share"]
