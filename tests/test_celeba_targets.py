@@ -1,9 +1,8 @@
-"""What CelebA costs and reaches: slow, and most of it only where the photographs are."""
+"""What erasure reaches on CelebA: slow, and most of it only where the photographs are."""
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,14 +47,12 @@ def test_splits_of_the_photographs_at_hand(tmp_path: Path) -> None:
 @GAPS
 @needs_data
 @pytest.mark.timeout(1200)
-def test_the_first_run_takes_minutes_and_the_second_seconds(tmp_path: Path) -> None:
+def test_erasure_from_a_network_that_is_trained_once(tmp_path: Path) -> None:
     records = {}
-    for method, minutes in (("leace", 6), ("none", 1)):
+    for method in ("leace", "none"):
         places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]
         command = [sys.executable, "run.py", f"method={method}", "dataset=celeba", "dataset.target=Attractive", *places]
-        start = time.perf_counter()
         subprocess.run(command, cwd=CONF.parent, check=True)
-        assert time.perf_counter() - start < 60 * minutes
         (path,) = tmp_path.glob(f"results/celeba/resnet18/erm/{method}/*/seed=0/record.json")
         records[method] = Record.read(path)
     erased, before = records["leace"], records["none"]

@@ -5,11 +5,9 @@ method a few.
 """
 
 import os
-import time
 from collections.abc import Callable
 
 import pytest
-from tests.conftest import problem_of
 
 from efface import experiment
 from efface.experiment import Experiment
@@ -48,6 +46,7 @@ def test_unbiased_accuracy_rises(records: dict[tuple[str, float], Record], ratio
     assert fmd >= none + gain
     assert fmd >= converge + gain - 0.03, "what unfinished training left is not to be credited to unlearning"
     assert fmd >= dfr - 0.005
+    assert records["fmd", ratio].info["converged"]
     for name in ("dfr", "fmd"):
         print(f"{ratio}: {name} took {records[name, ratio].run['seconds']['method']:.1f} s")
 
@@ -60,16 +59,6 @@ def test_counterfactual_bias_is_halved(records: dict[tuple[str, float], Record])
 def test_500_pairs_do_much_of_it(records: dict[tuple[str, float], Record]) -> None:
     none, fmd = (records[name, 0.99].metrics["unbiased_accuracy"] for name in ("none", "fmd_500"))
     assert fmd >= none + 0.12
-
-
-def test_it_is_fast(parts_of: Callable[..., Experiment]) -> None:
-    # Ratios are in benchmarks/; here only that it is not ten times slower, on a machine that may do other things.
-    parts = parts_of(*CHEAP, "method=fmd")
-    problem = problem_of(parts)
-    start = time.perf_counter()
-    debiased = parts.method.fit(problem)
-    assert time.perf_counter() - start < 30
-    assert debiased.info["converged"]
 
 
 def test_who_is_harmful_is_told(records: dict[tuple[str, float], Record]) -> None:
