@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 # Σ is symmetric: only the upper block triangle is formed, in block rows, over chunks of rows. Measured in turn against
-# one `x.T @ x`, n = 20,000: .94 of its time at d = 768, .64 at 2,048 and .45 at 4,096; chunks of a few megabytes are as
-# fast on an idle machine, and slower by half beside other work. Fewer than _BLOCKED_FROM columns are one product.
+# one `x.T @ x`, n = 20,000, everything included: 1.4 times its time at d = 256, .9 at 768, .8 at 2,048. Chunks of half a
+# megabyte to two, and of 32, are up to a fifth slower. Fewer than _BLOCKED_FROM columns are one product.
 _BLOCKED_FROM = 256
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 8 << 20
 _SHIFT_ROWS = 512
 
 
@@ -71,7 +71,7 @@ class Moments:
         dtype: dtype of the data; products are formed in it, or in float32 if it is narrower.
         track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
 
-    Memory: 8 x_dim² bytes for Cov(x); while a batch is added, x_dim² numbers of the working dtype and 32 MiB.
+    Memory: 8 x_dim² bytes for Cov(x); while a batch is added, x_dim² numbers of the working dtype and 8 MiB.
     """
 
     def __init__(
