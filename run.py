@@ -25,7 +25,7 @@ from efface.identity import NODES, run_subdir
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from efface.experiment import Job
+    from efface.job import Job
     from efface.record import Record
 
 # Threads that wait for work give up their core: with two jobs on one machine, spinning ones take many times as long.
@@ -130,15 +130,15 @@ def main(cfg: DictConfig) -> float | None:
 
 def job(cfg: DictConfig) -> float | None:
     """`main` without Hydra around it."""
-    from efface import experiment
+    from efface.job import run, status
 
     parts = build(cfg)
     if cfg.dry_run:
-        print(f"{experiment.status(parts):20} {parts.directory}")
+        print(f"{status(parts):20} {parts.directory}")
         return None
     better = _direction_of(cfg.objective)
     started = time.perf_counter()
-    record = experiment.run(parts)
+    record = run(parts)
     print(f"{figures(record)}  [{time.perf_counter() - started:.1f} s]\n{parts.directory}")
     if record.status != "done":
         return None

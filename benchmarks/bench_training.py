@@ -15,7 +15,7 @@ from torchvision.transforms.functional import to_tensor
 from benchmarks.timing import Row
 from efface.data.base import Dataset
 from efface.data.colored_mnist import ColoredDigits, ColoredMnist
-from efface.experiment import PeakMemory
+from efface.job import PeakMemory
 from efface.models.mlp import mlp
 from efface.training import Erm
 

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from tests.data import adult_files
 
-from efface import experiment
+from efface import experiment, job
 from efface.data.base import Dataset
 from efface.methods.base import Problem
 
@@ -58,7 +58,7 @@ def problem_of(parts: experiment.Experiment) -> Problem:
     spy = _Spy()
     elsewhere = parts.results_dir.with_name("looked_at")
     looking = replace(parts, method=spy, overwrite=True, results_dir=elsewhere)  # type: ignore[arg-type]
-    experiment.run(looking, say=lambda message: None)
+    job.run(looking, say=lambda message: None)
     return spy.problem
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import CONF
 
-from efface import experiment
+from efface import job
 from efface.experiment import Experiment
 from efface.record import Record
 
@@ -25,7 +25,7 @@ Build = Callable[..., Experiment]
 def records(parts_of: Build) -> dict[str, list[Record]]:
     return {
         method: [
-            experiment.run(parts_of("dataset=adult", f"seed={seed}", f"method={method}"), say=lambda message: None)
+            job.run(parts_of("dataset=adult", f"seed={seed}", f"method={method}"), say=lambda message: None)
             for seed in SEEDS
         ]
         for method in ("none", "unaware", "leace", "rlace", "inlp")
@@ -73,12 +73,12 @@ def test_metrics_are_aif360_s_on_its_own_data_sets(records: dict[str, list[Recor
 
 
 def test_race_and_the_mlp_run_too(parts_of: Build) -> None:
-    race = experiment.run(parts_of("dataset=adult", "dataset.attribute=race", "method=leace"), say=lambda message: None)
+    race = job.run(parts_of("dataset=adult", "dataset.attribute=race", "method=leace"), say=lambda message: None)
     assert race.metrics["accuracy"] > 0.84
     assert race.metrics["probe_information"] <= 0.01
     options = ("dataset=adult", "model=mlp", "training.lr=0.001", "training.epochs=20")
     none, leace, unaware = (
-        experiment.run(parts_of(*options, f"method={method}"), say=lambda message: None)
+        job.run(parts_of(*options, f"method={method}"), say=lambda message: None)
         for method in ("none", "leace", "unaware")
     )
     assert none.metrics["accuracy"] > 0.845

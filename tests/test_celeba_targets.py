@@ -75,10 +75,10 @@ def test_a_network_is_trained_once_and_erasure_is_felt(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.timeout(900)
 def test_training_that_knows_the_groups_runs(parts_of: Callable[..., Experiment]) -> None:
-    from efface import experiment
+    from efface import job
 
     for training in ("reweighted", "resampled", "group_dro"):
-        record = experiment.run(
+        record = job.run(
             parts_of(
                 *("dataset=celeba", f"training={training}", "training.epochs=1", "model=convnet"),
                 *("dataset.target=Attractive", "evaluation.mlp_probe=false"),
@@ -94,7 +94,7 @@ def test_all_photographs_of_celeba_are_read_in_little_memory(tmp_path: Path) -> 
     script = f"""
 import numpy as np, torch
 from efface.data.images import Images
-from efface.experiment import PeakMemory
+from efface.job import PeakMemory
 file = r"{tmp_path / "images.npy"}"
 np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(202_599, 64, 64, 3)).flush()
 images = Images(np.load(file, mmap_mode="r"))

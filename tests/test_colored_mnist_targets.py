@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import CONF, problem_of
 
 import efface
-from efface import experiment
+from efface import job
 from efface.evaluation.probes import Standardiser
 from efface.experiment import Experiment
 from efface.methods.base import Problem
@@ -30,7 +30,7 @@ def records(parts_of: Callable[..., Experiment]) -> dict[str, list[Record]]:
     rows = {"none": ["method=none"], "kept": ["method=leace"], "refitted": ["method=leace", "method.refit_head=true"]}
     return {
         name: [
-            experiment.run(parts_of("dataset=colored_mnist", f"seed={seed}", *overrides), say=lambda message: None)
+            job.run(parts_of("dataset=colored_mnist", f"seed={seed}", *overrides), say=lambda message: None)
             for seed in SEEDS
         ]
         for name, overrides in rows.items()

@@ -11,10 +11,11 @@ import torch
 from tests.conftest import problem_of
 
 import efface
-from efface import experiment
+from efface import job
 from efface.data.base import Dataset
 from efface.evaluation.metrics import Evaluation
-from efface.experiment import Experiment, FingerprintError
+from efface.experiment import Experiment
+from efface.job import FingerprintError
 from efface.methods.base import Debiased, Problem
 from efface.record import Record
 from efface.tracking import NoTracker
@@ -26,7 +27,7 @@ QUIET = {"say": lambda message: None}
 @pytest.fixture(scope="module")
 def finished(parts_of: Build) -> tuple[Experiment, Record]:
     parts = parts_of("method=leace", "method.refit_head=true")
-    return parts, experiment.run(parts, **QUIET)
+    return parts, job.run(parts, **QUIET)
 
 
 def without_run(record: Record) -> dict[str, Any]:
@@ -85,15 +86,15 @@ class Forbidden:
 
 def test_a_finished_run_is_returned_at_once(finished: tuple[Experiment, Record]) -> None:
     parts, record = finished
-    assert experiment.status(parts) == "done"
+    assert job.status(parts) == "done"
     said: list[str] = []
-    assert experiment.run(replace(parts, method=Forbidden()), say=said.append) == record  # type: ignore[arg-type]
+    assert job.run(replace(parts, method=Forbidden()), say=said.append) == record  # type: ignore[arg-type]
     assert "finished already" in said[0]
 
 
 def test_repeating_gives_the_same_record(finished: tuple[Experiment, Record]) -> None:
     parts, record = finished
-    again = experiment.run(replace(parts, overwrite=True), **QUIET)
+    again = job.run(replace(parts, overwrite=True), **QUIET)
     assert without_run(again) == without_run(record)
     assert again.run["cache_hit"] == {"model": True, "features": True}
     assert again.run["seconds"]["training"] == record.run["seconds"]["training"]
@@ -102,20 +103,20 @@ def test_repeating_gives_the_same_record(finished: tuple[Experiment, Record]) ->
 def test_without_the_cache_too(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
     parts, record = finished
     elsewhere = replace(parts, cache_dir=tmp_path / "cache", results_dir=tmp_path / "results")
-    again = experiment.run(elsewhere, **QUIET)
+    again = job.run(elsewhere, **QUIET)
     assert without_run(again) == without_run(record)
     assert again.run["cache_hit"] == {"model": False, "features": False}
 
 
 def test_methods_share_the_base_model(parts_of: Build, finished: tuple[Experiment, Record], tmp_path: Path) -> None:
-    record = experiment.run(replace(parts_of("method=none"), results_dir=tmp_path), **QUIET)
+    record = job.run(replace(parts_of("method=none"), results_dir=tmp_path), **QUIET)
     assert record.run["cache_hit"] == {"model": True, "features": True}
     assert record.metrics["probe_information"] > 2
     assert finished[1].metrics["unbiased_accuracy"] > record.metrics["unbiased_accuracy"] + 0.1
 
 
 def test_seeds_differ(parts_of: Build, finished: tuple[Experiment, Record]) -> None:
-    other = experiment.run(parts_of("method=leace", "method.refit_head=true", "seed=1"), **QUIET)
+    other = job.run(parts_of("method=leace", "method.refit_head=true", "seed=1"), **QUIET)
     assert other.id == finished[1].id
     assert other.metrics["accuracy"] != finished[1].metrics["accuracy"]
 
@@ -125,10 +126,10 @@ def test_other_data_are_an_error_unless_overwritten(finished: tuple[Experiment, 
     parts = replace(parts, results_dir=tmp_path)
     parts.directory.mkdir(parents=True)
     (parts.directory / "record.json").write_text(record.model_copy(update={"fingerprint": "old"}).to_json())
-    assert experiment.status(parts) == "another fingerprint"
+    assert job.status(parts) == "another fingerprint"
     with pytest.raises(FingerprintError, match="overwrite=true replaces it"):
-        experiment.run(parts, **QUIET)
-    assert experiment.run(replace(parts, overwrite=True), **QUIET).fingerprint == record.fingerprint
+        job.run(parts, **QUIET)
+    assert job.run(replace(parts, overwrite=True), **QUIET).fingerprint == record.fingerprint
 
 
 def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
@@ -137,13 +138,13 @@ def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
     parts = replace(finished[0], results_dir=tmp_path)
     palette = tuple(reversed(efface.data.colored_mnist._LFF))  # type: ignore[attr-defined]
     monkeypatch.setattr("efface.data.colored_mnist._LFF", palette)
-    assert experiment.run(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
+    assert job.run(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
 
 
 @pytest.mark.parametrize("change", ["training.epochs=1", "model.hidden=[20]", "seed=5"])
 def test_whatever_makes_the_model_is_in_the_cache_s_key(parts_of: Build, finished: Any, change: str) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false"]
-    assert experiment.run(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
+    assert job.run(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
 
 
 def test_the_seed_draws_the_initial_weights(parts_of: Build, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_evaluation_refers_to_train(parts_of: Build, ten_classes: Problem, tmp_p
             return super().__call__(debiased, features, counterfactual, reference)
 
     spy = Spy(probe=False, mlp_probe=False)
-    experiment.run(replace(parts_of(), evaluation=spy, results_dir=tmp_path), **QUIET)
+    job.run(replace(parts_of(), evaluation=spy, results_dir=tmp_path), **QUIET)
     assert [n for n, _ in seen] == [500, 1000]
     for _, reference in seen:
         torch.testing.assert_close(reference.standardise.mean, ten_classes.train.x.mean(0))
@@ -188,7 +189,7 @@ def test_clusters_reach_evaluation_and_reasons_the_record(parts_of: Build, mini:
             return super().__call__(debiased, features, counterfactual, reference)
 
     spy = Spy(probe=False, mlp_probe=False, bootstrap=50)
-    record = experiment.run(replace(parts_of(), dataset=Source(), evaluation=spy, results_dir=tmp_path), **QUIET)
+    record = job.run(replace(parts_of(), dataset=Source(), evaluation=spy, results_dir=tmp_path), **QUIET)
     assert seen[0] is None
     assert torch.equal(seen[1], mini.test.index // 2)
     low, high = record.metrics_ci["accuracy"]
@@ -228,7 +229,7 @@ def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
     tracker = Tracker()
     parts = replace(parts_of(), results_dir=tmp_path, method=Broken(RuntimeError("singular")), tracker=tracker)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="singular"):
-        experiment.run(parts, **QUIET)
+        job.run(parts, **QUIET)
     error = Record.read(parts.directory / "error.json")
     assert error.status == "failed"
     assert error.reason == "RuntimeError: singular"
@@ -236,51 +237,51 @@ def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
     assert not (parts.directory / "record.json").exists()
     assert tracker.events == ["start", "failed"]
     # Put right, it runs, and the error is gone.
-    experiment.run(replace(parts_of(), results_dir=tmp_path), **QUIET)
+    job.run(replace(parts_of(), results_dir=tmp_path), **QUIET)
     assert not (parts.directory / "error.json").exists()
 
 
 def test_a_broken_logger_loses_neither_record_nor_error(parts_of: Build, tmp_path: Path) -> None:
     parts = replace(parts_of(), results_dir=tmp_path, tracker=Tracker(broken=True))
     with pytest.raises(RuntimeError, match="singular"):
-        experiment.run(replace(parts, method=Broken(RuntimeError("singular"))), **QUIET)  # type: ignore[arg-type]
+        job.run(replace(parts, method=Broken(RuntimeError("singular"))), **QUIET)  # type: ignore[arg-type]
     assert (parts.directory / "error.json").is_file()
     with pytest.warns(UserWarning, match="its logger is not: the logger is gone"):
-        assert experiment.run(parts, **QUIET).status == "done"
-    assert experiment.status(parts) == "done"
+        assert job.run(parts, **QUIET).status == "done"
+    assert job.status(parts) == "done"
 
 
 def test_an_overwritten_run_that_fails_is_no_longer_finished(parts_of: Build, tmp_path: Path) -> None:
     parts = replace(parts_of(), results_dir=tmp_path)
-    experiment.run(parts, **QUIET)
+    job.run(parts, **QUIET)
     with pytest.raises(RuntimeError):
-        experiment.run(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
-    assert experiment.status(parts) == "to do"
+        job.run(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
+    assert job.status(parts) == "to do"
 
 
 def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
     tracker = Tracker()
     parts = replace(parts_of(), results_dir=tmp_path, method=Broken(KeyboardInterrupt()), tracker=tracker)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(parts, **QUIET)
+        job.run(parts, **QUIET)
     assert not list(parts.directory.glob("*.json"))
     assert tracker.events == ["start", "failed"]
 
 
 def test_what_does_not_apply_says_why(parts_of: Build, tmp_path: Path) -> None:
     parts = parts_of("method=leace", "dataset.bias_ratio=1.0", "method.fit_on=train", "method.reweigh=true")
-    record = experiment.run(replace(parts, results_dir=tmp_path), **QUIET)
+    record = job.run(replace(parts, results_dir=tmp_path), **QUIET)
     assert record.status == "not_applicable"
     assert record.reason is not None
     assert "no samples with y=0,a=1" in record.reason
     assert record.metrics == {}
-    assert experiment.status(replace(parts, results_dir=tmp_path)) == "done"
+    assert job.status(replace(parts, results_dir=tmp_path)) == "done"
 
 
 def test_a_place_that_cannot_be_written_is_named(parts_of: Build, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="set results_dir="):
-        experiment.run(replace(parts_of(), results_dir=tmp_path / "file"), **QUIET)
+        job.run(replace(parts_of(), results_dir=tmp_path / "file"), **QUIET)
 
 
 def test_a_damaged_record_is_named(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
@@ -288,8 +289,8 @@ def test_a_damaged_record_is_named(finished: tuple[Experiment, Record], tmp_path
     parts.directory.mkdir(parents=True)
     (parts.directory / "record.json").write_text(json.dumps({"id": "x"}))
     with pytest.raises(ValueError, match="run its job again with overwrite=true"):
-        experiment.run(parts, **QUIET)
-    assert experiment.run(replace(parts, overwrite=True), **QUIET).status == "done"
+        job.run(parts, **QUIET)
+    assert job.run(replace(parts, overwrite=True), **QUIET).status == "done"
 
 
 def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
     x[:, 1] += 3 * a
     np.savez(tmp_path / "my.npz", x=x.numpy(), y=y.numpy(), a=a.numpy())
     records = {
-        method: experiment.run(parts_of("dataset=features", f"path={tmp_path / 'my.npz'}", f"method={method}"), **QUIET)
+        method: job.run(parts_of("dataset=features", f"path={tmp_path / 'my.npz'}", f"method={method}"), **QUIET)
         for method in ("none", "leace")
     }
     assert records["none"].config["model"]["name"] == "linear"

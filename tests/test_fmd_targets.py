@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from efface import experiment
+from efface import job
 from efface.experiment import Experiment
 from efface.record import Record
 
@@ -32,7 +32,7 @@ ROWS = {
 def records(parts_of: Callable[..., Experiment]) -> dict[tuple[str, float], Record]:
     quiet = {"say": lambda message: None}
     return {
-        (name, ratio): experiment.run(parts_of(*CHEAP, *row, f"dataset.bias_ratio={ratio}"), **quiet)
+        (name, ratio): job.run(parts_of(*CHEAP, *row, f"dataset.bias_ratio={ratio}"), **quiet)
         for ratio in RATIOS
         for name, row in ROWS.items()
     }

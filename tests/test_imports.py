@@ -12,7 +12,7 @@ import efface
 PACKAGE = Path(efface.__file__).parent
 ORDER = [
     *("moments", "softmax", "erasure", "unlearning", "data"),
-    *("models", "training", "methods", "evaluation", "experiment", "scrub_experiment"),
+    *("models", "training", "methods", "evaluation", "job", "experiment", "scrub_experiment"),
 ]
 BESIDE = {
     "identity": set(),
@@ -48,7 +48,7 @@ def test_imports_go_one_way(file: Path) -> None:
     below = set(ORDER[: ORDER.index(room) + 1]) if room in ORDER else BESIDE[room] | {room}
     if room == "data":
         below.add("cache")
-    if room in ("experiment", "scrub_experiment"):
+    if room in ("job", "experiment", "scrub_experiment"):
         below |= set(BESIDE) - {"report"}
     assert imported(file) <= below
 

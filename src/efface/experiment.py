@@ -1,25 +1,13 @@
-"""One run, from configured parts to a record: data, base model, features, method, evaluation.
+"""One run of a debiasing method, from configured parts to a record: data, base model, features, method, evaluation.
 
-The base model and the features are shared by all methods through the cache. The record is written last and atomically;
-a run whose record is there with the same data is returned at once, so that repeating a command resumes it.
+The base model and the features are shared by all methods through the cache.
 """
 
-import contextlib
-import datetime
 import functools
 import hashlib
 import os
-import platform
-import resource
-import subprocess
-import sys
-import time
-import traceback
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,44 +17,13 @@ from efface import cache
 from efface.data.base import Dataset, Pairs, Source, Split, flip_pairs
 from efface.evaluation.metrics import Evaluated, Evaluation, Reference
 from efface.identity import run_id, run_subdir
+from efface.job import Job, PeakMemory, Steps
 from efface.methods.base import Debiased, Features, Method, Problem
 from efface.models.base import Model
-from efface.record import ERROR, RECORD, Record
-from efface.tracking import NoTracker, Tracker
-from efface.training import Erm, Trained, read_out, resolve_device
+from efface.record import RECORD, Record
+from efface.training import Erm, Trained, read_out
 
 MODEL_FILE, ARRAYS_FILE, PREDICTIONS_FILE = "debiased.safetensors", "arrays.safetensors", "predictions.parquet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job(ABC):
-    """What every run has, of whatever kind: its configuration, and where it reads and writes."""
-
-    config: Mapping[str, Any]
-    """Resolved nodes of the identity, as plain containers."""
-    tracker: Tracker = field(default_factory=NoTracker)
-    seed: int = 0
-    device: str = "auto"
-    data_dir: Path = Path("data")
-    cache_dir: Path = Path("cache")
-    results_dir: Path = Path("results")
-    overwrite: bool = False
-    progress: bool = True
-    label: str = ""
-    """What a person set, as the run's name where it is logged; the method's name if empty."""
-
-    @property
-    def directory(self) -> Path:
-        """Where the run leaves its files."""
-        return self.results_dir / run_subdir(self.config, self.seed)
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Of the data files; quick."""
-
-    @abstractmethod
-    def record(self, say: Callable[[str], None]) -> Record:
-        """Do the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,119 +42,6 @@ class Experiment(Job):
 
     def record(self, say: Callable[[str], None]) -> Record:
         return _Run(self, say).record()
-
-
-class FingerprintError(RuntimeError):
-    """A finished run is there, but of other data."""
-
-
-def status(experiment: Job) -> str:
-    """`done`, `to do` or `another fingerprint`, without running anything."""
-    try:
-        return "to do" if _finished(experiment, say=lambda message: None) is None else "done"
-    except FingerprintError:
-        return "another fingerprint"
-
-
-def run(experiment: Job, *, say: Callable[[str], None] = print) -> Record:
-    """Run, or return the record of a finished run of the same data.
-
-    Raises:
-        FingerprintError: a record of other data is there and `overwrite` is off.
-        Exception: whatever went wrong; `error.json` then says so, and there is no record.
-    """
-    directory = experiment.directory
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        held = cache.lock(directory / ".lock", say=say, what="this run")
-    except OSError as error:
-        raise OSError(f"cannot write to {directory} ({error}): set results_dir=... to a folder that can") from error
-    with held:
-        if not experiment.overwrite:
-            found = _finished(experiment, say=say)
-            if found is not None:
-                say(f"{directory} is finished already ({found.status}); overwrite=true runs it again")
-                return found
-        (directory / RECORD).unlink(missing_ok=True)
-        cache.drop_temporary(directory)
-        record: Record | None = None
-        try:
-            record = experiment.record(say)
-            text = record.to_json()
-            cache.write_atomically(directory / RECORD, lambda path: path.write_text(text))
-        except BaseException as error:
-            with contextlib.suppress(Exception):  # what went wrong first is what matters
-                experiment.tracker.finish(None)
-            if isinstance(error, Exception):
-                _leave_error(experiment, error)
-            raise
-        (directory / ERROR).unlink(missing_ok=True)
-        try:
-            experiment.tracker.finish(record)
-        except Exception as error:  # the run is done and its record is there
-            warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=2)
-        return record
-
-
-def _finished(experiment: Job, *, say: Callable[[str], None]) -> Record | None:
-    """The record of a finished run; None, and a word on it, if a file that it names is gone."""
-    path = experiment.directory / RECORD
-    if not path.is_file():
-        return None
-    record = Record.read(path)
-    fingerprint = experiment.fingerprint()
-    if record.fingerprint != fingerprint:
-        raise FingerprintError(
-            f"{path} was made from other data (fingerprint {record.fingerprint}, now {fingerprint}): "
-            "overwrite=true replaces it, results_dir=... keeps both"
-        )
-    gone = [name for name in record.artifacts if not (experiment.directory / name).is_file()]
-    if gone:
-        say(f"{experiment.directory} was finished, but {', '.join(gone)} is gone: running it again")
-        return None
-    return record
-
-
-def _leave_error(experiment: Job, error: Exception) -> None:
-    record = Record(
-        id=run_id(experiment.config), config=dict(experiment.config), seed=experiment.seed, fingerprint=None,
-        status="failed", reason=f"{type(error).__name__}: {error}",
-        run={"traceback": traceback.format_exc()},
-    )  # fmt: skip
-    with contextlib.suppress(OSError):  # the disk may be what failed
-        cache.write_atomically(experiment.directory / ERROR, lambda path: path.write_text(record.to_json()))
-
-
-class Steps:
-    """What is kept of every run's steps: how long each took, what the cache had, and under what circumstances."""
-
-    def __init__(self, device: str) -> None:
-        self.device = resolve_device(device)
-        self.seconds: dict[str, float] = {}
-        self.cache_hits: dict[str, bool] = {}
-
-    def _circumstances(self, peak: "PeakMemory") -> dict[str, Any]:
-        return {
-            "seconds": self.seconds,
-            "cache_hit": self.cache_hits,
-            "peak_memory_bytes": peak.bytes(),
-            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "host": platform.node(),
-            "platform": platform.platform(),
-            "commit": commit(),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("efface", "torch", "numpy")},
-            },
-        }
-
-    @contextlib.contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
 
 
 class _Run(Steps):
@@ -424,45 +268,6 @@ def _content(dataset: Dataset) -> str:
     for pairs in (dataset.pairs, dataset.val_pairs, dataset.test_pairs):
         digest.update(pairs.rows_cf.numpy().tobytes() + pairs.a_cf.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-class PeakMemory:
-    """Peak memory from now on: of the device on CUDA, else resident memory of this process."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda = device if device.startswith("cuda") else None
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(self._cuda)
-        else:
-            # Linux starts the high-water mark anew on request; elsewhere it is that of the whole process.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def bytes(self) -> int:
-        """The peak so far."""
-        if self._cuda:
-            return torch.cuda.max_memory_allocated(self._cuda)
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-@functools.cache
-def commit() -> str | None:
-    """The commit of the code, with `+` if there are changes on top; None if this file is in no checkout."""
-    git = functools.partial(
-        subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-    )
-    try:
-        git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
-        head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        changes = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+" if changes else "")
 
 
 def load(run_dir: str | os.PathLike[str]) -> Debiased:

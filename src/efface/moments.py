@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 # Σ is symmetric: only the upper block triangle is formed, in block rows, over chunks of rows. Measured in turn against
-# one `x.T @ x`, n = 20,000, everything included: 1.4 times its time at d = 256, .9 at 768, .8 at 2,048. Chunks of half a
-# megabyte to two, and of 32, are up to a fifth slower. Fewer than _BLOCKED_FROM columns are one product.
+# one `x.T @ x`, n = 20,000, everything included: 1.4 times its time at d = 256, .9 at 768, .8 at 2,048. Chunks of half
+# a megabyte to two, and of 32, are up to a fifth slower. Fewer than _BLOCKED_FROM columns are one product.
 _BLOCKED_FROM = 256
 _CHUNK_BYTES = 8 << 20
 _SHIFT_ROWS = 512

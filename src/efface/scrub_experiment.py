@@ -18,8 +18,8 @@ from efface import cache
 from efface.data.conllu import TaggedText, TextSource
 from efface.erasure.leace import LeaceEraser
 from efface.evaluation.probes import Standardiser, linear_probe
-from efface.experiment import Job, PeakMemory, Steps
 from efface.identity import run_id, run_subdir
+from efface.job import Job, PeakMemory, Steps
 from efface.record import Record
 from efface.scrubbing.families import family_of
 from efface.scrubbing.language_models import LanguageModel, LmTraining, ModelSource, NoTraining, Trained

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.data import celeba_files
 from torchvision import transforms
 
-from efface import experiment
+from efface import job
 from efface.data.base import Dataset
 from efface.data.celeba import CelebA, halve
 from efface.experiment import Experiment
@@ -288,7 +288,7 @@ def test_it_runs_from_photographs_to_a_record(official: Path, parts_of: Callable
         *("dataset=celeba", "dataset.resolution=16", "model=convnet", "model.channels=[8,8]", "method=leace"),
         *("training.epochs=1", f"data_dir={official}", "dataset.target=Smiling"),
     )
-    record = experiment.run(parts, say=lambda message: None)
+    record = job.run(parts, say=lambda message: None)
     assert record.status == "done"
     assert record.metrics["counterfactual_bias"] is None
     assert record.fingerprint == parts.dataset.fingerprint(official)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import efface
-from efface import experiment
+from efface import experiment, job
 from efface.data.groups import group_accuracies
 from efface.methods.base import Debiased, Features, Problem
 from efface.methods.converge import Converge
@@ -211,7 +211,7 @@ def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
 def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., experiment.Experiment], tmp_path: Path) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false", "method.steps=2", "method.damping=[0.001]"]
     parts = replace(parts_of("method=fmd_top", *cheap), results_dir=tmp_path)
-    record = experiment.run(parts, say=lambda message: None)
+    record = job.run(parts, say=lambda message: None)
     assert record.metrics["feature_shift"] is None
     debiased = efface.load(parts.directory)
     assert debiased.cut == 2
@@ -224,7 +224,7 @@ def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., experiment.Ex
             spied.append(problem.cut(2)[0])
             return "only looking"
 
-    experiment.run(replace(parts, method=Spy(), overwrite=True, results_dir=tmp_path / "spy"), say=lambda message: None)
+    job.run(replace(parts, method=Spy(), overwrite=True, results_dir=tmp_path / "spy"), say=lambda message: None)
     val = spied[0].val
     assert float((debiased(val.x).argmax(1) == val.y).double().mean()) == pytest.approx(record.val_metrics["accuracy"])
     arrays = load_file(parts.directory / "arrays.safetensors")

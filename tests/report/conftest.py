@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from efface import experiment
+from efface import experiment, job
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def results(parts_of: Callable[..., experiment.Experiment], tmp_path_factory: py
     ):
         parts = parts_of(*cheap, *overrides)
         object.__setattr__(parts, "results_dir", root)
-        experiment.run(parts, say=lambda message: None)
+        job.run(parts, say=lambda message: None)
     return root
 
 

@@ -10,7 +10,7 @@ import run as entry
 from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
-from efface import experiment
+from efface import job
 from efface.record import Record
 
 pytestmark = [
@@ -32,7 +32,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Record]:
         places = [f"cache_dir={root / 'cache'}", f"results_dir={root / 'results'}", "logger=none", "device=cpu"]
         with initialize_config_dir(str(CONF / "scrubbing"), version_base="1.3"):
             parts = entry.build(compose("scrubbing", overrides=[*places, *overrides]))
-        return experiment.run(parts, say=lambda message: None)
+        return job.run(parts, say=lambda message: None)
 
     return run
 

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
-from efface import experiment
+from efface import job
 from efface.record import Record
 from efface.report.__main__ import main as report
 from efface.report.records import collect
@@ -43,7 +43,7 @@ def parts_of(treebank: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.fixture(scope="module")
 def records(parts_of: Callable[..., ScrubExperiment]) -> dict[str, Record]:
-    return {name: experiment.run(parts_of(f"method={name}"), **QUIET) for name in ("none", "random", "leace", "orth")}
+    return {name: job.run(parts_of(f"method={name}"), **QUIET) for name in ("none", "random", "leace", "orth")}
 
 
 def test_a_record_for_each_method(records: dict[str, Record]) -> None:
@@ -75,13 +75,13 @@ def test_a_run_repeats_itself_and_is_resumed(
     records: dict[str, Record], parts_of: Callable[..., ScrubExperiment]
 ) -> None:
     said: list[str] = []
-    again = experiment.run(parts_of("method=leace"), say=said.append)
+    again = job.run(parts_of("method=leace"), say=said.append)
     assert again == records["leace"]
     assert "finished already" in said[0]
-    anew = experiment.run(parts_of("method=leace", "overwrite=true"), **QUIET)
+    anew = job.run(parts_of("method=leace", "overwrite=true"), **QUIET)
     assert anew.model_dump(exclude={"run"}) == records["leace"].model_dump(exclude={"run"})
     other = parts_of("method=random", "seed=1")
-    assert experiment.status(other) == "to do"
+    assert job.status(other) == "to do"
     scrubber = ConceptScrubber.load(parts_of("method=leace").directory / "scrubber.safetensors")
     assert {eraser.rank for eraser in scrubber.erasers.values()} == {15}
 
@@ -152,7 +152,7 @@ def test_bad_input(
     with initialize_config_dir(str(CONF / "scrubbing"), version_base="1.3"):
         cfg = compose("scrubbing", overrides=[*small, *places, *overrides])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        experiment.run(entry.build(cfg), **QUIET)
+        job.run(entry.build(cfg), **QUIET)
 
 
 def test_a_model_in_a_folder_can_be_scrubbed(
@@ -186,7 +186,7 @@ def test_a_model_in_a_folder_can_be_scrubbed(
             "training": NoTraining(),
         }
     )
-    one, other = experiment.run(again, **QUIET), experiment.run(parts, **QUIET)
+    one, other = job.run(again, **QUIET), job.run(parts, **QUIET)
     assert one.info["model_digest"] == other.info["model_digest"]
     assert one.metrics == other.metrics
     assert one.info["layers"] == other.info["layers"]
@@ -197,5 +197,5 @@ def test_training_says_when_it_diverges(
 ) -> None:
     parts = parts_of("training.lr=1e9")
     with pytest.raises(FloatingPointError, match=r"lower training\.lr"):
-        experiment.run(parts, **QUIET)
+        job.run(parts, **QUIET)
     assert torch.isfinite(next(trained("llama").model.parameters())).all()

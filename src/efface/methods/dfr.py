@@ -73,7 +73,7 @@ class Dfr:
             if best is None or value > best[0]:
                 best, chosen = (value, head), tried[-1]
         assert best is not None
-        info = {"n_fit": len(data), "selection": self.select, "chosen": chosen, "tried": tried}
+        info = {"selection": self.select, "chosen": chosen, "tried": tried}
         return Debiased(represent=Representation(), head=best[1], fitted_on=data, info=info)
 
     def _data(self, problem: Problem) -> Features:

@@ -129,18 +129,15 @@ class Erasure(ABC):
 
     def fit(self, problem: Problem) -> Debiased:
         data = self._data(problem)
-        weight = None
         if self.reweigh:
             weight = kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
             data = Features(data.x, data.y, data.a, weight)
         dropped, constant = rare_columns(data.x, self.min_support)
         eraser, told = self.erase(data, lambda x: torch.where(dropped, constant, x), problem)
         represent = self.representation(dropped=dropped, constant=constant, **eraser.tensors())
-        info: dict[str, Any] = {"n_fit": len(data), "d": len(dropped), "dropped_columns": int(dropped.sum()), **told}
+        info: dict[str, Any] = {"dropped_columns": int(dropped.sum()), **told}
         if isinstance(eraser, AffineEraser):
             info["rank"] = eraser.rank
-        if weight is not None:
-            info["n_eff"] = float(weight.sum().square() / weight.square().sum())
         head = problem.head
         if self.refit_head:
             head, info["refit_converged"] = refit_head(
