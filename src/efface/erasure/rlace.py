@@ -182,14 +182,16 @@ class _Game:
     """
 
     def __init__(self, x: Tensor, z: Tensor, y: Tensor | None, weight: Tensor | None, l2: float) -> None:
-        moments = Moments(x.shape[1], z.shape[1], device=x.device, dtype=x.dtype)
+        # In float64 whatever the data: float32 products lose directions of little variance, where a probe still reads.
+        moments = Moments(x.shape[1], z.shape[1], device=x.device, dtype=torch.float64)
         moments.update(x, z, weight)
         self.mean, self.sigma = moments.mean_x, moments.cov_xx(unbiased=False)
         self.y, self.weight, self.l2 = y, weight, l2
         eps = torch.finfo(x.dtype).eps
         scale = column_scale(self.sigma)
         values, vectors = torch.linalg.eigh(self.sigma / scale / scale.mT)
-        in_range = values > len(values) * eps * values[-1]
+        # What varies less than the data are rounded (eps² in variance) or the decomposition is exact does not count.
+        in_range = values > len(values) * max(eps**2, torch.finfo(values.dtype).eps) * values[-1]
         roots, vectors = values[in_range].sqrt(), vectors[:, in_range]
         self.whiten = vectors / roots / scale
         """`[d, r]`: w = (x − μ) whiten."""
