@@ -23,8 +23,9 @@ _ACCURACY = "unbiased_accuracy"
 def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
     """Unbiased accuracy over each bias, with 95 % bootstrap intervals over seeds; up and left is better.
 
-    One row of panels for each (dataset, model, training). The dashed line is the Pareto front of the means: no method
-    is both more accurate and less biased than one on it; those off it are hollow.
+    One row of panels for each (dataset, model, training), or one panel if there is a single bias. The dashed line is
+    the Pareto front of the means: no method is both more accurate and less biased than one on it; those off it are
+    hollow.
     """
     rows = settings(runs)
     shown = [bias for bias in BIASES if len(numbers(runs, bias))][:PANELS]
@@ -34,17 +35,22 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Drawn]:
     look = looks(runs)
     legend = look if len(look) <= MOST else {label.partition(" ")[0]: (c, "o") for label, (c, _) in look.items()}
     columns = -(-len(legend) // 18)
+    wide = min(len(rows), PANELS) if len(shown) == 1 else len(shown)
+    high = -(-len(rows) * len(shown) // wide)
     with styled():
         fig, axes = plt.subplots(
-            len(rows), len(shown), figsize=(2.9 * len(shown) + 1.6 * columns, 2.7 * len(rows) + 0.2),
-            squeeze=False, layout="constrained", sharey="row",
+            high, wide, figsize=(2.9 * wide + 1.6 * columns, 2.7 * high + 0.2), squeeze=False, layout="constrained",
+            sharey="none" if len(shown) == 1 else "row",
         )  # fmt: skip
-        for (setting, group), line in zip(rows, axes, strict=True):
+        lines = axes.reshape(-1, len(shown))
+        for ax in lines[len(rows) :].flat:
+            ax.remove()
+        for (setting, group), line in zip(rows, lines, strict=False):
             for bias, ax in zip(shown, line, strict=True):
                 _panel(ax, group, bias, look)
                 ax.set_xlabel(headings.get(bias, bias.replace("_", " ")))
             line[0].set_ylabel("unbiased accuracy ↑")
-            line[0].set_title(setting, loc="left")
+            line[0].set_title(setting, loc="left", fontsize=9 if len(shown) > 1 else 7.5)
         handles = [
             Line2D([], [], marker=m, linestyle="", color=c, markersize=5, label=name) for name, (c, m) in legend.items()
         ]
