@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from efface.evaluation.probes import (
     ProbeResult,
@@ -122,9 +122,20 @@ def test_score_under_weights_is_that_of_repeated_samples() -> None:
     logits = torch.randn(50, 2, generator=g)
     weighted = score(logits, a, times)
     repeated = score(logits.repeat_interleave(times, 0), a.repeat_interleave(times))
-    for name in ("information", "accuracy", "majority", "auc"):
+    for name in ("information", "accuracy", "majority", "macro_recall", "auc"):
         assert getattr(weighted, name) == pytest.approx(getattr(repeated, name))
     assert weighted.information == pytest.approx(float((weighted.gain * times).sum() / times.sum()))
+
+
+def test_macro_recall_is_scikit_learn_s_balanced_accuracy() -> None:
+    g = torch.Generator().manual_seed(0)
+    a = (torch.rand(500, generator=g) < 0.1).long()
+    logits = torch.randn(500, 2, generator=g, dtype=torch.float64) + torch.nn.functional.one_hot(a)
+    weight = torch.rand(500, generator=g, dtype=torch.float64)
+    expected = balanced_accuracy_score(a, logits.argmax(1), sample_weight=weight)
+    assert score(logits, a, weight).macro_recall == pytest.approx(expected)
+    assert score(torch.tensor([[1.0, 0.0]]).expand(500, 2), a).macro_recall == 0.5
+    assert score(logits[a == 0], a[a == 0]).macro_recall == score(logits[a == 0], a[a == 0]).accuracy
 
 
 def test_auc_is_scikit_learn_s() -> None:

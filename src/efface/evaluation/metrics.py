@@ -52,7 +52,8 @@ class Evaluation:
 
     Args:
         probe: train a linear probe for the attribute, for `probe_information`, `probe_accuracy`, `probe_majority`,
-            `probe_auc`; and one under the law in which label and attribute are balanced, where they are not.
+            `probe_macro_recall`, `probe_auc`; and one under the law in which label and attribute are balanced, where
+            they are not.
         mlp_probe: train a non-linear one too, for `mlp_probe_information`.
         bootstrap: resamples of test for the confidence intervals; 0 for none.
     """
@@ -185,7 +186,7 @@ class Evaluation:
 
 
 _FIGURES = {
-    "probe": ("information", "accuracy", "majority", "auc"),
+    "probe": ("information", "accuracy", "majority", "macro_recall", "auc"),
     "balanced_probe": ("information", "accuracy", "auc"),  # there the majority is 1 / values of the attribute
 }
 _LEAKAGE = tuple(f"{name}_{figure}" for name, figures in _FIGURES.items() for figure in figures)

@@ -54,6 +54,9 @@ class ProbeResult:
     accuracy: float
     majority: float
     """Share of the most frequent value: the accuracy of a constant guess."""
+    macro_recall: float
+    """Mean over the values of their own accuracy (balanced accuracy): 1 / values for any constant guess, however rare
+    a value is."""
     auc: float | None
     """Area under the ROC curve of a binary attribute: .5 where there is nothing to read. None for others."""
     rows: Tensor
@@ -73,10 +76,12 @@ def score(logits: Tensor, a: Tensor, weight: Tensor | None = None, rows: Tensor 
     frequency = torch.bincount(a, weights=weight, minlength=logits.shape[1]) / total
     gain = (logits.double().log_softmax(1).gather(1, a[:, None])[:, 0] - frequency.log()[a]) / math.log(2)
     correct = logits.argmax(1) == a
+    recall = torch.bincount(a, weights=weight * correct, minlength=logits.shape[1]) / (frequency * total)
     return ProbeResult(
         information=float(weight @ gain / total),
         accuracy=float(weight @ correct.double() / total),
         majority=float(frequency.max()),
+        macro_recall=float(recall[frequency > 0].mean()),
         auc=auc(logits[:, 1] - logits[:, 0], a, weight) if logits.shape[1] == 2 else None,
         rows=torch.arange(len(a), device=a.device) if rows is None else rows,
         weight=weight,

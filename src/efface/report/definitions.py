@@ -170,6 +170,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("probe_accuracy", "probe acc.", "held-out accuracy of that probe; at best the majority", _LEACE, "lower"),
     Metric("probe_majority", "majority", "accuracy of the best constant guess on the same half", "", ""),
     Metric(
+        "probe_macro_recall",
+        "probe macro recall",
+        "mean over the values of a of that probe's accuracy on them (balanced accuracy); 1 / (values of a) for a "
+        "constant guess, also where one value is rare",
+        "",
+        "lower",
+    ),
+    Metric(
         "probe_auc",
         "probe AUC",
         "area under the ROC curve of that probe, .5 where nothing is left; binary a",
