@@ -6,6 +6,7 @@ import torch
 
 from efface.evaluation.metrics import max_abs_cov
 from efface.evaluation.probes import Standardiser
+from efface.experiment import _fitted
 from efface.methods.base import Debiased, Features, Problem, Representation
 from efface.methods.erasure import rare_columns, refit_head
 from efface.methods.leace import Leace
@@ -38,12 +39,12 @@ def test_nothing_is_left_on_the_data_fitted_on(ten_classes: Problem, fit_on: str
 
 def test_rows_fitted_on(ten_classes: Problem) -> None:
     sizes = {
-        fit_on: Leace(fit_on=fit_on, reweigh=False).fit(ten_classes).info["n_fit"]  # type: ignore[arg-type]
+        fit_on: _fitted(Leace(fit_on=fit_on, reweigh=False).fit(ten_classes))["n_fit"]  # type: ignore[arg-type]
         for fit_on in ("train", "pairs", "train+pairs")
     }
     assert sizes == {"train": 3000, "pairs": 1000, "train+pairs": 4000}
     reweighed = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
-    assert reweighed.info["n_eff"] < 1000
+    assert 1 < _fitted(reweighed)["n_eff"] < 1000
 
 
 def test_rare_columns_are_dropped_to_their_mode() -> None:

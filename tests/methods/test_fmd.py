@@ -128,7 +128,8 @@ def test_dfr_is_chosen_on_val(ten_classes: Problem) -> None:
         debiased = Dfr(members=members, reweigh=members == "both", l2=(1e-1, 1e-2)).fit(ten_classes)  # type: ignore[arg-type]
         scores = [row["val_unbiased_accuracy"] for row in debiased.info["tried"]]
         assert debiased.info["chosen"]["val_unbiased_accuracy"] == max(scores)
-        assert debiased.info["n_fit"] == (1000 if members == "both" else 500)
+        assert debiased.fitted_on is not None
+        assert len(debiased.fitted_on) == (1000 if members == "both" else 500)
 
 
 def test_why_it_cannot_run(ten_classes: Problem) -> None:
