@@ -182,7 +182,8 @@ class _Game:
     """
 
     def __init__(self, x: Tensor, z: Tensor, y: Tensor | None, weight: Tensor | None, l2: float) -> None:
-        # In float64 whatever the data: float32 products lose directions of little variance, where a probe still reads.
+        # In float64 whatever the data, so that directions of little variance stand out from rounding: one that is taken
+        # for rounding below is not erased, and a probe still reads there.
         moments = Moments(x.shape[1], z.shape[1], device=x.device, dtype=torch.float64)
         moments.update(x, z, weight)
         self.mean, self.sigma = moments.mean_x, moments.cov_xx(unbiased=False)
