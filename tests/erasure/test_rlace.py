@@ -64,7 +64,7 @@ def test_the_closed_form_is_optimal_at_full_rank(k: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_demo_of_the_paper(dtype: torch.dtype) -> None:
-    """Its features have standard deviations over four decades: a direction taken for rounding is one where a probe reads."""
+    """Its features deviate over four decades: a direction taken for rounding is one where a probe reads."""
     from benchmarks.bench_rlace import demo
 
     x, y, x_dev, y_dev = demo()
