@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from benchmarks.bench_sweep import contents, finish, killed, records, start
 from tests.conftest import CONF
-
-from efface.record import Record
 
 ROOT = CONF.parent
 QUICK = ["training.epochs=2", "evaluation.mlp_probe=false", "logger=none"]
@@ -26,10 +24,6 @@ def command(folder: Path, *arguments: str) -> list[str]:
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=folder, env=env)
-
-
-def records(folder: Path) -> list[Record]:
-    return [Record.read(path) for path in sorted((folder / "results").rglob("record.json"))]
 
 
 def test_jobs_side_by_side_share_models_and_cores_and_one_failure_stops_none(tmp_path: Path) -> None:
@@ -105,25 +99,14 @@ def test_the_cluster_config_is_whole() -> None:
 @pytest.mark.slow
 def test_killed_five_times_and_repeated_it_is_as_if_undisturbed(tmp_path: Path) -> None:
     grid = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=none,leace,mean_projection"]
-    grid += ["dataset.bias_ratio=0.9,0.95", "seed=0,1"]
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    start = time.perf_counter()
-    assert sweep(tmp_path / "whole", *grid).returncode == 0
-    seconds = time.perf_counter() - start
+    grid += ["dataset.bias_ratio=0.9,0.95", "seed=0,1", *QUICK]
+    begin = time.perf_counter()
+    finish(start(tmp_path / "whole", grid))
+    seconds = time.perf_counter() - begin
     draw = random.Random(0)
-    for _ in range(5):
-        process = subprocess.Popen(
-            command(tmp_path / "killed", *grid), cwd=tmp_path / "killed", start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        time.sleep(draw.uniform(0.1, 0.6) * seconds)
-        os.killpg(process.pid, signal.SIGKILL)  # the workers too
-        process.wait()
-    done = sweep(tmp_path / "killed", *grid)
-    assert done.returncode == 0, done.stderr
+    killed(tmp_path / "killed", grid, [draw.uniform(0.2, 0.5) * seconds for _ in range(5)])
     one, other = records(tmp_path / "whole"), records(tmp_path / "killed")
     assert len(one) == 12
-    assert [r.model_dump(exclude={"run"}) for r in one] == [r.model_dump(exclude={"run"}) for r in other]
+    assert contents(one) == contents(other)
     assert [record.run["cache_hit"]["model"] for record in one].count(False) == 4
     assert not list((tmp_path / "killed").rglob("*.tmp"))
