@@ -131,7 +131,7 @@ def test_loggers_are_those_of_the_other_config() -> None:
     ("overrides", "message"),
     [
         (["data_dir=nowhere"], "no file .*small-train.conllu"),
-        (["model.architecture=bert"], "architecture is 'bert', but must be one of gemma, gpt2, gpt_neox"),
+        (["model.architecture=bert"], "architecture is 'bert', but must be one of gemma, gemma2, gemma3_text, gpt2"),
         (["model.heads=5"], "heads must divide hidden_size"),
         (["training=none"], "a tiny llama has to be trained: use training=lm"),
         (["model=minilm", "training=lm"], "a pretrained model is taken as it is: use training=none"),

@@ -87,7 +87,12 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
         raise ValueError(f"no module {path!r} in {type(module).__name__}: did you mean {close}?") from None
 
 
-def _llama(*, attention_flag: str | None = None, mlp_flag: str | None = None) -> Family:
+def _llama(
+    *,
+    attention_flag: str | None = None,
+    mlp_flag: str | None = None,
+    mlp_norm: str = "post_attention_layernorm",
+) -> Family:
     return Family(
         blocks="layers",
         sites=(
@@ -96,8 +101,8 @@ def _llama(*, attention_flag: str | None = None, mlp_flag: str | None = None) ->
                 bias_flag=attention_flag, biased_too=("self_attn.o_proj",),
             ),
             Site(
-                path="post_attention_layernorm", consumers=("mlp.gate_proj", "mlp.up_proj"), sublayer=True,
-                bias_flag=mlp_flag, biased_too=("mlp.down_proj",),
+                path=mlp_norm, consumers=("mlp.gate_proj", "mlp.up_proj"), sublayer=True, bias_flag=mlp_flag,
+                biased_too=("mlp.down_proj",),
             ),
         ),
     )  # fmt: skip
@@ -106,8 +111,12 @@ def _llama(*, attention_flag: str | None = None, mlp_flag: str | None = None) ->
 FAMILIES: dict[str, Family] = {
     "llama": _llama(attention_flag="attention_bias", mlp_flag="mlp_bias"),
     "gemma": _llama(attention_flag="attention_bias"),
+    # From the second Gemma on, what the attention returns is normalised too.
+    "gemma2": _llama(attention_flag="attention_bias", mlp_norm="pre_feedforward_layernorm"),
+    "gemma3_text": _llama(attention_flag="attention_bias", mlp_norm="pre_feedforward_layernorm"),
     "mistral": _llama(),
     "qwen2": _llama(),
+    "qwen3": _llama(attention_flag="attention_bias"),
     "gpt_neox": Family(
         blocks="layers",
         sites=(
