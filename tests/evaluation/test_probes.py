@@ -92,6 +92,16 @@ def test_constant_columns_are_left_unscaled() -> None:
     assert (out[:, 1] == 0).all()
 
 
+def test_a_column_that_is_all_but_zero_is_not_scaled_up() -> None:
+    """As in a dead feature of a network, into which another representation may write."""
+    x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 1] *= 1e-30
+    other = x.roll(1, dims=1)
+    assert float(Standardiser.of(x)(other).abs().max()) < 10
+    x[:, 1] *= 1e24  # small, but there
+    assert float(Standardiser.of(x)(x)[:, 1].std()) == pytest.approx(1, rel=0.01)
+
+
 @pytest.mark.parametrize("probe", [linear_probe, mlp_probe])
 def test_a_probe_is_scored_on_the_half_that_it_has_not_seen(probe: object) -> None:
     x, a = labelled()

@@ -30,7 +30,11 @@ MIN_SAMPLES = 50
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Centres and scales features by the means and deviations of a reference; constant columns are left unscaled."""
+    """Centres and scales features by the means and deviations of a reference; constant columns are left unscaled.
+
+    A column is constant if its deviation is below 1e-12 of the largest: a dead feature of a network is often 1e-30 and
+    not 0, and would otherwise be scaled up without bound wherever something else is written into it.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -39,7 +43,7 @@ class Standardiser:
     def of(cls, x: Tensor) -> "Standardiser":
         """By the columns of x `[n, d]`."""
         std = x.std(0, correction=0)
-        return cls(x.mean(0), torch.where(std > 0, std, 1))
+        return cls(x.mean(0), torch.where(std > 1e-12 * std.max(), std, 1))
 
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale

@@ -84,7 +84,8 @@ def largest_covariances(
 ) -> dict[str, float]:  # fmt: skip
     """Largest |Cov(x, one-hot z)| of the states behind each module under the scrubber, over all labelled tokens.
 
-    Columns are in units of their root mean square in the model as it is. Streams: O(d k) memory for each path.
+    Columns are in units of their root mean square in the model as it is; those that are zero there, below 1e-12 of the
+    largest, as they are. Streams: O(d k) memory for each path.
     """
     moments: dict[str, Moments] = {}
     scale: dict[str, Moments] = {}
@@ -107,7 +108,8 @@ def largest_covariances(
     largest = {}
     for path in paths:
         std = scale[path].mean_x.sqrt()[:, None]
-        largest[path] = float((moments[path].cov_xz() / torch.where(std > 0, std, 1)).abs().max())
+        dead = std <= 1e-12 * std.max()
+        largest[path] = float((moments[path].cov_xz() / torch.where(dead, 1, std)).abs().max())
     return largest
 
 
