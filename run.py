@@ -25,8 +25,8 @@ from efface.identity import NODES, run_subdir
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from efface.job import Job
     from efface.record import Record
+    from efface.runs.job import Job
 
 # Threads that wait for work give up their core: with two jobs on one machine, spinning ones take many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -60,7 +60,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
 
 
 def _direction(*, _root_: DictConfig) -> str:
-    from efface.report.definitions import METRICS
+    from efface.metrics import METRICS
 
     better = {metric.key: metric.direction for metric in METRICS}
     return "maximize" if better.get(_root_.objective) == "higher" else "minimize"
@@ -90,7 +90,7 @@ def build(cfg: DictConfig) -> "Job":
             raise
 
     # Another primary config names another kind of run, made of parts of the same names.
-    kind = cast("Callable[..., Job]", get_class(cfg.get("job_class", "efface.experiment.Experiment")))
+    kind = cast("Callable[..., Job]", get_class(cfg.get("job_class", "efface.runs.grid.Experiment")))
     return kind(
         config={node: options(cfg, node) for node in NODES},
         dataset=make("dataset"),
@@ -130,7 +130,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def job(cfg: DictConfig) -> float | None:
     """`main` without Hydra around it."""
-    from efface.job import run, status
+    from efface.runs.job import run, status
 
     parts = build(cfg)
     if cfg.dry_run:
@@ -154,7 +154,7 @@ def job(cfg: DictConfig) -> float | None:
 
 def _direction_of(objective: str) -> str:
     """Which side of an objective is better; a sweeper is handed the distance of what should be zero or one."""
-    from efface.report.definitions import METRICS
+    from efface.metrics import METRICS
 
     known = {metric.key: metric.direction for metric in METRICS if metric.direction and not metric.per}
     if objective not in known:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from benchmarks.timing import Row
-from efface.job import commit
+from efface.runs.provenance import commit
 
 HERE = Path(__file__).parent
 NAMES = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))

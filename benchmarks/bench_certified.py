@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from benchmarks.timing import Row, seconds
-from efface.unlearning.certified import Budget, CertifiedLogisticRegression
-from efface.unlearning.rows import augmented
+from efface.unlearning.certified.removal import Budget, CertifiedLogisticRegression
+from efface.unlearning.certified.rows import augmented
 
 REMOVALS = 1000
 BATCH = 20

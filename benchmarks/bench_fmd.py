@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Row, seconds
-from efface.methods.base import Features, Problem
 from efface.methods.dfr import Dfr
 from efface.methods.fmd import Fmd
+from efface.problem import Features, Problem
 from efface.unlearning.bias import CounterfactualBias
-from efface.unlearning.fmd import external, published_step
-from efface.unlearning.trainable import Head, Law, head_of, head_parameters
+from efface.unlearning.edits import external, published_step
+from efface.unlearning.head import Head, head_of, head_parameters
+from efface.unlearning.objective import Law
 
 N, VAL = 50_000, 5_000
 TIMED = 5

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row
 from efface.erasure.leace import LeaceFitter
-from efface.job import PeakMemory
+from efface.runs.provenance import PeakMemory
 
 N, K = 20_000, 10
 WIDTHS = (256, 768, 2048, 4096)

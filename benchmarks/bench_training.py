@@ -15,8 +15,8 @@ from torchvision.transforms.functional import to_tensor
 from benchmarks.timing import Row
 from efface.data.base import Dataset
 from efface.data.colored_mnist import ColoredDigits, ColoredMnist
-from efface.job import PeakMemory
 from efface.models.mlp import mlp
+from efface.runs.provenance import PeakMemory
 from efface.training import Erm
 
 EPOCHS = 10

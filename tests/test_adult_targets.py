@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import CONF
 
-from efface import job
-from efface.experiment import Experiment
 from efface.record import Record
+from efface.runs import job
+from efface.runs.grid import Experiment
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from efface.cache import cached, cached_array, write_atomically
+from efface.cache import cached, cached_array
+from efface.files import write_atomically
 
 
 def build_counter(calls: list[int], value: float = 1.0):

@@ -14,8 +14,8 @@ from torchvision import transforms
 
 from efface.data.celeba import CelebA
 from efface.data.groups import group_counts
-from efface.experiment import Experiment
 from efface.record import Record
+from efface.runs.grid import Experiment
 
 pytestmark = pytest.mark.slow
 needs_data = pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with celeba")
@@ -75,7 +75,7 @@ def test_a_network_is_trained_once_and_erasure_is_felt(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.timeout(900)
 def test_training_that_knows_the_groups_runs(parts_of: Callable[..., Experiment]) -> None:
-    from efface import job
+    from efface.runs import job
 
     for training in ("reweighted", "resampled", "group_dro"):
         record = job.run(
@@ -94,7 +94,7 @@ def test_all_photographs_of_celeba_are_read_in_little_memory(tmp_path: Path) -> 
     script = f"""
 import numpy as np, torch
 from efface.data.images import Images
-from efface.job import PeakMemory
+from efface.runs.provenance import PeakMemory
 file = r"{tmp_path / "images.npy"}"
 np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(202_599, 64, 64, 3)).flush()
 images = Images(np.load(file, mmap_mode="r"))

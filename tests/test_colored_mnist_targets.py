@@ -11,11 +11,11 @@ import pytest
 from tests.conftest import CONF, problem_of
 
 import efface
-from efface import job
 from efface.evaluation.probes import Standardiser
-from efface.experiment import Experiment
-from efface.methods.base import Problem
+from efface.problem import Problem
 from efface.record import Record
+from efface.runs import job
+from efface.runs.grid import Experiment
 from efface.softmax import fit_softmax
 
 pytestmark = [

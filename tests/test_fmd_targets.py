@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from efface import job
-from efface.experiment import Experiment
 from efface.record import Record
+from efface.runs import job
+from efface.runs.grid import Experiment
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from efface.identity import run_id, run_subdir
+from efface.identity import identity, run_id, run_id_v1, run_subdir
 
 CONFIG = {
     "dataset": {"name": "d", "ratio": 1.0},
@@ -16,7 +16,7 @@ def changed(node: str, **values: object) -> dict:
 
 
 def test_id_is_of_the_content() -> None:
-    assert len(run_id(CONFIG)) == 8
+    assert len(run_id(CONFIG)) == 16
     assert run_id(CONFIG) == run_id(dict(reversed(CONFIG.items())))
     assert run_id(changed("dataset", ratio=1)) == run_id(CONFIG)
     assert run_id({**CONFIG, "seed": 3, "device": "cuda"}) == run_id(CONFIG)
@@ -26,6 +26,19 @@ def test_every_node_counts() -> None:
     ids = {run_id(changed(node, extra=1)) for node in CONFIG} | {run_id(CONFIG)}
     assert len(ids) == 6
     assert run_id(changed("method", refit_head=1)) != run_id(CONFIG)  # true is not 1
+
+
+def test_where_the_code_lives_is_not_part_of_the_id() -> None:
+    moved = changed("method", _target_="efface.methods.leace.Leace")
+    assert run_id(moved) == run_id(changed("method", _target_="elsewhere.Leace")) == run_id(CONFIG)
+    nested = changed("model", inner={"_target_": "efface.x", "width": 3})
+    assert run_id(nested) == run_id(changed("model", inner={"width": 3})) != run_id(CONFIG)
+    assert identity(moved) == CONFIG
+    assert run_id_v1(moved) != run_id_v1(CONFIG)
+
+
+def test_the_id_of_a_record_of_version_1_is_that_of_its_time() -> None:
+    assert run_id_v1(CONFIG) == "ec7bcf01"
 
 
 def test_directory() -> None:

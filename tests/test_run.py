@@ -86,13 +86,13 @@ def test_weights_and_biases_gets_a_run_for_each_job(efface: Callable, tmp_path: 
 
 def test_a_report_is_logged_with_its_figures(efface: Callable, tmp_path: Path) -> None:
     assert efface("method=leace", "evaluation.mlp_probe=false").returncode == 0
-    for module, *arguments in (["efface.report", tmp_path], ["efface.tracking", tmp_path / "report"]):
+    for module, *arguments in (["efface.report", tmp_path], ["efface.runs.tracking", tmp_path / "report"]):
         done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], **popen())  # type: ignore[call-overload]
         assert done.returncode == 0, done.stderr
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     for text in ("accuracy_against_bias", "index.html", "table.tex"):
         assert text.encode() in log.read_bytes()
-    done = subprocess.run([sys.executable, "-m", "efface.tracking", str(tmp_path / "none")], **popen())  # type: ignore[call-overload]
+    done = subprocess.run([sys.executable, "-m", "efface.runs.tracking", str(tmp_path / "none")], **popen())  # type: ignore[call-overload]
     assert done.returncode == 1
     assert "is no report" in done.stderr
 

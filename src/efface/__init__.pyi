@@ -1,3 +1,4 @@
+from .debiased import load as load
 from .erasure.adversarial import solve_adv_game as solve_adv_game
 from .erasure.affine import AffineEraser as AffineEraser
 from .erasure.certificate import Guardedness as Guardedness
@@ -25,7 +26,6 @@ from .erasure.rlace import RlaceEraser as RlaceEraser
 from .erasure.rlace import RlaceSolution as RlaceSolution
 from .erasure.shrinkage import optimal_linear_shrinkage as optimal_linear_shrinkage
 from .erasure.utils import assert_type as assert_type
-from .experiment import load as load
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
@@ -33,14 +33,14 @@ from .unlearning.bias import CounterfactualBias as CounterfactualBias
 from .unlearning.bias import DemographicParity as DemographicParity
 from .unlearning.bias import EqualOpportunity as EqualOpportunity
 from .unlearning.bias import counterfactual_bias as counterfactual_bias
-from .unlearning.certified import BudgetSpentError as BudgetSpentError
-from .unlearning.certified import CertifiedLogisticRegression as CertifiedLogisticRegression
-from .unlearning.certified import Removal as Removal
-from .unlearning.fmd import debias_head as debias_head
+from .unlearning.certified.mechanism import allowed_shift as allowed_shift
+from .unlearning.certified.mechanism import gaussian_delta as gaussian_delta
+from .unlearning.certified.removal import BudgetSpentError as BudgetSpentError
+from .unlearning.certified.removal import CertifiedLogisticRegression as CertifiedLogisticRegression
+from .unlearning.certified.removal import Removal as Removal
+from .unlearning.edits import debias_head as debias_head
 from .unlearning.influence import Influence as Influence
 from .unlearning.influence import influence_on_bias as influence_on_bias
 from .unlearning.inverse import head_inverse as head_inverse
-from .unlearning.mechanism import allowed_shift as allowed_shift
-from .unlearning.mechanism import gaussian_delta as gaussian_delta
 
 __version__: str

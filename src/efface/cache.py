@@ -8,17 +8,15 @@ import hashlib
 import io
 import itertools
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from torch import Tensor
+
+from efface.files import drop_temporary, lock, write_atomically
 
 FORMAT = 1
 """Part of every key: raise it when what is stored changes its meaning."""
@@ -83,58 +81,6 @@ def cached_array(
             _write_array(stem, text, shape, chunks())
             found = np.load(stem.with_suffix(".npy"), mmap_mode="r")
         return found
-
-
-def lock(path: Path, *, say: Callable[[str], None], what: str) -> AbstractContextManager[object]:
-    """An acquired lock, to be released by a `with`; says so before it waits. It dies with its process."""
-    held = FileLock(path)
-    try:
-        return held.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is making {what}; waiting for it ({path})")
-        return held.acquire()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then rename it: `path` is whole or not there.
-
-    Raises:
-        OSError: with the folder and what to do, if the disk is full or read-only.
-    """
-    temporary = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(
-                f"cannot write {path} ({error}): free some space, or choose another place with results_dir=... "
-                "or cache_dir=..."
-            ) from error
-        raise
-
-
-def drop_temporary(folder: Path, stem: str = "") -> None:
-    """Remove what `write_atomically` left of files whose name starts with `stem` when its process was killed.
-
-    Only for who holds the lock of those files.
-    """
-    for path in folder.glob(f".{stem}*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _stem(folder: Path, key: str) -> Path:

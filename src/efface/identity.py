@@ -13,16 +13,38 @@ NODES = ("dataset", "model", "training", "method", "evaluation")
 """The parts of a configuration that make up a run's identity; seed, device and directories do not."""
 
 
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nodes that make up a run's identity: their options and names, without the keys that begin with `_`.
+
+    Those, such as `_target_`, say where the code lives, which may change without changing what it computes.
+    """
+    return {node: _plain(config[node]) for node in NODES}
+
+
 def run_id(config: Mapping[str, Any]) -> str:
-    """8 hex digits of the SHA-256 of the sorted JSON of the nodes, numbers as floats (so that 1 and 1.0 are one)."""
-    text = json.dumps({node: _numbers_as_floats(config[node]) for node in NODES}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Return 16 hex digits of the SHA-256 of the sorted JSON of `identity`, numbers as floats (1 and 1.0 are one)."""
+    return _hash(identity(config))[:16]
+
+
+def run_id_v1(config: Mapping[str, Any]) -> str:
+    """Return the id of a record of schema version 1: 8 digits, class paths included. For reports of old records."""
+    return _hash({node: config[node] for node in NODES})[:8]
 
 
 def run_subdir(config: Mapping[str, Any], seed: int) -> Path:
-    """`<dataset>/<model>/<training>/<method>/<id>/seed=<seed>`"""
+    """Return `<dataset>/<model>/<training>/<method>/<id>/seed=<seed>`."""
     names = [str(config[node]["name"]) for node in NODES[:4]]
     return Path(*names, run_id(config), f"seed={seed}")
+
+
+def _hash(nodes: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(_numbers_as_floats(nodes), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if not str(key).startswith("_")}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _numbers_as_floats(value: Any) -> Any:

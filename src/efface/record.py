@@ -1,16 +1,23 @@
 """What a run leaves behind: `record.json`, written last, whose presence means *finished*."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Schema versions that a report can read. Version 1 hashed class paths into the id, and kept them in `config`."""
 RECORD, ERROR = "record.json", "error.json"
 
 
 class Record(BaseModel):
-    """One run. Two runs are equal if their records without `run` are."""
+    """One run. Two runs are equal if their records without `run` are.
+
+    On machines of another kind, and with another number of threads, figures differ from about the sixth digit on, and
+    trained networks by more.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -18,31 +25,36 @@ class Record(BaseModel):
     id: str
     """See `efface.identity.run_id`."""
     config: dict[str, Any]
-    """The resolved nodes of the identity."""
+    """The nodes of the identity, see `efface.identity.identity`."""
     seed: int
     fingerprint: str | None
-    """Of the data files read; None if a run failed before it knew."""
+    """Fingerprint of the data files; None if the run failed before computing it."""
     status: Literal["done", "not_applicable", "failed"]
     reason: str | None = None
-    """Why it is not done."""
+    """Why the run is not done."""
     metrics: dict[str, Any] = {}
-    """On test."""
+    """Metrics on test."""
     metrics_ci: dict[str, Any] = {}
-    """95 % confidence intervals `[low, high]` of some of them, the model held fixed."""
+    """95 % confidence intervals `[low, high]` of some of them, with the model held fixed."""
     val_metrics: dict[str, Any] = {}
+    """Metrics on val."""
     info: dict[str, Any] = {}
-    """What the method says of itself."""
+    """What the method reports of itself."""
     artifacts: list[str] = []
     """Files beside the record."""
     run: dict[str, Any] = {}
     """All that may differ on repetition: seconds, memory, time, host, device, commit, versions, cache hits."""
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, *, versions: tuple[int, ...] = (SCHEMA_VERSION,)) -> Self:
         """Read a record.
 
+        Args:
+            path: the file.
+            versions: schema versions that will do; a report takes `READABLE`.
+
         Raises:
-            ValueError: it is damaged or of another schema; the message names the file and what to do.
+            ValueError: the record is damaged or of another schema; the message names the file and what to do.
         """
         try:
             record = cls.model_validate_json(path.read_text())
@@ -50,7 +62,7 @@ class Record(BaseModel):
             raise ValueError(
                 f"{path} is damaged or of another version of efface: run its job again with overwrite=true ({error})"
             ) from error
-        if record.schema_version != SCHEMA_VERSION:
+        if record.schema_version not in versions:
             raise ValueError(
                 f"{path} has schema version {record.schema_version}, but this is {SCHEMA_VERSION}: "
                 "run its job again with overwrite=true"
@@ -58,7 +70,5 @@ class Record(BaseModel):
         return record
 
     def to_json(self) -> str:
-        """Indented JSON; raises ValueError on NaN or infinite numbers, which JSON has no word for."""
-        import json
-
+        """Return indented JSON; raises ValueError on NaN or infinite numbers, which JSON has no word for."""
         return json.dumps(self.model_dump(), indent=1, allow_nan=False) + "\n"

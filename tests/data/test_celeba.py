@@ -10,10 +10,10 @@ from PIL import Image
 from tests.data import celeba_files
 from torchvision import transforms
 
-from efface import job
 from efface.data.base import Dataset
 from efface.data.celeba import CelebA, halve
-from efface.experiment import Experiment
+from efface.runs import job
+from efface.runs.grid import Experiment
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

@@ -71,7 +71,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     fitter = QuadraticFitter.fit(x, y)
     fitter.eraser.save(tmp_path / "eraser")
     torch.testing.assert_close(QuadraticEraser.load(tmp_path / "eraser")(x, y), fitter.eraser(x, y))
-    with pytest.raises(ValueError, match="holds QuadraticEraser, not a saved QuadraticEditor"):
+    with pytest.raises(ValueError, match="is not a saved QuadraticEditor, it holds a saved QuadraticEraser"):
         QuadraticEditor.load(tmp_path / "eraser")
 
 

@@ -11,7 +11,7 @@ from efface.erasure.affine import AffineEraser
 from efface.erasure.leace import LeaceEraser
 from efface.erasure.projections import MeanProjectionEraser
 from efface.erasure.rlace import RlaceEraser, RlaceSolution, _Game
-from efface.methods.base import Problem
+from efface.problem import Problem
 from efface.softmax import fit_softmax
 
 

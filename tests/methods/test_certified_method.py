@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from efface.data.groups import group_counts
-from efface.methods.base import Debiased, Features, Problem
+from efface.debiased import Debiased
 from efface.methods.certified import Certified, choose, surplus
+from efface.problem import Features, Problem
 
 
 def accuracy(debiased: Debiased, data: Features) -> float:

@@ -4,12 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from efface.evaluation.metrics import max_abs_cov
+from efface.debiased import Debiased
+from efface.evaluation.evaluate import max_abs_cov
 from efface.evaluation.probes import Standardiser
-from efface.experiment import _fitted
-from efface.methods.base import Debiased, Features, Problem, Representation
-from efface.methods.erasure import rare_columns, refit_head
+from efface.methods.erasure import rare_columns
+from efface.methods.heads import refit_head
 from efface.methods.leace import Leace
+from efface.problem import Features, Problem
+from efface.representations import Representation
+from efface.runs.grid import _fitted
 from efface.softmax import fit_softmax
 
 

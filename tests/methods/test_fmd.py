@@ -8,13 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 import efface
-from efface import experiment, job
 from efface.data.groups import group_accuracies
-from efface.methods.base import Debiased, Features, Problem
+from efface.debiased import Debiased
 from efface.methods.converge import Converge
 from efface.methods.dfr import Dfr
-from efface.methods.fmd import Fmd, Rectified
+from efface.methods.fmd import Fmd
 from efface.methods.selection import score
+from efface.problem import Features, Problem
+from efface.representations import Rectified
+from efface.runs import grid, job
 
 
 def unbiased(debiased: Debiased, problem: Problem) -> float:
@@ -209,7 +211,7 @@ def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
     assert not hasattr(ten_classes, "test")
 
 
-def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., experiment.Experiment], tmp_path: Path) -> None:
+def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.Experiment], tmp_path: Path) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false", "method.steps=2", "method.damping=[0.001]"]
     parts = replace(parts_of("method=fmd_top", *cheap), results_dir=tmp_path)
     record = job.run(parts, say=lambda message: None)
@@ -235,8 +237,8 @@ def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., experiment.Ex
 
 
 def test_images_of_rows(mini: Any) -> None:
-    images = experiment._images(mini, {"harmful_rows": torch.tensor([4, 2]), "influence": torch.zeros(3)})
+    images = grid._images(mini, {"harmful_rows": torch.tensor([4, 2]), "influence": torch.zeros(3)})
     assert set(images) == {"harmful_images"}
     expected = (mini.train.inputs(torch.tensor([4, 2])) * 255).round().to(torch.uint8)
     assert torch.equal(images["harmful_images"].permute(0, 3, 1, 2), expected)
-    assert experiment._images(replace(mini, input_shape=(2352,)), {"harmful_rows": torch.tensor([0])}) == {}
+    assert grid._images(replace(mini, input_shape=(2352,)), {"harmful_rows": torch.tensor([0])}) == {}

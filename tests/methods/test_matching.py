@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from efface.methods.base import Features, Problem
 from efface.methods.matching import nearest, rematched, why_not
+from efface.problem import Features, Problem
 
 
 def test_the_nearest_of_the_same_label_and_another_attribute() -> None:

@@ -9,7 +9,9 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from tests.conftest import CONF
 
-from efface.methods.base import Debiased, Method, Problem
+from efface.debiased import Debiased
+from efface.methods.base import Method
+from efface.problem import Problem
 
 NAMES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
@@ -56,5 +58,5 @@ def test_a_damaged_file_is_named(tmp_path: Path, ten_classes: Problem) -> None:
     path = tmp_path / "debiased.safetensors"
     make("none").fit(ten_classes).save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a saved model of efface"):
+    with pytest.raises(ValueError, match="not a saved debiased model"):
         Debiased.load(path)

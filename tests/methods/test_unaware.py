@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from efface.methods.base import Problem
 from efface.methods.leace import Leace
 from efface.methods.unaware import Unaware
+from efface.problem import Problem
 from efface.softmax import fit_softmax
 
 

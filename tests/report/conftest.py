@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from efface import experiment, job
+from efface.runs import grid, job
 
 
 @pytest.fixture(scope="session")
-def results(parts_of: Callable[..., experiment.Experiment], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(parts_of: Callable[..., grid.Experiment], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real runs: two methods, one of them under two options, and one job that does not apply."""
     root = tmp_path_factory.mktemp("results")
     cheap = ["evaluation.mlp_probe=false"]

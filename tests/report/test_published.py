@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import CONF
 
+from efface.metrics import METRICS
 from efface.report import published, render, table
-from efface.report.definitions import METRICS
 from efface.report.records import collect
 
 HEADER = ",".join(published.COLUMNS)

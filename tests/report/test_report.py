@@ -9,10 +9,10 @@ from safetensors.numpy import save_file
 from tests.report.conftest import record_of
 
 from efface.identity import run_id
+from efface.metrics import METRICS
 from efface.record import Record
 from efface.report import figures, render, table
 from efface.report.__main__ import main
-from efface.report.definitions import METRICS
 from efface.report.records import collect
 
 BIASED, WHOLLY = "colored_mnist_mini bias_ratio=0.95", "colored_mnist_mini bias_ratio=1"

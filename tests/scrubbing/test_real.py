@@ -10,8 +10,8 @@ import run as entry
 from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
-from efface import job
 from efface.record import Record
+from efface.runs import job
 
 pytestmark = [
     pytest.mark.slow,

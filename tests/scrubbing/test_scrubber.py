@@ -98,7 +98,7 @@ def test_saved_and_loaded_it_does_the_same(
     empty.save(tmp_path / "empty.safetensors")
     assert ConceptScrubber.load(tmp_path / "empty.safetensors") == empty
     scrubber.erasers["layers.0.input_layernorm"].save(tmp_path / "one.safetensors")
-    with pytest.raises(ValueError, match="holds LeaceEraser, not a saved ConceptScrubber"):
+    with pytest.raises(ValueError, match="is not a saved ConceptScrubber, it holds a saved LeaceEraser"):
         ConceptScrubber.load(tmp_path / "one.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="is not a saved ConceptScrubber"):

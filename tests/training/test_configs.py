@@ -7,7 +7,7 @@ import torch
 from tests.conftest import CONF
 
 from efface.data.base import Dataset
-from efface.experiment import Experiment
+from efface.runs.grid import Experiment
 from efface.training import Erm
 
 TRAININGS = sorted(path.stem for path in (CONF / "training").glob("*.yaml"))

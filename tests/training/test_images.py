@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional
 
 from efface.data.base import Dataset
+from efface.devices import resolve_precision
 from efface.models.convnet import convnet
 from efface.models.mlp import mlp
 from efface.training import Erm
 from efface.training.augment import augment
-from efface.training.devices import resolve_precision
 from efface.training.reading import read_out
 
 

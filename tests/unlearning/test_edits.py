@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.unlearning.bias import CounterfactualBias
-from efface.unlearning.fmd import (
+from efface.unlearning.edits import (
     check_labels,
     check_pairs,
     debias_head,
@@ -15,8 +15,9 @@ from efface.unlearning.fmd import (
     replaced,
     without,
 )
+from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.layers import Layers
-from efface.unlearning.trainable import Head, Law, head_of, head_parameters
+from efface.unlearning.objective import Law
 
 HEAD = Head(n_classes=3, tol=1e-10)
 

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from efface.data.groups import aligned
-from efface.methods.base import Problem
+from efface.problem import Problem
 from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, EqualOpportunity
+from efface.unlearning.head import Head
 from efface.unlearning.influence import Influence, influence_on_bias
 from efface.unlearning.inverse import head_inverse
-from efface.unlearning.trainable import Head, Law
+from efface.unlearning.objective import Law
 
 N = 2000
 

@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from efface import tensorfiles
+
 
 @dataclass(frozen=True)
 class FrozenTensors:
@@ -22,11 +24,8 @@ class FrozenTensors:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, which names the class."""
-        from safetensors.torch import save
-
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
-        Path(path).write_bytes(save(tensors, metadata={"class": type(self).__name__}))
+        """Write a safetensors file, atomically, with a checksum and the name of the class."""
+        tensorfiles.write(path, self.tensors(), kind=type(self).__name__)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -35,14 +34,10 @@ class FrozenTensors:
         Raises:
             ValueError: the file is damaged, or holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
+        tensors, _ = tensorfiles.read(path, kind=cls.__name__, device=device)
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                kind = (file.metadata() or {}).get("class")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a saved {cls.__name__} ({error}): fit and save it again") from error
-        if kind != cls.__name__:
-            raise ValueError(f"{path} holds {kind or 'something else'}, not a saved {cls.__name__}")
-        return cls(**tensors)
+            return cls(**tensors)
+        except TypeError as error:
+            raise ValueError(
+                f"{path} lacks a part of a saved {cls.__name__} ({error}): fit and save it again"
+            ) from error

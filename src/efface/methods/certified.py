@@ -7,23 +7,11 @@ import torch
 from torch import Tensor
 
 from efface.data.groups import aligned, group_counts, groups
-from efface.methods.base import Debiased, Features, Problem, Representation
-from efface.unlearning.certified import Budget, CertifiedLogisticRegression
-from efface.unlearning.perturbed import Link
-from efface.unlearning.rows import into_unit_ball
-
-
-class InUnitBall(Representation):
-    """Rows over the larger of their length and `max_norm`, as the certificate needs them."""
-
-    max_norm: Tensor
-
-    def __init__(self, *, max_norm: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("max_norm", max_norm)
-
-    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
-        return into_unit_ball(x, self.max_norm)
+from efface.debiased import Debiased
+from efface.problem import Features, Problem
+from efface.representations import InUnitBall
+from efface.unlearning.certified.objective import Link
+from efface.unlearning.certified.removal import Budget, CertifiedLogisticRegression
 
 
 @dataclass(frozen=True, kw_only=True)

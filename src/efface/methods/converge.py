@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from efface.methods.base import Debiased, Problem, Representation
+from efface.debiased import Debiased
 from efface.methods.fmd import law_of
-from efface.unlearning.trainable import Head, head_of, head_parameters
+from efface.problem import Problem
+from efface.representations import Representation
+from efface.unlearning.head import Head, head_of, head_parameters
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from efface.data.groups import kamiran_calders
-from efface.methods.base import Debiased, Features, Problem, Representation
-from efface.methods.erasure import refit_head
+from efface.debiased import Debiased
+from efface.methods.heads import refit_head
 from efface.methods.selection import Select, check_select, score
+from efface.problem import Features, Problem
+from efface.representations import Representation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,67 +9,15 @@ import torch
 from torch import Tensor
 
 from efface.data.groups import kamiran_calders
+from efface.debiased import Debiased
 from efface.erasure.affine import AffineEraser
-from efface.erasure.frozen import FrozenTensors
-from efface.erasure.oracle import OracleEraser
-from efface.erasure.quadratic import QuadraticEraser
-from efface.methods.base import Debiased, Features, Problem, Representation
-from efface.softmax import fit_softmax
+from efface.methods.heads import refit_head
+from efface.problem import Features, Problem
+from efface.representations import Erased, LinearlyErased
 
 _BATCH = 8192
 FLOAT32_RTOL = 1e3 * torch.finfo(torch.float32).eps
 """Relative tolerance for singular values of statistics of float32 data."""
-
-
-class Erased(Representation):
-    """Features after an eraser, once columns that vary too rarely have been set to a constant.
-
-    Args:
-        dropped: `[d]` bool.
-        constant: `[d]`, read where `dropped`.
-        tensors: those of the eraser.
-    """
-
-    eraser_class: ClassVar[type[FrozenTensors]]
-    uses_attribute: ClassVar[bool] = False
-    dropped: Tensor
-    constant: Tensor
-
-    def __init__(self, *, dropped: Tensor, constant: Tensor, **tensors: Tensor) -> None:
-        super().__init__()
-        for name, tensor in {"dropped": dropped, "constant": constant, **tensors}.items():
-            self.register_buffer(name, tensor)
-
-    @property
-    def eraser(self) -> Any:
-        """The eraser of the columns that are kept."""
-        tensors = {name: t for name, t in self.named_buffers() if name not in ("dropped", "constant")}
-        return self.eraser_class(**tensors)
-
-    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
-        x = torch.where(self.dropped, self.constant, x)
-        erased: Tensor = self.eraser(x, a) if self.uses_attribute else self.eraser(x)
-        return erased
-
-
-class LinearlyErased(Erased):
-    """By an affine map of the features."""
-
-    eraser_class = AffineEraser
-
-
-class OracleErased(Erased):
-    """By an affine map of features and attribute."""
-
-    eraser_class = OracleEraser
-    uses_attribute = True
-
-
-class QuadraticallyErased(Erased):
-    """By an affine map for each value of the attribute."""
-
-    eraser_class = QuadraticEraser
-    uses_attribute = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,22 +161,3 @@ def rare_columns(x: Tensor, min_support: float) -> tuple[Tensor, Tensor]:
     """
     mode = x.mode(0).values
     return (x != mode).double().mean(0) < min_support, mode
-
-
-def refit_head(x: Tensor, data: Features, *, n_classes: int, l2: float) -> tuple[torch.nn.Linear, bool]:
-    """A converged softmax head on x `[n, d]` for the labels and weights of `data`, and whether it converged.
-
-    Columns are standardised for the fit, so that λ means the same whatever the units of the features; columns of which
-    erasure has left rounding noise, against `data.x`, are left out.
-    """
-    mean, std = x.double().mean(0), x.double().std(0)
-    used = std > 1e-5 * data.x.double().std(0)
-    scale = torch.where(used, std, 1)
-    standardised = torch.where(used, (x - mean) / scale, 0)
-    fit = fit_softmax(standardised, data.y, n_classes=n_classes, weight=data.weight, l2=l2)
-    head = fit.head()
-    with torch.no_grad():
-        weight = torch.where(used, fit.weight / scale, 0)
-        head.weight.copy_(weight)
-        head.bias.copy_(fit.bias - weight @ mean)  # type: ignore[operator]
-    return head, fit.converged

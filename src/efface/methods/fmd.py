@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from efface.data.groups import aligned
-from efface.methods.base import Debiased, Features, Problem, Representation
+from efface.debiased import Debiased
 from efface.methods.matching import MATCHINGS, Matching, rematched, why_not
 from efface.methods.selection import Select, check_select, score
+from efface.problem import Features, Problem
+from efface.representations import Rectified, Representation
 from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, EqualOpportunity, biased
 from efface.unlearning.bias import counterfactual_bias as bias_of_pairs
-from efface.unlearning.fmd import (
+from efface.unlearning.edits import (
     STRATEGIES,
     Strategy,
     check_labels,
@@ -23,35 +25,16 @@ from efface.unlearning.fmd import (
     replaced,
     without,
 )
+from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import SOLVERS, InverseSolver
 from efface.unlearning.layers import Layers
-from efface.unlearning.trainable import Head, Law, Minimum, Trainable, head_of, head_parameters
+from efface.unlearning.objective import Law, Minimum, Trainable
 
 SHOWN = 24
 """Most harmful and most helpful samples that are kept, with their images."""
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the samples that may go, those tried where no number is given."""
-
-
-class Rectified(Representation):
-    """Linear layers, each with a ReLU after it: what of several re-trained layers comes before the head.
-
-    Args:
-        tensors: `weight_0`, `bias_0`, `weight_1`, …; a bias may be missing.
-    """
-
-    def __init__(self, **tensors: Tensor) -> None:
-        super().__init__()
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
-        self._depth = sum(name.startswith("weight_") for name in tensors)
-
-    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
-        named = dict(self.named_buffers())
-        for i in range(self._depth):
-            x = nn.functional.linear(x, named[f"weight_{i}"], named.get(f"bias_{i}")).relu()
-        return x
 
 
 @dataclass(frozen=True, kw_only=True)

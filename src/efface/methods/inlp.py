@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from efface.erasure.inlp import InlpEraser
-from efface.methods.base import Features, Problem
 from efface.methods.erasure import Erasure
+from efface.problem import Features, Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from efface.methods.base import Features, Problem
+from efface.problem import Features, Problem
 
 Matching = Literal["given", "nearest"]
 MATCHINGS: tuple[Matching, ...] = ("given", "nearest")

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from efface.methods.base import Debiased, Problem, Representation
+from efface.debiased import Debiased
+from efface.problem import Problem
+from efface.representations import Representation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from efface.erasure.oracle import OracleFitter
-from efface.methods.erasure import FLOAT32_RTOL, OracleErased, StreamedErasure
+from efface.methods.erasure import FLOAT32_RTOL, StreamedErasure
+from efface.representations import OracleErased
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 
 from efface.erasure.quadratic import QuadraticFitter
-from efface.methods.base import Problem
-from efface.methods.erasure import QuadraticallyErased, StreamedErasure
+from efface.methods.erasure import StreamedErasure
+from efface.problem import Problem
+from efface.representations import QuadraticallyErased
 
 
 @dataclass(frozen=True, kw_only=True)

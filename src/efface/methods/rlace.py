@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from efface.erasure.rlace import RlaceEraser, RlaceSolver
-from efface.methods.base import Features, Problem
 from efface.methods.erasure import RankedErasure
+from efface.problem import Features, Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from efface.data.groups import group_accuracies, group_counts
-from efface.methods.base import Features, Problem
+from efface.problem import Features, Problem
 
 Select = Literal["unbiased_accuracy", "worst_group_accuracy", "accuracy", "balanced_loss"]
 

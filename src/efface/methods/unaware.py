@@ -4,30 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from efface.methods.base import Debiased, Problem, Representation
-from efface.methods.erasure import refit_head
-
-
-class WithoutColumns(Representation):
-    """Features with some columns set to a constant.
-
-    Args:
-        dropped: `[d]` bool.
-        constant: `[d]`, read where `dropped`.
-    """
-
-    dropped: Tensor
-    constant: Tensor
-
-    def __init__(self, *, dropped: Tensor, constant: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("dropped", dropped)
-        self.register_buffer("constant", constant)
-
-    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
-        return torch.where(self.dropped, self.constant, x)
+from efface.debiased import Debiased
+from efface.methods.heads import refit_head
+from efface.problem import Problem
+from efface.representations import WithoutColumns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from efface.metrics import METRICS
 from efface.report import render
-from efface.report.definitions import METRICS
 from efface.report.figures import Drawn
 from efface.report.records import Collection
 from efface.report.table import Table

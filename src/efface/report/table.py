@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from efface.metrics import METRICS, Metric
 from efface.report import published as published_figures
-from efface.report.definitions import METRICS, Metric
 from efface.report.labels import LEVELS, differences, method_order, natural
 from efface.report.published import Published
 from efface.report.records import flags

@@ -1,17 +1,27 @@
 """Erasers as part of weights: W r(x) + c = (W P) x + (c + W (I − P) b), exact where only linear layers read r(x)."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from efface.erasure.affine import AffineEraser
 from efface.scrubbing.families import Family, Site, family_of, submodule
-from efface.scrubbing.scrubber import ConceptScrubber
+
+
+class Erasers(Protocol):
+    """A `ConceptScrubber`, which itself knows how to be folded."""
+
+    @property
+    def pre_hook(self) -> bool: ...
+
+    @property
+    def erasers(self) -> Mapping[str, AffineEraser]: ...
 
 
 @torch.no_grad()
-def fold(scrubber: ConceptScrubber, model: nn.Module, *, family: Family | None = None) -> None:
+def fold(scrubber: Erasers, model: nn.Module, *, family: Family | None = None) -> None:
     """Merge erasers into the linear layers behind them, in place and in float64. The model then needs no hooks.
 
     An eraser that keeps the mean needs a bias. Where the layers have none but the model's configuration has a setting

@@ -1,6 +1,5 @@
 """Erasers at the modules of a model, put in place by hooks and taken away again."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,10 +9,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from efface import tensorfiles
 from efface.erasure.affine import AffineEraser
 from efface.erasure.leace import LeaceEraser
 from efface.scrubbing.families import base_model, submodule
+from efface.scrubbing.folding import fold
 
+_KIND = "ConceptScrubber"
 _KINDS = {kind.__name__: kind for kind in (AffineEraser, LeaceEraser)}
 
 Hook = Callable[[str, Tensor], Tensor | None]
@@ -69,8 +71,6 @@ class ConceptScrubber:
 
     def fold(self, model: nn.Module, **options: Any) -> None:
         """Make the erasers part of the model's weights; see `efface.scrubbing.fold`."""
-        from efface.scrubbing.folding import fold
-
         fold(self, model, **options)
 
     def save(self, path: str | Path) -> None:
@@ -79,19 +79,17 @@ class ConceptScrubber:
         Raises:
             TypeError: an eraser is no affine map in the factors that `AffineEraser` holds.
         """
-        from safetensors.torch import save
-
-        for at, eraser in self.erasers.items():
+        for module, eraser in self.erasers.items():
             if type(eraser).__name__ not in _KINDS:
-                raise TypeError(f"the eraser at {at} is a {type(eraser).__name__}: only {', '.join(_KINDS)} are saved")
+                known = ", ".join(_KINDS)
+                raise TypeError(f"the eraser at {module} is a {type(eraser).__name__}: only {known} are saved")
         tensors = {
-            f"{at}/{name}": tensor.detach().cpu().contiguous()
-            for at, eraser in self.erasers.items()
+            f"{module}/{name}": tensor
+            for module, eraser in self.erasers.items()
             for name, tensor in eraser.tensors().items()
         }
-        kinds = {at: type(eraser).__name__ for at, eraser in self.erasers.items()}
-        about = {"class": "ConceptScrubber", "pre_hook": json.dumps(self.pre_hook), "erasers": json.dumps(kinds)}
-        Path(path).write_bytes(save(tensors, metadata=about))
+        kinds = {module: type(eraser).__name__ for module, eraser in self.erasers.items()}
+        tensorfiles.write(path, tensors, kind=_KIND, facts={"pre_hook": self.pre_hook, "erasers": kinds})
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -100,23 +98,12 @@ class ConceptScrubber:
         Raises:
             ValueError: the file is damaged, or holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                about = file.metadata() or {}
-                if about.get("class") != "ConceptScrubber":
-                    raise ValueError(
-                        f"{path} holds {about.get('class', 'something else')}, not a saved ConceptScrubber"
-                    )
-                found: dict[str, dict[str, Tensor]] = {at: {} for at in json.loads(about["erasers"])}
-                for key in file.keys():  # noqa: SIM118
-                    at, _, name = key.rpartition("/")
-                    found[at][name] = file.get_tensor(key)
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is not a saved ConceptScrubber ({error}): fit and save it again") from error
-        kinds = json.loads(about["erasers"])
-        return cls(json.loads(about["pre_hook"]), {at: _KINDS[kinds[at]](**found[at]) for at in found})
+        tensors, facts = tensorfiles.read(path, kind=_KIND, device=device)
+        parts: dict[str, dict[str, Tensor]] = {module: {} for module in facts["erasers"]}
+        for key, tensor in tensors.items():
+            module, _, name = key.rpartition("/")
+            parts[module][name] = tensor
+        return cls(facts["pre_hook"], {module: _KINDS[facts["erasers"][module]](**parts[module]) for module in parts})
 
 
 @contextmanager

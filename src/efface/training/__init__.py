@@ -1,6 +1,6 @@
 """Fit a base model; read features out of it."""
 
-from efface.training.devices import Precision, resolve_device
+from efface.devices import Precision, resolve_device
 from efface.training.erm import Erm, Trained
 from efface.training.reading import read_out
 

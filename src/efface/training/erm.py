@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from efface.data.base import Dataset
 from efface.data.groups import group_accuracies
+from efface.devices import Precision, autocast, require_precision
 from efface.models.base import Model
 from efface.training.augment import augment
-from efface.training.devices import Precision, autocast, require_precision
 from efface.training.reading import read_out
 
 
@@ -75,7 +75,7 @@ class Erm:
         select: the epoch to keep: `last`, or the best on val of `accuracy`, `unbiased_accuracy` or
             `worst_group_accuracy`, the earliest of equals.
         augment: show images cut and mirrored at random, see `efface.training.augment`.
-        precision: `float32`, `bfloat16` (autocast), or `auto`: see `efface.training.devices`.
+        precision: `float32`, `bfloat16` (autocast), or `auto`: see `efface.devices`.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"

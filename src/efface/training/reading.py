@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from efface.data.base import Split
-from efface.training.devices import Precision, autocast
+from efface.devices import Precision, autocast
 
 _BATCH_VALUES, _BATCH_MAX, _BATCH_MIN = 3 * 2**20, 2048, 16
 """Numbers in a batch of inputs, and bounds in samples. At 64 px 256 images: twice as many take twice the time each,
@@ -28,7 +28,7 @@ def read_out(
     Args:
         module: a model for its logits, or its backbone for its features; in evaluation mode.
         a: attributes `[len(rows)]` to show the samples under, instead of their own.
-        precision: that of the products; see `efface.training.devices`.
+        precision: that of the products; see `efface.devices`.
         progress: a name for the progress bar; no bar if None.
     """
     rows = torch.arange(len(split)) if rows is None else rows

@@ -17,7 +17,7 @@ from efface.softmax import conjugate_gradients
 from efface.unlearning.bias import Bias
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import CgInverse, InverseHessian, InverseSolver
-from efface.unlearning.trainable import Law, Minimum
+from efface.unlearning.objective import Law, Minimum
 
 _CG_STEPS = 30
 """Products per step of a minimisation, which needs no exact solution."""

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from efface.report.definitions import METRICS
+from efface.metrics import METRICS
 from efface.report.figures.style import GREY, Drawn, absent, by, ends, looks, numbers, save, settings, styled
 from efface.report.table import heading
 

@@ -11,14 +11,15 @@ import torch
 from tests.conftest import problem_of
 
 import efface
-from efface import job
 from efface.data.base import Dataset
-from efface.evaluation.metrics import Evaluation
-from efface.experiment import Experiment
-from efface.job import FingerprintError
-from efface.methods.base import Debiased, Problem
+from efface.debiased import Debiased
+from efface.evaluation.evaluate import Evaluation
+from efface.problem import Problem
 from efface.record import Record
-from efface.tracking import NoTracker
+from efface.runs import job
+from efface.runs.grid import Experiment
+from efface.runs.job import FingerprintError
+from efface.runs.tracking import NoTracker
 
 Build = Callable[..., Experiment]
 QUIET = {"say": lambda message: None}

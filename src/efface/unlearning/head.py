@@ -1,10 +1,7 @@
-"""What unlearning re-trains: a linear head, exactly, or the last layers of a network, matrix-free.
-
-Both take the same calls, on parameters θ of their own shape, so that every strategy is written once.
-"""
+"""A linear head as what unlearning re-trains: its Hessian is exact."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,55 +10,7 @@ from efface.softmax import SoftmaxFit, SoftmaxObjective, minimise
 from efface.unlearning.bias import Bias, head_logits
 from efface.unlearning.influence import Influence, influence_on_bias
 from efface.unlearning.inverse import InverseHessian, InverseSolver, head_inverse
-
-
-@dataclass(frozen=True, kw_only=True)
-class Law:
-    """A training objective: Σ_i w_i ℓ_i / Σ_i w_i + λ/2 ‖θ − θ₀‖², over all parameters, intercepts included."""
-
-    x: Tensor
-    """`[n, d]`"""
-    y: Tensor
-    weight: Tensor | None = None
-    l2: float
-    """λ > 0"""
-    centre: Tensor | None = None
-    """θ₀; zero if None."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Minimum:
-    """Where a minimisation stopped."""
-
-    theta: Tensor
-    iterations: int
-    grad_norm: float
-    """Largest absolute entry of the gradient."""
-    converged: bool
-
-
-class Trainable(Protocol):
-    """Parameters θ with a training objective."""
-
-    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        """`[m, K]`"""
-        ...
-
-    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
-        """By damped Newton steps with backtracking from θ: no step raises the objective."""
-        ...
-
-    def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Σ_i ∇ℓ_i, of θ's shape."""
-        ...
-
-    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
-        """Of the objective's Hessian at θ, its penalty included."""
-        ...
-
-    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
-        """Of every sample of the law on a bias."""
-        ...
+from efface.unlearning.objective import Law, Minimum
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,7 @@ repeating a command resumes it.
 
 import contextlib
 import datetime
-import functools
 import platform
-import resource
-import subprocess
-import sys
 import time
 import traceback
 import warnings
@@ -23,11 +19,12 @@ from typing import Any
 
 import torch
 
-from efface import cache
-from efface.identity import run_id, run_subdir
+from efface.devices import resolve_device
+from efface.files import drop_temporary, lock, write_atomically
+from efface.identity import identity, run_id, run_subdir
 from efface.record import ERROR, RECORD, Record
-from efface.tracking import NoTracker, Tracker
-from efface.training import resolve_device
+from efface.runs.provenance import PeakMemory, commit
+from efface.runs.tracking import NoTracker, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,7 @@ def run(job: Job, *, say: Callable[[str], None] = print) -> Record:
     directory = job.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        held = cache.lock(directory / ".lock", say=say, what="this run")
+        held = lock(directory / ".lock", say=say, what="this run")
     except OSError as error:
         raise OSError(f"cannot write to {directory} ({error}): set results_dir=... to a folder that can") from error
     with held:
@@ -93,12 +90,12 @@ def run(job: Job, *, say: Callable[[str], None] = print) -> Record:
                 say(f"{directory} is finished already ({found.status}); overwrite=true runs it again")
                 return found
         (directory / RECORD).unlink(missing_ok=True)
-        cache.drop_temporary(directory)
+        drop_temporary(directory)
         record: Record | None = None
         try:
             record = job.record(say)
             text = record.to_json()
-            cache.write_atomically(directory / RECORD, lambda path: path.write_text(text))
+            write_atomically(directory / RECORD, lambda path: path.write_text(text))
         except BaseException as error:
             with contextlib.suppress(Exception):  # what went wrong first is what matters
                 job.tracker.finish(None)
@@ -134,12 +131,12 @@ def _finished(job: Job, *, say: Callable[[str], None]) -> Record | None:
 
 def _leave_error(job: Job, error: Exception) -> None:
     record = Record(
-        id=run_id(job.config), config=dict(job.config), seed=job.seed, fingerprint=None,
+        id=run_id(job.config), config=identity(job.config), seed=job.seed, fingerprint=None,
         status="failed", reason=f"{type(error).__name__}: {error}",
         run={"traceback": traceback.format_exc()},
     )  # fmt: skip
     with contextlib.suppress(OSError):  # the disk may be what failed
-        cache.write_atomically(job.directory / ERROR, lambda path: path.write_text(record.to_json()))
+        write_atomically(job.directory / ERROR, lambda path: path.write_text(record.to_json()))
 
 
 class Steps:
@@ -172,42 +169,3 @@ class Steps:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
-
-
-class PeakMemory:
-    """Peak memory from now on: of the device on CUDA, else resident memory of this process."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda = device if device.startswith("cuda") else None
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(self._cuda)
-        else:
-            # Linux starts the high-water mark anew on request; elsewhere it is that of the whole process.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def bytes(self) -> int:
-        """The peak so far."""
-        if self._cuda:
-            return torch.cuda.max_memory_allocated(self._cuda)
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-@functools.cache
-def commit() -> str | None:
-    """The commit of the code, with `+` if there are changes on top; None if this file is in no checkout."""
-    git = functools.partial(
-        subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-    )
-    try:
-        git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
-        head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        changes = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+" if changes else "")

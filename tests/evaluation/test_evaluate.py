@@ -6,12 +6,13 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from efface.evaluation.metrics import Evaluation, Reference, feature_shift, group_metrics, max_abs_cov, score_metrics
+from efface.debiased import Debiased
+from efface.evaluation.evaluate import Evaluation, Reference, feature_shift, group_metrics, max_abs_cov, score_metrics
 from efface.evaluation.probes import Standardiser
-from efface.methods.base import Debiased, Features, Problem, Representation
 from efface.methods.leace import Leace
-from efface.methods.unaware import WithoutColumns
-from efface.report.definitions import METRICS
+from efface.metrics import METRICS
+from efface.problem import Features, Problem
+from efface.representations import Representation, WithoutColumns
 
 
 def reference(problem: Problem) -> Reference:

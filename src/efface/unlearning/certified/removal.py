@@ -11,18 +11,18 @@ for a probability δ, if r / σ is at most `allowed_shift(ε, δ)` (theorem 3; a
 σ · allowed_shift(ε, δ) is the budget. Re-training too stops at a gradient norm, `tol`, which is added to ‖u‖.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from efface.unlearning.mechanism import allowed_shift, gaussian
-from efface.unlearning.perturbed import (
+from efface import tensorfiles
+from efface.unlearning.certified.mechanism import allowed_shift, gaussian
+from efface.unlearning.certified.objective import (
     Link,
     Minimum,
     PerturbedLoss,
@@ -32,7 +32,7 @@ from efface.unlearning.perturbed import (
     solve_error,
     spectral_bound,
 )
-from efface.unlearning.rows import Rows, augmented, require_samples
+from efface.unlearning.certified.rows import Rows, augmented, require_samples
 
 Budget = Literal["measured", "bound"]
 
@@ -44,7 +44,6 @@ _BOUND_RTOL = 1e-6
 """And where what is left is added up."""
 _NEWTON_STEPS = 10
 _OPTIONS = ("lam", "sigma", "epsilon", "delta", "budget", "loss", "max_norm", "tol")
-_FORMAT = "efface.CertifiedLogisticRegression.1"
 
 
 class BudgetSpentError(RuntimeError):
@@ -364,18 +363,13 @@ class CertifiedLogisticRegression:
         Neither the data nor the perturbation nor the residual are in it: the perturbation is what hides the residual,
         and whoever has the data can compute each from the other.
         """
-        from safetensors.torch import save
-
         tensors = {"theta": self._fit.theta, "remaining": self.remaining}
         state = {
             "n_classes": self.n_classes, "total": self._rows.total, "spent": self.spent,
             "needs_retraining": self.needs_retraining, "digest": self._rows.digest,
         }  # fmt: skip
-        content = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            metadata={_FORMAT: json.dumps({"options": {name: getattr(self, name) for name in _OPTIONS}, **state})},
-        )
-        Path(path).write_bytes(content)
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        tensorfiles.write(path, tensors, kind=type(self).__name__, facts={"options": options, **state})
 
     @classmethod
     @torch.no_grad()
@@ -399,14 +393,8 @@ class CertifiedLogisticRegression:
         Raises:
             ValueError: the file is damaged, holds something else, or x and y are other samples.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                told: dict[str, Any] = json.loads((file.metadata() or {})[_FORMAT])
-                theta, ids = file.get_tensor("theta"), file.get_tensor("remaining")
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is not a saved {cls.__name__} ({error}): fit and save it again") from error
+        tensors, told = tensorfiles.read(path, kind=cls.__name__)
+        theta, ids = tensors["theta"], tensors["remaining"]
         model = cls(**told["options"], generator=generator)
         model.n_classes, model.needs_retraining = told["n_classes"], told["needs_retraining"]
         model._remaining = ids

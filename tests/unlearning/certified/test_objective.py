@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efface.unlearning.perturbed import (
+from efface.unlearning.certified.objective import (
     Link,
     PerturbedLoss,
     Preconditioner,

@@ -11,11 +11,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
-from efface import job
 from efface.record import Record
 from efface.report.__main__ import main as report
 from efface.report.records import collect
-from efface.scrub_experiment import ScrubExperiment
+from efface.runs import job
+from efface.runs.scrubbing import ScrubExperiment
 from efface.scrubbing import ConceptScrubber
 from efface.scrubbing.language_models import LmTraining, NoTraining, PretrainedModel, TinyModel
 

@@ -1,6 +1,6 @@
 """Where a run's figures are logged while it runs: Weights & Biases, or nowhere.
 
-`python -m efface.tracking results/report` logs a finished report there: its tables, figures and page.
+`python -m efface.runs.tracking results/report` logs a finished report there: its tables, figures and page.
 """
 
 import os

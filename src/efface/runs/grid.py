@@ -5,7 +5,6 @@ The base model and the features are shared by all methods through the cache.
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,19 @@ import torch
 
 from efface import cache
 from efface.data.base import Dataset, Pairs, Source, Split, flip_pairs
-from efface.evaluation.metrics import Evaluated, Evaluation, Reference
-from efface.identity import run_id, run_subdir
-from efface.job import Job, PeakMemory, Steps
-from efface.methods.base import Debiased, Features, Method, Problem
+from efface.debiased import MODEL_FILE, Debiased
+from efface.evaluation.evaluate import Evaluated, Evaluation, Reference
+from efface.files import write_atomically
+from efface.identity import identity, run_id, run_subdir
+from efface.methods.base import Method
 from efface.models.base import Model
-from efface.record import RECORD, Record
+from efface.problem import Features, Problem
+from efface.record import Record
+from efface.runs.job import Job, Steps
+from efface.runs.provenance import PeakMemory
 from efface.training import Erm, Trained, read_out
 
-MODEL_FILE, ARRAYS_FILE, PREDICTIONS_FILE = "debiased.safetensors", "arrays.safetensors", "predictions.parquet"
+ARRAYS_FILE, PREDICTIONS_FILE = "arrays.safetensors", "predictions.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class _Run(Steps):
             features = at_cut(1)
         problem = self._problem(model, dataset, at_cut, 1)
         common: dict[str, Any] = {
-            "id": run_id(e.config), "config": dict(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,
+            "id": run_id(e.config), "config": identity(e.config), "seed": e.seed, "fingerprint": dataset.fingerprint,
         }  # fmt: skip
         reason = e.method.skip(problem)
         if reason is not None:
@@ -103,7 +106,7 @@ class _Run(Steps):
     def _key(self, dataset: Dataset) -> dict[str, Any]:
         config = self.experiment.config
         return {
-            **{node: config[node] for node in ("dataset", "model", "training")},
+            **{node: identity(config)[node] for node in ("dataset", "model", "training")},
             "seed": self.experiment.seed,
             "fingerprint": dataset.fingerprint,
             "content": _content(dataset),
@@ -214,7 +217,7 @@ class _Run(Steps):
             content = save({name: array.cpu().contiguous() for name, array in arrays.items()})
             writers[ARRAYS_FILE] = lambda path: path.write_bytes(content)
         for name, write in writers.items():
-            cache.write_atomically(directory / name, write)
+            write_atomically(directory / name, write)
         return sorted(writers)
 
 
@@ -268,19 +271,3 @@ def _content(dataset: Dataset) -> str:
     for pairs in (dataset.pairs, dataset.val_pairs, dataset.test_pairs):
         digest.update(pairs.rows_cf.numpy().tobytes() + pairs.a_cf.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def load(run_dir: str | os.PathLike[str]) -> Debiased:
-    """The debiased model of a finished run.
-
-    Raises:
-        FileNotFoundError: `run_dir` holds no finished run.
-        ValueError: the method did not apply, or a file is damaged.
-    """
-    directory = Path(run_dir)
-    if not (directory / RECORD).is_file():
-        raise FileNotFoundError(f"run_dir: {directory} holds no finished run: it has no {RECORD}")
-    record = Record.read(directory / RECORD)
-    if record.status != "done":
-        raise ValueError(f"run_dir: {directory} holds no model, its run is {record.status}: {record.reason}")
-    return Debiased.load(directory / MODEL_FILE)

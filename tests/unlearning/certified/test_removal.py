@@ -12,10 +12,10 @@ from safetensors import safe_open
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from efface.unlearning import certified
-from efface.unlearning.certified import BudgetSpentError, CertifiedLogisticRegression
-from efface.unlearning.perturbed import Preconditioner, minimise
-from efface.unlearning.rows import augmented, into_unit_ball
+from efface.unlearning.certified import removal as certified
+from efface.unlearning.certified.objective import Preconditioner, minimise
+from efface.unlearning.certified.removal import BudgetSpentError, CertifiedLogisticRegression
+from efface.unlearning.certified.rows import augmented, into_unit_ball
 
 N, D = 400, 8
 ROOMY: Any = {"epsilon": 1e6}
@@ -347,7 +347,7 @@ def test_neither_data_nor_perturbation_nor_residual_are_in_the_file(tmp_path: Pa
     with safe_open(tmp_path / "model", framework="pt") as file:
         assert sorted(file.keys()) == ["remaining", "theta"]
         assert file.get_tensor("theta").shape == (D + 1, 1)
-        (told,) = (json.loads(text) for text in file.metadata().values())
+        told = json.loads(file.metadata()["facts"])
     assert all(not isinstance(value, list) for value in told.values())
     content = (tmp_path / "model").read_bytes()
     for secret in (fitted._fit.perturbation, fitted._fit.gradient, fitted._rows.x[0]):

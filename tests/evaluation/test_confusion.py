@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from efface.evaluation import tables
+from efface.evaluation import confusion as tables
 
 AIF360 = ("statistical_parity_difference", "disparate_impact", "equal_opportunity_difference",
           "average_odds_difference", "theil_index")  # fmt: skip

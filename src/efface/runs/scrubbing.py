@@ -18,9 +18,10 @@ from efface import cache
 from efface.data.conllu import TaggedText, TextSource
 from efface.erasure.leace import LeaceEraser
 from efface.evaluation.probes import Standardiser, linear_probe
-from efface.identity import run_id, run_subdir
-from efface.job import Job, PeakMemory, Steps
+from efface.identity import identity, run_id, run_subdir
 from efface.record import Record
+from efface.runs.job import Job, Steps
+from efface.runs.provenance import PeakMemory
 from efface.scrubbing.families import family_of
 from efface.scrubbing.language_models import LanguageModel, LmTraining, ModelSource, NoTraining, Trained
 from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_behind, unigram_bits_per_byte
@@ -106,7 +107,7 @@ class _ScrubRun(Steps):
             layer["rank"] = 0 if eraser is None else eraser.rank
             layer |= on_fit.get(layer["path"], {"max_abs_cov": None, "fit_information": None})
         metrics["max_abs_cov"] = max((row["max_abs_cov"] for row in on_fit.values()), default=None)
-        cache.write_atomically(e.directory / SCRUBBER_FILE, scrubber.save)
+        scrubber.save(e.directory / SCRUBBER_FILE)
         labelled = train.z[train.z >= 0]
         info = {
             "layers": layers,
@@ -121,7 +122,7 @@ class _ScrubRun(Steps):
             "training": {"history": lm.facts.get("history", [])},
         }
         return Record(
-            id=run_id(e.config), config=dict(e.config), seed=e.seed, fingerprint=text.fingerprint, status="done",
+            id=run_id(e.config), config=identity(e.config), seed=e.seed, fingerprint=text.fingerprint, status="done",
             metrics=metrics, val_metrics=val_metrics, info=info, artifacts=[SCRUBBER_FILE],
             run=self._circumstances_with_transformers(peak),
         )  # fmt: skip
@@ -129,7 +130,7 @@ class _ScrubRun(Steps):
     def _language_model(self, text: TaggedText) -> LanguageModel:
         e = self.experiment
         key = {
-            **{node: e.config[node] for node in ("dataset", "model", "training")},
+            **{node: identity(e.config)[node] for node in ("dataset", "model", "training")},
             "seed": e.seed,
             "fingerprint": text.fingerprint,
         }

@@ -21,8 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.inverse import InverseHessian
-from efface.unlearning.trainable import Head, Law, Minimum, Trainable, head_of, head_parameters
+from efface.unlearning.objective import Law, Minimum, Trainable
 
 Strategy = Literal["external", "unlearn", "replace"]
 STRATEGIES = ("external", "unlearn", "replace")

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from efface.data.groups import aligned, group_counts, groups
-from efface.evaluation import bootstrap, probes, scores, tables
+from efface.debiased import Debiased
+from efface.evaluation import bootstrap, confusion, probes, scores
 from efface.evaluation.probes import ProbeResult, Standardiser
-from efface.methods.base import Debiased, Features
 from efface.moments import Moments
+from efface.problem import Features
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Evaluation:
         y, a, cluster = features.y.cpu(), features.a.cpu(), features.cluster
         y_pred, p_y, p_y_cf = (evaluated.predictions[name].cpu() for name in ("y_pred", "p_y", "p_y_cf"))
         share, aligned_cells = reference.share.cpu(), reference.aligned.cpu()
-        cells, strata = tables.cell(y, a, y_pred, n_classes, n_attributes), groups(y, a, n_attributes)
+        cells, strata = confusion.cell(y, a, y_pred, n_classes, n_attributes), groups(y, a, n_attributes)
         one, bias = torch.ones(len(y)), (p_y - p_y_cf).abs().float()
         held_out = {
             name: tuple(t.cpu() for t in (found.rows, found.weight.float(), found.gain.float(), found.correct.float()))
@@ -166,7 +167,7 @@ class Evaluation:
 
         def replicate(times: Tensor) -> dict[str, Tensor]:
             counts = bootstrap.sums(one, cells, n_classes * n_attributes * n_classes, times).double()
-            values = tables.figures(counts.mT.view(-1, n_classes, n_attributes, n_classes), share, aligned_cells)
+            values = confusion.figures(counts.mT.view(-1, n_classes, n_attributes, n_classes), share, aligned_cells)
             values["counterfactual_bias"] = bias @ times / times.sum(0)
             if n_attributes == 2:
                 mean = (bootstrap.sums(v, strata, 2 * n_classes, times) for v in (p_y, one))
@@ -203,10 +204,10 @@ def group_metrics(y_pred: Tensor, y: Tensor, a: Tensor, reference: Reference) ->
         reference: from train.
     """
     n_classes, n_attributes = reference.aligned.shape
-    counts = tables.table(y, a, y_pred, n_classes, n_attributes)
-    per_group, gaps = tables.accuracies(counts), tables.true_positive_gaps(counts)
+    counts = confusion.table(y, a, y_pred, n_classes, n_attributes)
+    per_group, gaps = confusion.accuracies(counts), confusion.true_positive_gaps(counts)
     by_group = {f"y={i},a={j}": _number(per_group[i, j]) for i in range(n_classes) for j in range(n_attributes)}
-    metrics = {name: _number(v) for name, v in tables.figures(counts, reference.share, reference.aligned).items()}
+    metrics = {name: _number(v) for name, v in confusion.figures(counts, reference.share, reference.aligned).items()}
     return (
         {**metrics, "group_accuracy": by_group, "tpr_gap": _by_label(gaps.tolist())},
         [name for name, value in by_group.items() if value is None],

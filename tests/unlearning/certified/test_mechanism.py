@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from efface.unlearning.mechanism import allowed_shift, gaussian, gaussian_delta
+from efface.unlearning.certified.mechanism import allowed_shift, gaussian, gaussian_delta
 
 
 @pytest.mark.parametrize("shift", [0.05, 0.5, 2.0, 6.0])

@@ -1,0 +1,99 @@
+"""What a method returns, and how it is kept: a map of the features, and the head on it."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efface import tensorfiles
+from efface.problem import Features
+from efface.representations import KINDS, Representation
+
+MODEL_FILE = "debiased.safetensors"
+_KIND = "debiased model"
+
+
+@dataclass(frozen=True)
+class Debiased:
+    """A debiased model on top of the features: logits are `head(represent(x, a))`, probes read `represent(x, a)`."""
+
+    represent: Representation
+    head: nn.Linear
+    cut: int = 1
+    """The features are those before the last `cut` linear layers of the base model; see `Problem.cut`."""
+    fitted_on: Features | None = None
+    """Features and sample weights used for fitting; None if the method was not fitted."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """JSON-able facts for the record."""
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    """What is too large for the record."""
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        """Return logits `[n, K]` of features x `[n, d]`."""
+        logits: Tensor = self.head(self.represent(x, a))
+        return logits
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write representation and head to one safetensors file; `fitted_on`, `info` and `arrays` are not in it."""
+        tensors = {f"represent.{name}": t for name, t in self.represent.state_dict().items()}
+        tensors |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
+        tensorfiles.write(path, tensors, kind=_KIND, facts={"represent": self.represent.kind, "cut": self.cut})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Debiased":
+        """Read what `save` wrote. The file names a kind of representation; nothing is unpickled or imported by name.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, holds something else, or a kind that this version does not know.
+        """
+        tensors, facts = tensorfiles.read(path, kind=_KIND)
+        if facts.get("represent") not in KINDS:
+            raise ValueError(
+                f"{path} holds a representation of kind {facts.get('represent')!r}, but this version of efface knows "
+                f"{', '.join(KINDS)}: load it with the version that wrote it"
+            )
+        try:
+            parts = {name: t for name, t in tensors.items() if name.startswith("represent.")}
+            represent = KINDS[facts["represent"]](**{name.removeprefix("represent."): t for name, t in parts.items()})
+            head = _head(tensors["head.weight"], tensors.get("head.bias"))
+            return cls(represent=represent.eval(), head=head, cut=int(facts["cut"]))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): make and save it again") from error
+
+
+def load(run_dir: str | os.PathLike[str]) -> Debiased:
+    """Load the debiased model of a finished run.
+
+    Raises:
+        FileNotFoundError: `run_dir` holds no finished run.
+        ValueError: the method did not apply, the run is of a language model, or a file is damaged.
+    """
+    directory = Path(run_dir)
+    record = directory / "record.json"
+    if not record.is_file():
+        raise FileNotFoundError(f"run_dir: {directory} holds no finished run: it has no {record.name}")
+    try:
+        content = json.loads(record.read_text())
+        status, reason = content["status"], content.get("reason")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record} is damaged ({error}): run its job again with overwrite=true") from error
+    if status != "done":
+        raise ValueError(f"run_dir: {directory} holds no model, its run is {status}: {reason}")
+    if "scrubber.safetensors" in content.get("artifacts", ()):
+        raise ValueError(
+            f"run_dir: {directory} holds the erasers of a language model: "
+            "efface.scrubbing.ConceptScrubber.load(run_dir / 'scrubber.safetensors') reads them"
+        )
+    return Debiased.load(directory / MODEL_FILE)
+
+
+def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
+    head.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return head.requires_grad_(False)

@@ -1,0 +1,141 @@
+"""What becomes of the features: fixed maps, each of a kind that a saved model names.
+
+A map is made of its tensors alone: `KINDS[kind](**tensors)` rebuilds it from its state.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from efface.erasure.affine import AffineEraser
+from efface.erasure.frozen import FrozenTensors
+from efface.erasure.oracle import OracleEraser
+from efface.erasure.quadratic import QuadraticEraser
+from efface.unlearning.certified.rows import into_unit_ball
+
+
+class Representation(nn.Module):
+    """A fixed map of features; this one leaves them as they are."""
+
+    kind: ClassVar[str] = "unchanged"
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        """Map x `[n, d]`; `a` `[n]` is ignored unless the method uses the attribute at test time."""
+        return x
+
+
+class Erased(Representation):
+    """Features after an eraser, once columns that vary too rarely have been set to a constant.
+
+    Args:
+        dropped: `[d]` bool.
+        constant: `[d]`, read where `dropped`.
+        tensors: those of the eraser.
+    """
+
+    eraser_class: ClassVar[type[FrozenTensors]]
+    uses_attribute: ClassVar[bool] = False
+    dropped: Tensor
+    constant: Tensor
+
+    def __init__(self, *, dropped: Tensor, constant: Tensor, **tensors: Tensor) -> None:
+        super().__init__()
+        for name, tensor in {"dropped": dropped, "constant": constant, **tensors}.items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def eraser(self) -> Any:
+        """The eraser of the columns that are kept."""
+        tensors = {name: t for name, t in self.named_buffers() if name not in ("dropped", "constant")}
+        return self.eraser_class(**tensors)
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        x = torch.where(self.dropped, self.constant, x)
+        erased: Tensor = self.eraser(x, a) if self.uses_attribute else self.eraser(x)
+        return erased
+
+
+class LinearlyErased(Erased):
+    """Features after an affine map."""
+
+    kind = "affine"
+    eraser_class = AffineEraser
+
+
+class OracleErased(Erased):
+    """Features after an affine map of features and attribute."""
+
+    kind = "oracle"
+    eraser_class = OracleEraser
+    uses_attribute = True
+
+
+class QuadraticallyErased(Erased):
+    """Features after an affine map for each value of the attribute."""
+
+    kind = "quadratic"
+    eraser_class = QuadraticEraser
+    uses_attribute = True
+
+
+class WithoutColumns(Representation):
+    """Features with some columns set to a constant.
+
+    Args:
+        dropped: `[d]` bool.
+        constant: `[d]`, read where `dropped`.
+    """
+
+    kind = "without_columns"
+    dropped: Tensor
+    constant: Tensor
+
+    def __init__(self, *, dropped: Tensor, constant: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("dropped", dropped)
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        return torch.where(self.dropped, self.constant, x)
+
+
+class InUnitBall(Representation):
+    """Rows over the larger of their length and `max_norm`, as the certificate of removal needs them."""
+
+    kind = "unit_ball"
+    max_norm: Tensor
+
+    def __init__(self, *, max_norm: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("max_norm", max_norm)
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        return into_unit_ball(x, self.max_norm)
+
+
+class Rectified(Representation):
+    """Linear layers, each with a ReLU after it: of several re-trained layers those before the head.
+
+    Args:
+        tensors: `weight_0`, `bias_0`, `weight_1`, …; a bias may be missing.
+    """
+
+    kind = "rectified"
+
+    def __init__(self, **tensors: Tensor) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+        self._depth = sum(name.startswith("weight_") for name in tensors)
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        named = dict(self.named_buffers())
+        for i in range(self._depth):
+            x = nn.functional.linear(x, named[f"weight_{i}"], named.get(f"bias_{i}")).relu()
+        return x
+
+
+_ALL = (Representation, LinearlyErased, OracleErased, QuadraticallyErased, WithoutColumns, InUnitBall, Rectified)
+KINDS: dict[str, type[Representation]] = {cls.kind: cls for cls in _ALL}
+"""All that a saved model can name."""

@@ -1,0 +1,1 @@
+"""One run, from configured parts to a record."""

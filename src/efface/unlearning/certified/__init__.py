@@ -1,0 +1,1 @@
+"""Certified removal of training samples from a linear classifier."""

@@ -1,0 +1,59 @@
+"""What unlearning minimises, and what it re-trains: the contract of a head and of several layers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from efface.unlearning.bias import Bias
+from efface.unlearning.influence import Influence
+from efface.unlearning.inverse import InverseHessian, InverseSolver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A training objective: Σ_i w_i ℓ_i / Σ_i w_i + λ/2 ‖θ − θ₀‖², over all parameters, intercepts included."""
+
+    x: Tensor
+    """`[n, d]`"""
+    y: Tensor
+    weight: Tensor | None = None
+    l2: float
+    """λ > 0"""
+    centre: Tensor | None = None
+    """θ₀; zero if None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minimum:
+    """Where a minimisation stopped."""
+
+    theta: Tensor
+    iterations: int
+    grad_norm: float
+    """Largest absolute entry of the gradient."""
+    converged: bool
+
+
+class Trainable(Protocol):
+    """Parameters θ with a training objective."""
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        """`[m, K]`"""
+        ...
+
+    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
+        """By damped Newton steps with backtracking from θ: no step raises the objective."""
+        ...
+
+    def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Σ_i ∇ℓ_i, of θ's shape."""
+        ...
+
+    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        """Of the objective's Hessian at θ, its penalty included."""
+        ...
+
+    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        """Of every sample of the law on a bias."""
+        ...

@@ -1,0 +1,111 @@
+"""A file is data: what it names is never imported, and what is damaged is not believed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import efface
+from efface import tensorfiles
+from efface.debiased import Debiased
+from efface.representations import KINDS, Representation
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True), "c": torch.ones(3, dtype=torch.bfloat16)}
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    tensorfiles.write(tmp_path / "file", TENSORS, kind="thing", facts={"n": 3})
+    tensors, facts = tensorfiles.read(tmp_path / "file", kind="thing")
+    assert facts == {"n": 3}
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    tensorfiles.write(path, TENSORS, kind="thing", facts={"n": 3})
+    content = path.read_bytes()
+    for at in range(8, len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        refused, (tensors, facts) = None, (TENSORS, {"n": 3})
+        try:
+            tensors, facts = tensorfiles.read(path, kind="thing")
+        except ValueError as error:
+            refused = str(error)
+        if refused is None:  # a blank of the header
+            assert facts == {"n": 3}
+            assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+        else:
+            assert str(path) in refused
+
+
+def test_another_kind_is_named(tmp_path: Path) -> None:
+    tensorfiles.write(tmp_path / "file", TENSORS, kind="thing")
+    with pytest.raises(ValueError, match="is not a saved other, it holds a saved thing"):
+        tensorfiles.read(tmp_path / "file", kind="other")
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    tensorfiles.write(path, TENSORS, kind="thing")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        tensorfiles.write(path, TENSORS, kind="thing", facts={"n": float("nan")})
+    tensorfiles.read(path, kind="thing")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def finished(folder: Path) -> Path:
+    """A folder that looks like a finished run."""
+    (folder / "record.json").write_text(json.dumps({"status": "done", "artifacts": ["debiased.safetensors"]}))
+    head = nn.Linear(3, 2)
+    Debiased(represent=Representation(), head=head).save(folder / "debiased.safetensors")
+    return folder
+
+
+def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished(tmp_path)
+    (tmp_path / "helper_layers.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w').write('x')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = run / "debiased.safetensors"
+    # As version 1 had it, and as a forger of this version would write it.
+    save_file(load_file(path), path, metadata={"represent": json.dumps(["helper_layers", "X"]), "cut": "1"})
+    with pytest.raises(ValueError, match="is not a saved debiased model"):
+        efface.load(run)
+    tensors = {"head.weight": torch.zeros(2, 3)}
+    tensorfiles.write(path, tensors, kind="debiased model", facts={"represent": "helper_layers.X", "cut": 1})
+    with pytest.raises(ValueError, match=r"kind 'helper_layers.X', but this version of efface knows unchanged, affine"):
+        efface.load(run)
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "facts"),
+    [
+        ({}, {"represent": "unchanged", "cut": 1}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "affine", "cut": 1}),
+        ({"head.weight": torch.zeros(2, 3), "head.bias": torch.zeros(5)}, {"represent": "unchanged", "cut": 1}),
+        ({"head.weight": torch.zeros(2, 3), "represent.x": torch.zeros(1)}, {"represent": "unchanged", "cut": 1}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged"}),
+    ],
+)
+def test_a_file_with_a_part_missing_is_named(tmp_path: Path, tensors: dict, facts: dict) -> None:
+    tensorfiles.write(tmp_path / "file", tensors, kind="debiased model", facts=facts)
+    with pytest.raises(ValueError, match="lacks a part of a saved debiased model"):
+        Debiased.load(tmp_path / "file")
+
+
+def test_every_representation_has_a_kind_of_its_own() -> None:
+    def below(cls: type[Representation]) -> list[type[Representation]]:
+        return [cls, *(each for sub in cls.__subclasses__() for each in below(sub))]
+
+    concrete = [cls for cls in below(Representation) if cls.__module__ == "efface.representations"]
+    assert {cls.kind for cls in concrete if "kind" in vars(cls)} == KINDS.keys()
+
+
+def test_a_scrubbing_run_says_that_it_holds_erasers(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps({"status": "done", "artifacts": ["scrubber.safetensors"]}))
+    with pytest.raises(ValueError, match=r"ConceptScrubber\.load"):
+        efface.load(tmp_path)
