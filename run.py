@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from efface.record import Record
-    from efface.runs.job import Job
+    from efface.runs.base import Run
 
 # Threads that wait for work give up their core: with two jobs on one machine, spinning ones take many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -70,7 +70,7 @@ for _resolver in (_run_dir, _sweep_dir, _subdir, _direction):
     OmegaConf.register_new_resolver(f"efface.{_resolver.__name__[1:]}", _resolver, replace=True)
 
 
-def build(cfg: DictConfig) -> "Job":
+def build(cfg: DictConfig) -> "Run":
     """The configured experiment. This is the one place where Hydra makes objects."""
     from hydra.utils import get_class, get_object, instantiate
 
@@ -90,7 +90,7 @@ def build(cfg: DictConfig) -> "Job":
             raise
 
     # Another primary config names another kind of run, made of parts of the same names.
-    kind = cast("Callable[..., Job]", get_class(cfg.get("job_class", "efface.runs.grid.Experiment")))
+    kind = cast("Callable[..., Run]", get_class(cfg.get("run_class", "efface.runs.grid.GridRun")))
     return kind(
         config={node: options(cfg, node) for node in NODES},
         dataset=make("dataset"),
@@ -130,7 +130,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def job(cfg: DictConfig) -> float | None:
     """`main` without Hydra around it."""
-    from efface.runs.job import run, status
+    from efface.runs.base import execute, status
 
     parts = build(cfg)
     if cfg.dry_run:
@@ -138,7 +138,7 @@ def job(cfg: DictConfig) -> float | None:
         return None
     better = _direction_of(cfg.objective)
     started = time.perf_counter()
-    record = run(parts)
+    record = execute(parts)
     print(f"{figures(record)}  [{time.perf_counter() - started:.1f} s]\n{parts.directory}")
     if record.status != "done":
         return None

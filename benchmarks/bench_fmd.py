@@ -16,7 +16,7 @@ from efface.problem import Features, Problem
 from efface.unlearning.bias import CounterfactualBias
 from efface.unlearning.edits import external, published_step
 from efface.unlearning.head import Head, head_of, head_parameters
-from efface.unlearning.objective import Law
+from efface.unlearning.objective import TrainingObjective
 
 N, VAL = 50_000, 5_000
 TIMED = 5
@@ -42,7 +42,7 @@ def data(d: int, k: int, pairs: int) -> Problem:
     base = (y, 1.5 * torch.randn(pairs, d, generator=g))
     a_cf = (y + torch.randint(1, k, (pairs,), generator=g)) % k
     train = split(N)
-    law = Law(x=train.x, y=train.y, l2=1e-3)
+    law = TrainingObjective(x=train.x, y=train.y, l2=1e-3)
     start = Head(n_classes=k).minimise(law, torch.zeros(k, d + 1, dtype=torch.float64), max_iter=4)
     return Problem(
         train=train, val=split(VAL), pairs=split(pairs, base=base, a=y), pairs_cf=split(pairs, a_cf, base),
@@ -122,7 +122,7 @@ def converged(problem: Problem) -> Iterator[Row]:
         yield Row(what, times[name], times["dfr"], "dfr, three settings tried on val", note)
 
 
-def parts(problem: Problem) -> tuple[Head, Law, Tensor]:
+def parts(problem: Problem) -> tuple[Head, TrainingObjective, Tensor]:
     """The head of a problem, its training objective, and its parameters."""
-    law = Law(x=problem.train.x, y=problem.train.y, l2=1e-3)
+    law = TrainingObjective(x=problem.train.x, y=problem.train.y, l2=1e-3)
     return Head(n_classes=problem.n_classes), law, head_parameters(problem.head)

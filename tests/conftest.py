@@ -13,7 +13,7 @@ from tests.data import adult_files
 
 from efface.data.base import Dataset
 from efface.problem import Problem
-from efface.runs import grid, job
+from efface.runs import base, grid
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads of one that wait for those of another are slower than one thread each.
@@ -24,11 +24,11 @@ CONF = Path(entry.__file__).parent / "conf"
 
 
 @pytest.fixture(scope="session")
-def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., grid.Experiment]:
+def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., grid.GridRun]:
     """Experiments composed from the real configuration, sharing a cache, with results in one temporary folder."""
     root = tmp_path_factory.mktemp("efface")
 
-    def build(*overrides: str) -> grid.Experiment:
+    def build(*overrides: str) -> grid.GridRun:
         places = [f"results_dir={root / 'results'}", f"cache_dir={root / 'cache'}", "logger=none", "device=cpu"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return entry.build(compose("config", overrides=[*places, *overrides]))
@@ -37,7 +37,7 @@ def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., grid.Exp
 
 
 @pytest.fixture(scope="session")
-def mini(parts_of: Callable[..., grid.Experiment]) -> Dataset:
+def mini(parts_of: Callable[..., grid.GridRun]) -> Dataset:
     parts = parts_of()
     return parts.dataset.load(data_dir=Path(), cache_dir=Path(), seed=0)
 
@@ -53,29 +53,29 @@ class _Spy:
         return "only looking"
 
 
-def problem_of(parts: grid.Experiment) -> Problem:
+def problem_of(parts: grid.GridRun) -> Problem:
     """What a method sees in this experiment."""
     spy = _Spy()
     elsewhere = parts.results_dir.with_name("looked_at")
     looking = replace(parts, method=spy, overwrite=True, results_dir=elsewhere)  # type: ignore[arg-type]
-    job.run(looking, say=lambda message: None)
+    base.execute(looking, say=lambda message: None)
     return spy.problem
 
 
 @pytest.fixture(scope="session")
-def ten_classes(parts_of: Callable[..., grid.Experiment]) -> Problem:
+def ten_classes(parts_of: Callable[..., grid.GridRun]) -> Problem:
     """What a method sees of small Colored MNIST under an MLP."""
     return problem_of(parts_of())
 
 
 @pytest.fixture(scope="session")
-def two_classes(parts_of: Callable[..., grid.Experiment]) -> Problem:
+def two_classes(parts_of: Callable[..., grid.GridRun]) -> Problem:
     """The same of the digits 3 and 8."""
     return problem_of(parts_of("dataset.classes=[3,8]"))
 
 
 @pytest.fixture(scope="session")
-def tabular(parts_of: Callable[..., grid.Experiment], tmp_path_factory: pytest.TempPathFactory) -> Problem:
+def tabular(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.TempPathFactory) -> Problem:
     """What a method sees of a table in the layout of UCI Adult under a linear model."""
     folder = adult_files.write(tmp_path_factory.mktemp("tabular"))
     sizes = ("dataset.n_val=200", "dataset.n_pairs=100", "dataset.min_rows=30")

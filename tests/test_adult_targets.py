@@ -10,22 +10,22 @@ import pytest
 from tests.conftest import CONF
 
 from efface.record import Record
-from efface.runs import job
-from efface.runs.grid import Experiment
+from efface.runs import base
+from efface.runs.grid import GridRun
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with adult/"),
 ]
 SEEDS = (0, 1, 2)
-Build = Callable[..., Experiment]
+Build = Callable[..., GridRun]
 
 
 @pytest.fixture(scope="module")
 def records(parts_of: Build) -> dict[str, list[Record]]:
     return {
         method: [
-            job.run(parts_of("dataset=adult", f"seed={seed}", f"method={method}"), say=lambda message: None)
+            base.execute(parts_of("dataset=adult", f"seed={seed}", f"method={method}"), say=lambda message: None)
             for seed in SEEDS
         ]
         for method in ("none", "unaware", "leace", "rlace", "inlp")
@@ -73,12 +73,12 @@ def test_metrics_are_aif360_s_on_its_own_data_sets(records: dict[str, list[Recor
 
 
 def test_race_and_the_mlp_run_too(parts_of: Build) -> None:
-    race = job.run(parts_of("dataset=adult", "dataset.attribute=race", "method=leace"), say=lambda message: None)
+    race = base.execute(parts_of("dataset=adult", "dataset.attribute=race", "method=leace"), say=lambda message: None)
     assert race.metrics["accuracy"] > 0.84
     assert race.metrics["probe_information"] <= 0.01
     options = ("dataset=adult", "model=mlp", "training.lr=0.001", "training.epochs=20")
     none, leace, unaware = (
-        job.run(parts_of(*options, f"method={method}"), say=lambda message: None)
+        base.execute(parts_of(*options, f"method={method}"), say=lambda message: None)
         for method in ("none", "leace", "unaware")
     )
     assert none.metrics["accuracy"] > 0.845

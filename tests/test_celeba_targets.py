@@ -15,7 +15,7 @@ from torchvision import transforms
 from efface.data.celeba import CelebA
 from efface.data.groups import group_counts
 from efface.record import Record
-from efface.runs.grid import Experiment
+from efface.runs.grid import GridRun
 
 pytestmark = pytest.mark.slow
 needs_data = pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with celeba")
@@ -74,11 +74,11 @@ def test_a_network_is_trained_once_and_erasure_is_felt(tmp_path: Path) -> None:
 @GAPS
 @needs_data
 @pytest.mark.timeout(900)
-def test_training_that_knows_the_groups_runs(parts_of: Callable[..., Experiment]) -> None:
-    from efface.runs import job
+def test_training_that_knows_the_groups_runs(parts_of: Callable[..., GridRun]) -> None:
+    from efface.runs import base
 
     for training in ("reweighted", "resampled", "group_dro"):
-        record = job.run(
+        record = base.execute(
             parts_of(
                 *("dataset=celeba", f"training={training}", "training.epochs=1", "model=convnet"),
                 *("dataset.target=Attractive", "evaluation.mlp_probe=false"),

@@ -14,8 +14,8 @@ import efface
 from efface.evaluation.probes import Standardiser
 from efface.problem import Problem
 from efface.record import Record
-from efface.runs import job
-from efface.runs.grid import Experiment
+from efface.runs import base
+from efface.runs.grid import GridRun
 from efface.softmax import fit_softmax
 
 pytestmark = [
@@ -26,11 +26,11 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
-def records(parts_of: Callable[..., Experiment]) -> dict[str, list[Record]]:
+def records(parts_of: Callable[..., GridRun]) -> dict[str, list[Record]]:
     rows = {"none": ["method=none"], "kept": ["method=leace"], "refitted": ["method=leace", "method.refit_head=true"]}
     return {
         name: [
-            job.run(parts_of("dataset=colored_mnist", f"seed={seed}", *overrides), say=lambda message: None)
+            base.execute(parts_of("dataset=colored_mnist", f"seed={seed}", *overrides), say=lambda message: None)
             for seed in SEEDS
         ]
         for name, overrides in rows.items()
@@ -50,7 +50,7 @@ def test_leace_leaves_nothing_for_a_linear_probe(records: dict[str, list[Record]
         assert records["kept"][i].metrics["probe_information"] <= 0.1
 
 
-def test_no_probe_gains_on_the_data_fitted_on(parts_of: Callable[..., Experiment]) -> None:
+def test_no_probe_gains_on_the_data_fitted_on(parts_of: Callable[..., GridRun]) -> None:
     for seed in SEEDS:
         parts = parts_of("dataset=colored_mnist", f"seed={seed}", "method=leace")
         problem: Problem = problem_of(parts)
@@ -77,7 +77,7 @@ def test_a_run_fits_in_memory(tmp_path: Path) -> None:
     assert Record.model_validate_json(path.read_text()).run["peak_memory_bytes"] < 1.5e9
 
 
-def test_a_saved_model_is_the_model(records: dict[str, list[Record]], parts_of: Callable[..., Experiment]) -> None:
+def test_a_saved_model_is_the_model(records: dict[str, list[Record]], parts_of: Callable[..., GridRun]) -> None:
     parts = parts_of("dataset=colored_mnist", "method=leace")
     problem = problem_of(parts)
     correct = efface.load(parts.directory)(problem.val.x).argmax(1) == problem.val.y

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from efface.record import Record
-from efface.runs import job
-from efface.runs.grid import Experiment
+from efface.runs import base
+from efface.runs.grid import GridRun
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,10 +29,10 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def records(parts_of: Callable[..., Experiment]) -> dict[tuple[str, float], Record]:
+def records(parts_of: Callable[..., GridRun]) -> dict[tuple[str, float], Record]:
     quiet = {"say": lambda message: None}
     return {
-        (name, ratio): job.run(parts_of(*CHEAP, *row, f"dataset.bias_ratio={ratio}"), **quiet)
+        (name, ratio): base.execute(parts_of(*CHEAP, *row, f"dataset.bias_ratio={ratio}"), **quiet)
         for ratio in RATIOS
         for name, row in ROWS.items()
     }

@@ -1,10 +1,11 @@
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import FrozenInstanceError, dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import torch
 
-from efface.options import check
+from efface.options import Ge, Gt, Len, Lt, OptionError, check, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def test_what_fits_passes(options: dict) -> None:
         ({"solver": "gam"}, r"method.solver is 'gam', but must be auto \| game"),
         ({"hidden": 100}, "method.hidden is 100, but must be a list of integers"),
         ({"hidden": ["a"]}, r"method\.hidden is \['a'\], but must be a list of integers"),
-        ({"shrinkage": 3}, "method.shrinkage is 3, but must be a text or true or false"),
+        ({"shrinkage": 3}, "method.shrinkage is 3, but must be a string or true or false"),
     ],
 )
 def test_what_does_not_fit_is_named(options: dict, message: str) -> None:
@@ -58,3 +59,59 @@ def test_functions_are_checked_too() -> None:
     check(function, {"width": 3, "anything": object}, node="model")
     with pytest.raises(ValueError, match="width is '3', but must be an integer"):
         check(function, {"width": "3"}, node="model")
+
+
+@options
+class Declared:
+    rank: Annotated[int, Ge(1)] | None = None
+    damping: Annotated[Sequence[Annotated[float, Gt(0)]], Len(1)] = (1.0,)
+    share: Annotated[float, Ge(0), Lt(1)] = 0.0
+    mode: Literal["a", "b"] = "a"
+    small: ClassVar[dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        if self.mode == "b" and self.rank is None:
+            raise ValueError("rank is null, but mode=b needs one")
+
+
+@options
+class Extended(Declared):
+    factor: float = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor == 13:
+            raise ValueError("factor is 13, but must be another number")
+
+
+@pytest.mark.parametrize("cls", [Declared, Extended])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rank": 0}, "^rank is 0, but must be an integer >= 1 or null$"),
+        ({"rank": 1.5}, "^rank is 1.5, but must be an integer >= 1 or null$"),
+        ({"damping": ()}, "^damping is \\(\\), but must be a list of numbers > 0 with one entry or more$"),
+        ({"damping": [0]}, "^damping is \\[0\\], but must be a list of numbers > 0 with one entry or more$"),
+        ({"share": 1.0}, "^share is 1.0, but must be a number >= 0 < 1$"),
+        ({"share": float("nan")}, "^share is nan, but must be finite$"),
+        ({"damping": [float("inf")]}, "^damping is \\[inf\\], but must be finite$"),
+        ({"mode": "c"}, "^mode is 'c', but must be a | b$"),
+    ],
+)
+def test_a_range_is_said_once_and_checked(cls: type, given: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        cls(**given)
+
+
+def test_relations_are_checked_after_types() -> None:
+    with pytest.raises(ValueError, match="mode=b needs one"):
+        Declared(mode="b")
+    with pytest.raises(ValueError, match="factor is 13"):
+        Extended(factor=13)
+    with pytest.raises(ValueError, match="mode=b needs one"):
+        Extended(mode="b")
+    assert Extended(mode="b", rank=2, damping=[1, 2]).rank == 2
+    with pytest.raises(TypeError):
+        Declared(3)
+    with pytest.raises(FrozenInstanceError):
+        Declared().rank = 3

@@ -1,59 +1,153 @@
-"""Options of a configuration, held against the types of what they configure."""
+"""Options: declared once as fields of a dataclass, with their types and ranges, and checked once, when it is made.
 
+    @options
+    class Leace(StreamedErasure):
+        rank: Annotated[int, Ge(1)] | None = None
+        solver: Literal["auto", "game"] = "auto"
+
+A Python caller and the command line get the same message. What a single option may be stands in its annotation;
+`__post_init__` is left for relations between options.
+"""
+
+import dataclasses
+import functools
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+
+T = TypeVar("T")
+
+__all__ = ["Ge", "Gt", "Le", "Len", "Lt", "OptionError", "check", "check_type", "options"]
 
 
-def check(target: Callable[..., Any], options: Mapping[str, Any], *, node: str) -> None:
-    """Check options against the annotations of a dataclass or function.
+class OptionError(ValueError):
+    """An option is of another type, or out of its range; the message begins with its name."""
 
-    Strictly: a text is no number and 1 is no truth value; but a list will do for a tuple and an integer for a real
-    number, as yaml has it. Options that `target` does not name, that have no annotation, or that are parts of their own
-    (with `_target_`) are left to it.
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
+def options(cls: type[T]) -> type[T]:
+    """Make a class a frozen keyword-only dataclass that checks its fields against their annotations when it is made.
 
     Raises:
-        ValueError: an option is of another type; the message names it, its value and what it must be.
+        OptionError: when an object is made of a value that its annotation does not admit.
     """
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    relations = cls.__dict__.get("__post_init__")
+
+    def post_init(self: Any) -> None:
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
+            check_type(getattr(self, name), hint, name=name)
+        if relations is not None:
+            relations(self)
+
+    cls.__post_init__ = post_init  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) -> None:
+    """Check options against the annotations of a function, or of a class that does not check its own.
+
+    Options that `target` does not name, that have no annotation, or that are parts of their own (with `_target_`) are
+    left to it.
+
+    Raises:
+        OptionError: an option is of another type; the message names it, its value and what it must be.
+    """
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     if inspect.isclass(target):
-        hints |= typing.get_type_hints(target)
-    for key, value in options.items():
+        hints |= typing.get_type_hints(target, include_extras=True)
+    for key, value in given.items():
         if key in hints and not (isinstance(value, Mapping) and "_target_" in value):
             check_type(value, hints[key], name=f"{node}.{key}")
 
 
 def check_type(value: Any, hint: Any, *, name: str) -> None:
-    """`check` for one option."""
-    from pydantic import TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+    """Check one option.
 
+    Strictly: a string is not accepted as a number, nor 1 as a boolean, and no number may be infinite or NaN. But a
+    list will do for a tuple and an integer for a real number, as yaml has it. A value that JSON has no word for is not
+    checked.
+
+    Raises:
+        OptionError: the message names the option, its value and what it must be.
+    """
+    from pydantic import ValidationError
+
+    adapter = _adapter(hint)
     try:
-        adapter = TypeAdapter(hint)
         text = json.dumps(value)
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError):
-        return  # a type of its own, which checks what it is given
+    except (TypeError, ValueError):
+        return
+    if adapter is None:
+        return
+    shown = "null" if value is None else repr(value)
+    if not _finite(value):
+        raise OptionError(f"{name} is {shown}, but must be finite")
     try:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        shown = "null" if value is None else repr(value)
-        raise ValueError(f"{name} is {shown}, but must be {_words(hint)}") from error
+        raise OptionError(f"{name} is {shown}, but must be {_words(hint)}") from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+@functools.cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+    try:
+        return TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError):
+        return None
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _words(hint: Any) -> str:
-    """A type as a person would write the option."""
+    """Say a type as a person would write the option."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is type(None):
         return "null"
+    if origin is typing.Annotated:
+        return " ".join([_words(arguments[0]), *filter(None, map(_range, arguments[1:]))])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_words, arguments))
     if origin is typing.Literal:
         return " | ".join(map(str, arguments))
     if origin in (tuple, list) or getattr(origin, "__name__", "") == "Sequence":
-        plural = {int: "integers", float: "numbers", str: "texts"}
-        return f"a list of {plural.get(arguments[0], _words(arguments[0]))}" if arguments else "a list"
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+        return f"a list of {_plural(arguments[0])}" if arguments else "a list"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _plural(hint: Any) -> str:
+    plural = {int: "integers", float: "numbers", str: "strings"}
+    if typing.get_origin(hint) is typing.Annotated:
+        inner, *ranges = typing.get_args(hint)
+        return " ".join([_plural(inner), *filter(None, map(_range, ranges))])
+    return plural.get(hint, _words(hint))
+
+
+def _range(constraint: Any) -> str:
+    """Say a range, such as `> 0`."""
+    if isinstance(constraint, Len):
+        return "with one entry or more" if constraint.min_length == 1 else f"with {constraint.min_length} entries"
+    signs = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
+    sign, attribute = signs.get(type(constraint), ("", ""))
+    return f"{sign} {getattr(constraint, attribute):g}" if sign else ""

@@ -12,8 +12,8 @@ from torchvision import transforms
 
 from efface.data.base import Dataset
 from efface.data.celeba import CelebA, halve
-from efface.runs import job
-from efface.runs.grid import Experiment
+from efface.runs import base
+from efface.runs.grid import GridRun
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -283,12 +283,12 @@ def test_halves_are_even_and_keep_clusters() -> None:
     assert torch.equal(halve(strata[shuffled], cluster[shuffled]), half[shuffled])
 
 
-def test_it_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., Experiment]) -> None:
+def test_it_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., GridRun]) -> None:
     parts = parts_of(
         *("dataset=celeba", "dataset.resolution=16", "model=convnet", "model.channels=[8,8]", "method=leace"),
         *("training.epochs=1", f"data_dir={official}", "dataset.target=Smiling"),
     )
-    record = job.run(parts, say=lambda message: None)
+    record = base.execute(parts, say=lambda message: None)
     assert record.status == "done"
     assert record.metrics["counterfactual_bias"] is None
     assert record.fingerprint == parts.dataset.fingerprint(official)

@@ -16,7 +16,7 @@ from efface.methods.fmd import Fmd
 from efface.methods.selection import score
 from efface.problem import Features, Problem
 from efface.representations import Rectified
-from efface.runs import grid, job
+from efface.runs import base, grid
 
 
 def unbiased(debiased: Debiased, problem: Problem) -> float:
@@ -211,10 +211,10 @@ def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
     assert not hasattr(ten_classes, "test")
 
 
-def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.Experiment], tmp_path: Path) -> None:
+def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun], tmp_path: Path) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false", "method.steps=2", "method.damping=[0.001]"]
     parts = replace(parts_of("method=fmd_top", *cheap), results_dir=tmp_path)
-    record = job.run(parts, say=lambda message: None)
+    record = base.execute(parts, say=lambda message: None)
     assert record.metrics["feature_shift"] is None
     debiased = efface.load(parts.directory)
     assert debiased.cut == 2
@@ -227,7 +227,7 @@ def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.Experime
             spied.append(problem.cut(2)[0])
             return "only looking"
 
-    job.run(replace(parts, method=Spy(), overwrite=True, results_dir=tmp_path / "spy"), say=lambda message: None)
+    base.execute(replace(parts, method=Spy(), overwrite=True, results_dir=tmp_path / "spy"), say=lambda message: None)
     val = spied[0].val
     assert float((debiased(val.x).argmax(1) == val.y).double().mean()) == pytest.approx(record.val_metrics["accuracy"])
     arrays = load_file(parts.directory / "arrays.safetensors")

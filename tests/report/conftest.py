@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from efface.runs import grid, job
+from efface.runs import base, grid
 
 
 @pytest.fixture(scope="session")
-def results(parts_of: Callable[..., grid.Experiment], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real runs: two methods, one of them under two options, and one job that does not apply."""
     root = tmp_path_factory.mktemp("results")
     cheap = ["evaluation.mlp_probe=false"]
@@ -23,7 +23,7 @@ def results(parts_of: Callable[..., grid.Experiment], tmp_path_factory: pytest.T
     ):
         parts = parts_of(*cheap, *overrides)
         object.__setattr__(parts, "results_dir", root)
-        job.run(parts, say=lambda message: None)
+        base.execute(parts, say=lambda message: None)
     return root
 
 

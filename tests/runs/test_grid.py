@@ -16,26 +16,26 @@ from efface.debiased import Debiased
 from efface.evaluation.evaluate import Evaluation
 from efface.problem import Problem
 from efface.record import Record
-from efface.runs import job
-from efface.runs.grid import Experiment
-from efface.runs.job import FingerprintError
+from efface.runs import base
+from efface.runs.base import FingerprintError
+from efface.runs.grid import GridRun
 from efface.runs.tracking import NoTracker
 
-Build = Callable[..., Experiment]
+Build = Callable[..., GridRun]
 QUIET = {"say": lambda message: None}
 
 
 @pytest.fixture(scope="module")
-def finished(parts_of: Build) -> tuple[Experiment, Record]:
+def finished(parts_of: Build) -> tuple[GridRun, Record]:
     parts = parts_of("method=leace", "method.refit_head=true")
-    return parts, job.run(parts, **QUIET)
+    return parts, base.execute(parts, **QUIET)
 
 
 def without_run(record: Record) -> dict[str, Any]:
     return record.model_dump(exclude={"run"})
 
 
-def test_it_leaves_everything(finished: tuple[Experiment, Record]) -> None:
+def test_it_leaves_everything(finished: tuple[GridRun, Record]) -> None:
     parts, record = finished
     assert record.status == "done"
     assert Record.read(parts.directory / "record.json") == record
@@ -51,7 +51,7 @@ def test_it_leaves_everything(finished: tuple[Experiment, Record]) -> None:
     assert record.metrics["probe_information"] < 0.1
 
 
-def test_predictions_are_of_test_and_make_the_metrics(finished: tuple[Experiment, Record], mini: Any) -> None:
+def test_predictions_are_of_test_and_make_the_metrics(finished: tuple[GridRun, Record], mini: Any) -> None:
     parts, record = finished
     table = pd.read_parquet(parts.directory / "predictions.parquet")
     assert list(table) == ["index", "y", "a", "y_pred", "p_y", "p_y_cf"]
@@ -60,7 +60,7 @@ def test_predictions_are_of_test_and_make_the_metrics(finished: tuple[Experiment
     assert (table["p_y"] - table["p_y_cf"]).abs().mean() == pytest.approx(record.metrics["counterfactual_bias"])
 
 
-def test_load_rebuilds_the_debiased_model(finished: tuple[Experiment, Record], ten_classes: Problem) -> None:
+def test_load_rebuilds_the_debiased_model(finished: tuple[GridRun, Record], ten_classes: Problem) -> None:
     parts, record = finished
     debiased = efface.load(parts.directory)
     accuracy = (debiased(ten_classes.val.x).argmax(1) == ten_classes.val.y).double().mean()
@@ -85,67 +85,67 @@ class Forbidden:
         raise AssertionError("the method ran")
 
 
-def test_a_finished_run_is_returned_at_once(finished: tuple[Experiment, Record]) -> None:
+def test_a_finished_run_is_returned_at_once(finished: tuple[GridRun, Record]) -> None:
     parts, record = finished
-    assert job.status(parts) == "done"
+    assert base.status(parts) == "done"
     said: list[str] = []
-    assert job.run(replace(parts, method=Forbidden()), say=said.append) == record  # type: ignore[arg-type]
+    assert base.execute(replace(parts, method=Forbidden()), say=said.append) == record  # type: ignore[arg-type]
     assert "finished already" in said[0]
 
 
-def test_repeating_gives_the_same_record(finished: tuple[Experiment, Record]) -> None:
+def test_repeating_gives_the_same_record(finished: tuple[GridRun, Record]) -> None:
     parts, record = finished
-    again = job.run(replace(parts, overwrite=True), **QUIET)
+    again = base.execute(replace(parts, overwrite=True), **QUIET)
     assert without_run(again) == without_run(record)
     assert again.run["cache_hit"] == {"model": True, "features": True}
     assert again.run["seconds"]["training"] == record.run["seconds"]["training"]
 
 
-def test_without_the_cache_too(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+def test_without_the_cache_too(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     parts, record = finished
     elsewhere = replace(parts, cache_dir=tmp_path / "cache", results_dir=tmp_path / "results")
-    again = job.run(elsewhere, **QUIET)
+    again = base.execute(elsewhere, **QUIET)
     assert without_run(again) == without_run(record)
     assert again.run["cache_hit"] == {"model": False, "features": False}
 
 
-def test_methods_share_the_base_model(parts_of: Build, finished: tuple[Experiment, Record], tmp_path: Path) -> None:
-    record = job.run(replace(parts_of("method=none"), results_dir=tmp_path), **QUIET)
+def test_methods_share_the_base_model(parts_of: Build, finished: tuple[GridRun, Record], tmp_path: Path) -> None:
+    record = base.execute(replace(parts_of("method=none"), results_dir=tmp_path), **QUIET)
     assert record.run["cache_hit"] == {"model": True, "features": True}
     assert record.metrics["probe_information"] > 2
     assert finished[1].metrics["unbiased_accuracy"] > record.metrics["unbiased_accuracy"] + 0.1
 
 
-def test_seeds_differ(parts_of: Build, finished: tuple[Experiment, Record]) -> None:
-    other = job.run(parts_of("method=leace", "method.refit_head=true", "seed=1"), **QUIET)
+def test_seeds_differ(parts_of: Build, finished: tuple[GridRun, Record]) -> None:
+    other = base.execute(parts_of("method=leace", "method.refit_head=true", "seed=1"), **QUIET)
     assert other.id == finished[1].id
     assert other.metrics["accuracy"] != finished[1].metrics["accuracy"]
 
 
-def test_other_data_are_an_error_unless_overwritten(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+def test_other_data_are_an_error_unless_overwritten(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     parts, record = finished
     parts = replace(parts, results_dir=tmp_path)
     parts.directory.mkdir(parents=True)
     (parts.directory / "record.json").write_text(record.model_copy(update={"fingerprint": "old"}).to_json())
-    assert job.status(parts) == "another fingerprint"
+    assert base.status(parts) == "another fingerprint"
     with pytest.raises(FingerprintError, match="overwrite=true replaces it"):
-        job.run(parts, **QUIET)
-    assert job.run(replace(parts, overwrite=True), **QUIET).fingerprint == record.fingerprint
+        base.execute(parts, **QUIET)
+    assert base.execute(replace(parts, overwrite=True), **QUIET).fingerprint == record.fingerprint
 
 
 def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
-    finished: tuple[Experiment, Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finished: tuple[GridRun, Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     parts = replace(finished[0], results_dir=tmp_path)
     palette = tuple(reversed(efface.data.colored_mnist._LFF))  # type: ignore[attr-defined]
     monkeypatch.setattr("efface.data.colored_mnist._LFF", palette)
-    assert job.run(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
+    assert base.execute(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
 
 
 @pytest.mark.parametrize("change", ["training.epochs=1", "model.hidden=[20]", "seed=5"])
 def test_whatever_makes_the_model_is_in_the_cache_s_key(parts_of: Build, finished: Any, change: str) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false"]
-    assert job.run(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
+    assert base.execute(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
 
 
 def test_the_seed_draws_the_initial_weights(parts_of: Build, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_evaluation_refers_to_train(parts_of: Build, ten_classes: Problem, tmp_p
             return super().__call__(debiased, features, counterfactual, reference)
 
     spy = Spy(probe=False, mlp_probe=False)
-    job.run(replace(parts_of(), evaluation=spy, results_dir=tmp_path), **QUIET)
+    base.execute(replace(parts_of(), evaluation=spy, results_dir=tmp_path), **QUIET)
     assert [n for n, _ in seen] == [500, 1000]
     for _, reference in seen:
         torch.testing.assert_close(reference.standardise.mean, ten_classes.train.x.mean(0))
@@ -190,7 +190,7 @@ def test_clusters_reach_evaluation_and_reasons_the_record(parts_of: Build, mini:
             return super().__call__(debiased, features, counterfactual, reference)
 
     spy = Spy(probe=False, mlp_probe=False, bootstrap=50)
-    record = job.run(replace(parts_of(), dataset=Source(), evaluation=spy, results_dir=tmp_path), **QUIET)
+    record = base.execute(replace(parts_of(), dataset=Source(), evaluation=spy, results_dir=tmp_path), **QUIET)
     assert seen[0] is None
     assert torch.equal(seen[1], mini.test.index // 2)
     low, high = record.metrics_ci["accuracy"]
@@ -230,7 +230,7 @@ def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
     tracker = Tracker()
     parts = replace(parts_of(), results_dir=tmp_path, method=Broken(RuntimeError("singular")), tracker=tracker)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="singular"):
-        job.run(parts, **QUIET)
+        base.execute(parts, **QUIET)
     error = Record.read(parts.directory / "error.json")
     assert error.status == "failed"
     assert error.reason == "RuntimeError: singular"
@@ -238,60 +238,60 @@ def test_an_error_is_kept_and_goes_on(parts_of: Build, tmp_path: Path) -> None:
     assert not (parts.directory / "record.json").exists()
     assert tracker.events == ["start", "failed"]
     # Put right, it runs, and the error is gone.
-    job.run(replace(parts_of(), results_dir=tmp_path), **QUIET)
+    base.execute(replace(parts_of(), results_dir=tmp_path), **QUIET)
     assert not (parts.directory / "error.json").exists()
 
 
 def test_a_broken_logger_loses_neither_record_nor_error(parts_of: Build, tmp_path: Path) -> None:
     parts = replace(parts_of(), results_dir=tmp_path, tracker=Tracker(broken=True))
     with pytest.raises(RuntimeError, match="singular"):
-        job.run(replace(parts, method=Broken(RuntimeError("singular"))), **QUIET)  # type: ignore[arg-type]
+        base.execute(replace(parts, method=Broken(RuntimeError("singular"))), **QUIET)  # type: ignore[arg-type]
     assert (parts.directory / "error.json").is_file()
     with pytest.warns(UserWarning, match="its logger is not: the logger is gone"):
-        assert job.run(parts, **QUIET).status == "done"
-    assert job.status(parts) == "done"
+        assert base.execute(parts, **QUIET).status == "done"
+    assert base.status(parts) == "done"
 
 
 def test_an_overwritten_run_that_fails_is_no_longer_finished(parts_of: Build, tmp_path: Path) -> None:
     parts = replace(parts_of(), results_dir=tmp_path)
-    job.run(parts, **QUIET)
+    base.execute(parts, **QUIET)
     with pytest.raises(RuntimeError):
-        job.run(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
-    assert job.status(parts) == "to do"
+        base.execute(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
+    assert base.status(parts) == "to do"
 
 
 def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
     tracker = Tracker()
     parts = replace(parts_of(), results_dir=tmp_path, method=Broken(KeyboardInterrupt()), tracker=tracker)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
-        job.run(parts, **QUIET)
+        base.execute(parts, **QUIET)
     assert not list(parts.directory.glob("*.json"))
     assert tracker.events == ["start", "failed"]
 
 
 def test_what_does_not_apply_says_why(parts_of: Build, tmp_path: Path) -> None:
     parts = parts_of("method=leace", "dataset.bias_ratio=1.0", "method.fit_on=train", "method.reweigh=true")
-    record = job.run(replace(parts, results_dir=tmp_path), **QUIET)
+    record = base.execute(replace(parts, results_dir=tmp_path), **QUIET)
     assert record.status == "not_applicable"
     assert record.reason is not None
     assert "no samples with y=0,a=1" in record.reason
     assert record.metrics == {}
-    assert job.status(replace(parts, results_dir=tmp_path)) == "done"
+    assert base.status(replace(parts, results_dir=tmp_path)) == "done"
 
 
 def test_a_place_that_cannot_be_written_is_named(parts_of: Build, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="set results_dir="):
-        job.run(replace(parts_of(), results_dir=tmp_path / "file"), **QUIET)
+        base.execute(replace(parts_of(), results_dir=tmp_path / "file"), **QUIET)
 
 
-def test_a_damaged_record_is_named(finished: tuple[Experiment, Record], tmp_path: Path) -> None:
+def test_a_damaged_record_is_named(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     parts = replace(finished[0], results_dir=tmp_path)
     parts.directory.mkdir(parents=True)
     (parts.directory / "record.json").write_text(json.dumps({"id": "x"}))
     with pytest.raises(ValueError, match="run its job again with overwrite=true"):
-        job.run(parts, **QUIET)
-    assert job.run(replace(parts, overwrite=True), **QUIET).status == "done"
+        base.execute(parts, **QUIET)
+    assert base.execute(replace(parts, overwrite=True), **QUIET).status == "done"
 
 
 def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
     x[:, 1] += 3 * a
     np.savez(tmp_path / "my.npz", x=x.numpy(), y=y.numpy(), a=a.numpy())
     records = {
-        method: job.run(parts_of("dataset=features", f"path={tmp_path / 'my.npz'}", f"method={method}"), **QUIET)
+        method: base.execute(parts_of("dataset=features", f"path={tmp_path / 'my.npz'}", f"method={method}"), **QUIET)
         for method in ("none", "leace")
     }
     assert records["none"].config["model"]["name"] == "linear"

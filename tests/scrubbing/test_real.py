@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
 from efface.record import Record
-from efface.runs import job
+from efface.runs import base
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +32,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Record]:
         places = [f"cache_dir={root / 'cache'}", f"results_dir={root / 'results'}", "logger=none", "device=cpu"]
         with initialize_config_dir(str(CONF / "scrubbing"), version_base="1.3"):
             parts = entry.build(compose("scrubbing", overrides=[*places, *overrides]))
-        return job.run(parts, say=lambda message: None)
+        return base.execute(parts, say=lambda message: None)
 
     return run
 

@@ -14,8 +14,8 @@ from tests.conftest import CONF
 from efface.record import Record
 from efface.report.__main__ import main as report
 from efface.report.records import collect
-from efface.runs import job
-from efface.runs.scrubbing import ScrubExperiment
+from efface.runs import base
+from efface.runs.scrubbing import ScrubbingRun
 from efface.scrubbing import ConceptScrubber
 from efface.scrubbing.language_models import LmTraining, NoTraining, PretrainedModel, TinyModel
 
@@ -28,22 +28,22 @@ QUIET: dict[str, Any] = {"say": lambda message: None}
 
 
 @pytest.fixture(scope="module")
-def parts_of(treebank: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ScrubExperiment]:
+def parts_of(treebank: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ScrubbingRun]:
     root = tmp_path_factory.mktemp("scrubbing")
 
-    def build(*overrides: str) -> ScrubExperiment:
+    def build(*overrides: str) -> ScrubbingRun:
         places = [f"data_dir={treebank}", f"cache_dir={root / 'cache'}", f"results_dir={root / 'results'}"]
         with initialize_config_dir(str(CONF / "scrubbing"), version_base="1.3"):
             parts = entry.build(compose("scrubbing", overrides=[*SMALL, *places, *overrides]))
-        assert isinstance(parts, ScrubExperiment)
+        assert isinstance(parts, ScrubbingRun)
         return parts
 
     return build
 
 
 @pytest.fixture(scope="module")
-def records(parts_of: Callable[..., ScrubExperiment]) -> dict[str, Record]:
-    return {name: job.run(parts_of(f"method={name}"), **QUIET) for name in ("none", "random", "leace", "orth")}
+def records(parts_of: Callable[..., ScrubbingRun]) -> dict[str, Record]:
+    return {name: base.execute(parts_of(f"method={name}"), **QUIET) for name in ("none", "random", "leace", "orth")}
 
 
 def test_a_record_for_each_method(records: dict[str, Record]) -> None:
@@ -71,23 +71,21 @@ def test_a_record_for_each_method(records: dict[str, Record]) -> None:
     assert losses["none"] < losses["random"] < max(losses["leace"], losses["orth"])
 
 
-def test_a_run_repeats_itself_and_is_resumed(
-    records: dict[str, Record], parts_of: Callable[..., ScrubExperiment]
-) -> None:
+def test_a_run_repeats_itself_and_is_resumed(records: dict[str, Record], parts_of: Callable[..., ScrubbingRun]) -> None:
     said: list[str] = []
-    again = job.run(parts_of("method=leace"), say=said.append)
+    again = base.execute(parts_of("method=leace"), say=said.append)
     assert again == records["leace"]
     assert "finished already" in said[0]
-    anew = job.run(parts_of("method=leace", "overwrite=true"), **QUIET)
+    anew = base.execute(parts_of("method=leace", "overwrite=true"), **QUIET)
     assert anew.model_dump(exclude={"run"}) == records["leace"].model_dump(exclude={"run"})
     other = parts_of("method=random", "seed=1")
-    assert job.status(other) == "to do"
+    assert base.status(other) == "to do"
     scrubber = ConceptScrubber.load(parts_of("method=leace").directory / "scrubber.safetensors")
     assert {eraser.rank for eraser in scrubber.erasers.values()} == {15}
 
 
 def test_the_report_shows_bits_per_byte(
-    records: dict[str, Record], parts_of: Callable[..., ScrubExperiment], tmp_path: Path
+    records: dict[str, Record], parts_of: Callable[..., ScrubbingRun], tmp_path: Path
 ) -> None:
     assert report([str(parts_of().results_dir), "--out", str(tmp_path)]) == 0
     table = (tmp_path / "table.md").read_text()
@@ -97,7 +95,7 @@ def test_the_report_shows_bits_per_byte(
     assert (tmp_path / "probe_by_layer.png").stat().st_size > 10_000
 
 
-def test_it_answers_on_the_command_line(parts_of: Callable[..., ScrubExperiment], records: dict[str, Record]) -> None:
+def test_it_answers_on_the_command_line(parts_of: Callable[..., ScrubbingRun], records: dict[str, Record]) -> None:
     parts = parts_of()
     command = [sys.executable, "run.py", "-m", "--config-name=scrubbing", *SMALL, "method=none,leace"]
     places = [f"data_dir={parts.data_dir}", f"cache_dir={parts.cache_dir}", f"results_dir={parts.results_dir}"]
@@ -143,7 +141,7 @@ def test_loggers_are_those_of_the_other_config() -> None:
     ],
 )
 def test_bad_input(
-    parts_of: Callable[..., ScrubExperiment], overrides: list[str], message: str, tmp_path: Path,
+    parts_of: Callable[..., ScrubbingRun], overrides: list[str], message: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     same = ("dataset", "logger") if overrides[0].startswith(("model=", "training=")) else ("",)
@@ -152,11 +150,11 @@ def test_bad_input(
     with initialize_config_dir(str(CONF / "scrubbing"), version_base="1.3"):
         cfg = compose("scrubbing", overrides=[*small, *places, *overrides])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        job.run(entry.build(cfg), **QUIET)
+        base.execute(entry.build(cfg), **QUIET)
 
 
 def test_a_model_in_a_folder_can_be_scrubbed(
-    trained: Callable[[str], Any], parts_of: Callable[..., ScrubExperiment], tmp_path: Path
+    trained: Callable[[str], Any], parts_of: Callable[..., ScrubbingRun], tmp_path: Path
 ) -> None:
     """Saved as `transformers` saves, with its tokeniser: the same figures as of the model in memory."""
     from tokenizers import Tokenizer
@@ -178,7 +176,7 @@ def test_a_model_in_a_folder_can_be_scrubbed(
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>").save_pretrained(tmp_path)
     lm.model.save_pretrained(tmp_path)
     parts = parts_of("method=leace")
-    again = ScrubExperiment(
+    again = ScrubbingRun(
         **{
             **vars(parts),
             "config": {**parts.config, "model": {"name": "folder"}, "training": {"name": "none"}},
@@ -186,16 +184,14 @@ def test_a_model_in_a_folder_can_be_scrubbed(
             "training": NoTraining(),
         }
     )
-    one, other = job.run(again, **QUIET), job.run(parts, **QUIET)
+    one, other = base.execute(again, **QUIET), base.execute(parts, **QUIET)
     assert one.info["model_digest"] == other.info["model_digest"]
     assert one.metrics == other.metrics
     assert one.info["layers"] == other.info["layers"]
 
 
-def test_training_says_when_it_diverges(
-    trained: Callable[[str], Any], parts_of: Callable[..., ScrubExperiment]
-) -> None:
+def test_training_says_when_it_diverges(trained: Callable[[str], Any], parts_of: Callable[..., ScrubbingRun]) -> None:
     parts = parts_of("training.lr=1e9")
     with pytest.raises(FloatingPointError, match=r"lower training\.lr"):
-        job.run(parts, **QUIET)
+        base.execute(parts, **QUIET)
     assert torch.isfinite(next(trained("llama").model.parameters())).all()

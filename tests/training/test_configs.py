@@ -7,7 +7,7 @@ import torch
 from tests.conftest import CONF
 
 from efface.data.base import Dataset
-from efface.runs.grid import Experiment
+from efface.runs.grid import GridRun
 from efface.training import Erm
 
 TRAININGS = sorted(path.stem for path in (CONF / "training").glob("*.yaml"))
@@ -16,7 +16,7 @@ MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_has_the_options_that_data_sets_and_experiments_set(
-    parts_of: Callable[..., Experiment], name: str
+    parts_of: Callable[..., GridRun], name: str
 ) -> None:
     training = parts_of(f"training={name}", "dataset=celeba", "training.lr=0.5").training
     assert isinstance(training, Erm)
@@ -24,14 +24,14 @@ def test_a_training_has_the_options_that_data_sets_and_experiments_set(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_built_for_the_inputs(parts_of: Callable[..., Experiment], mini: Dataset, name: str) -> None:
+def test_a_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
     model = parts_of(f"model={name}").model(input_shape=mini.input_shape, n_classes=10).eval()
     x = mini.val.inputs(torch.arange(2))
     assert model(x).shape == (2, 10)
     torch.testing.assert_close(model(x), model.head(model.backbone(x)))
 
 
-def test_celeba_has_its_model_and_its_erasure(parts_of: Callable[..., Experiment]) -> None:
+def test_celeba_has_its_model_and_its_erasure(parts_of: Callable[..., GridRun]) -> None:
     parts = parts_of("dataset=celeba", "method=leace")
     assert parts.config["model"]["name"] == "resnet18"
     assert (parts.config["method"]["fit_on"], parts.config["method"]["reweigh"]) == ("train", False)

@@ -17,7 +17,7 @@ from efface.unlearning.edits import (
 )
 from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.layers import Layers
-from efface.unlearning.objective import Law
+from efface.unlearning.objective import TrainingObjective
 
 HEAD = Head(n_classes=3, tol=1e-10)
 
@@ -33,12 +33,12 @@ def biased_data(n: int = 400, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, x_cf
 
 
-def minimum(law: Law, trainable: Head = HEAD) -> Tensor:
+def minimum(law: TrainingObjective, trainable: Head = HEAD) -> Tensor:
     d = law.x.shape[1] + trainable.bias
     return trainable.minimise(law, torch.zeros(3, d, dtype=torch.float64), max_iter=100).theta
 
 
-def full_gradient(law: Law, theta: Tensor, trainable: Head = HEAD) -> Tensor:
+def full_gradient(law: TrainingObjective, theta: Tensor, trainable: Head = HEAD) -> Tensor:
     f = trainable.objective(law)
     return f.gradient(theta, f.logits(theta).softmax(1))
 
@@ -53,7 +53,7 @@ def unbiased_accuracy(theta: Tensor) -> float:
 def test_external_is_the_convex_sum(bias: bool) -> None:
     x, y, x_cf = biased_data()
     trainable = Head(n_classes=3, bias=bias, tol=1e-9)
-    law = Law(x=x, y=y, l2=1e-3)
+    law = TrainingObjective(x=x, y=y, l2=1e-3)
     theta = minimum(law, trainable)
     edited = external(law, theta, x_cf[:50], y[:50], alpha=0.7)
     at = torch.randn(theta.shape, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_external_is_the_convex_sum(bias: bool) -> None:
 
 def test_external_debiases_and_damped_steps_never_climb() -> None:
     x, y, x_cf = biased_data()
-    law = Law(x=x, y=y, l2=1e-4)
+    law = TrainingObjective(x=x, y=y, l2=1e-4)
     theta = minimum(law)
     edited = external(law, theta, x_cf[:100], y[:100], alpha=0.8)
     f = HEAD.objective(edited)
@@ -82,7 +82,7 @@ def test_external_debiases_and_damped_steps_never_climb() -> None:
 
 def test_without_and_replaced_are_training_on_the_edited_set() -> None:
     x, y, x_cf = biased_data()
-    law = Law(x=x, y=y, l2=1e-3)
+    law = TrainingObjective(x=x, y=y, l2=1e-3)
     rows = torch.arange(0, 90, 3)
     smaller = without(law, rows)
     assert len(smaller.y) == len(y) - 30
@@ -91,14 +91,14 @@ def test_without_and_replaced_are_training_on_the_edited_set() -> None:
     assert torch.equal(law.x, x), "the law was changed"
     by_hand = x.clone()
     by_hand[rows] = x_cf[rows]
-    torch.testing.assert_close(minimum(edited), minimum(Law(x=by_hand, y=y, l2=1e-3)), atol=1e-7, rtol=0)
+    torch.testing.assert_close(minimum(edited), minimum(TrainingObjective(x=by_hand, y=y, l2=1e-3)), atol=1e-7, rtol=0)
     weighted = replace(law, weight=torch.ones(len(y)))
     torch.testing.assert_close(minimum(without(weighted, rows)), minimum(smaller), atol=1e-7, rtol=0)
 
 
 def test_the_published_step_is_the_formula() -> None:
     x, y, x_cf = biased_data()
-    law = Law(x=x, y=y, l2=1e-2)
+    law = TrainingObjective(x=x, y=y, l2=1e-2)
     theta = minimum(law)
     f = HEAD.objective(law)
     p = f.logits(theta).softmax(1)
@@ -123,7 +123,7 @@ def test_the_published_step_is_the_formula() -> None:
 def test_a_full_step_can_destroy_what_damped_steps_mend() -> None:
     x, y, x_cf = biased_data()
     x, x_cf = (torch.cat([v[:, :3], 4 * v[:, 3:]], 1) for v in (x, x_cf))
-    law = Law(x=x, y=y, l2=1e-6)
+    law = TrainingObjective(x=x, y=y, l2=1e-6)
     theta = minimum(law) * 5  # over-confident
     inverse = HEAD.inverse(law, theta, "auto", 0)
     stepped = published_step(HEAD, law, theta, inverse, removed=(x, y), added=(x_cf, y))
@@ -137,7 +137,7 @@ def test_a_full_step_can_destroy_what_damped_steps_mend() -> None:
 
 def test_a_failed_step_says_so() -> None:
     x, y, x_cf = biased_data()
-    law = Law(x=x, y=y, l2=1e-3)
+    law = TrainingObjective(x=x, y=y, l2=1e-3)
     theta = minimum(law)
     before = theta.clone()
 
@@ -175,10 +175,10 @@ def test_a_failed_step_says_so() -> None:
         ),
     ],
 )
-def test_bad_input(call: Callable[[Law, Tensor], object], message: str) -> None:
+def test_bad_input(call: Callable[[TrainingObjective, Tensor], object], message: str) -> None:
     x, y, x_cf = biased_data()
     with pytest.raises(ValueError, match=message):
-        call(Law(x=x, y=y, l2=1e-3), x_cf)
+        call(TrainingObjective(x=x, y=y, l2=1e-3), x_cf)
 
 
 def test_heads_with_and_without_bias_go_round() -> None:
@@ -211,7 +211,7 @@ def test_layers_of_one_linear_layer_are_a_head() -> None:
     x, y, x_cf = biased_data()
     torch.manual_seed(0)
     linear = nn.Linear(6, 3)
-    layers, law = Layers(module=nn.Sequential(linear)), Law(x=x, y=y, l2=1e-2)
+    layers, law = Layers(module=nn.Sequential(linear)), TrainingObjective(x=x, y=y, l2=1e-2)
     found = layers.minimise(law, layers.parameters(), max_iter=50)
     assert found.converged
     named = layers.tensors(found.theta)
@@ -229,7 +229,7 @@ def test_two_layers_learn_together() -> None:
     x, y, x_cf = biased_data()
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    layers, law = Layers(module=module), Law(x=x, y=y, l2=1e-3)
+    layers, law = Layers(module=module), TrainingObjective(x=x, y=y, l2=1e-3)
     start = layers.parameters()
     theta = layers.minimise(law, start, max_iter=40).theta
     edited = external(law, theta, x_cf[:150], y[:150], alpha=0.8)

@@ -10,13 +10,13 @@ from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, 
 from efface.unlearning.head import Head
 from efface.unlearning.influence import Influence, influence_on_bias
 from efface.unlearning.inverse import head_inverse
-from efface.unlearning.objective import Law
+from efface.unlearning.objective import TrainingObjective
 
 N = 2000
 
 
 @pytest.fixture(scope="module")
-def adult_sized() -> tuple[Law, dict[str, Bias]]:
+def adult_sized() -> tuple[TrainingObjective, dict[str, Bias]]:
     """2,000 people, 40 features of which some are rare indicators, a binary label that leans on the attribute."""
     g = torch.Generator().manual_seed(0)
     a = (torch.rand(N, generator=g) < 0.67).long()
@@ -32,7 +32,7 @@ def adult_sized() -> tuple[Law, dict[str, Bias]]:
         "demographic parity": DemographicParity(x[:500], a[:500]),
         "equal opportunity": EqualOpportunity(x[:500], y[:500], a[:500]),
     }
-    return Law(x=x, y=y, l2=1e-3), biases
+    return TrainingObjective(x=x, y=y, l2=1e-3), biases
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def aligned_rows() -> Callable[[Problem], Tensor]:
 HEAD = Head(n_classes=2, tol=1e-11)
 
 
-def left_out(law: Law, theta: Tensor, rows: Tensor) -> Tensor:
+def left_out(law: TrainingObjective, theta: Tensor, rows: Tensor) -> Tensor:
     """The exact minimum without these samples; n stays the divisor, as Σ_{i∉S} ℓ_i / n + λ/2 ‖θ‖²."""
     weight = torch.ones(N, dtype=torch.float64)
     weight[rows] = 0
-    smaller = Law(x=law.x, y=law.y, weight=weight, l2=law.l2 * N / float(weight.sum()))
+    smaller = TrainingObjective(x=law.x, y=law.y, weight=weight, l2=law.l2 * N / float(weight.sum()))
     return HEAD.minimise(smaller, theta, max_iter=50).theta
 
 
@@ -64,7 +64,7 @@ def correlation(one: list[float], other: list[float]) -> float:
     ("size", "count", "least"), [(1, 50, 0.99), (50, 40, 0.98)], ids=["one at a time", "groups of 50"]
 )
 def test_predicted_is_actual(
-    adult_sized: tuple[Law, dict[str, Bias]], name: str, size: int, count: int, least: float
+    adult_sized: tuple[TrainingObjective, dict[str, Bias]], name: str, size: int, count: int, least: float
 ) -> None:
     law, biases = adult_sized
     theta = HEAD.minimise(law, torch.zeros(2, 41, dtype=torch.float64), max_iter=50).theta
@@ -79,9 +79,9 @@ def test_predicted_is_actual(
     assert slope == pytest.approx(1, abs=0.1)
 
 
-def test_solvers_agree(adult_sized: tuple[Law, dict[str, Bias]]) -> None:
+def test_solvers_agree(adult_sized: tuple[TrainingObjective, dict[str, Bias]]) -> None:
     law, biases = adult_sized
-    damped = Law(x=law.x, y=law.y, l2=0.3)
+    damped = TrainingObjective(x=law.x, y=law.y, l2=0.3)
     theta = HEAD.minimise(damped, torch.zeros(2, 41, dtype=torch.float64), max_iter=50).theta
     f = HEAD.objective(damped)
     p = f.logits(theta).softmax(1)
@@ -114,7 +114,7 @@ def test_ranking_and_limit() -> None:
 
 def test_harmful_samples_are_bias_aligned(ten_classes: Problem, aligned_rows: Callable[[Problem], Tensor]) -> None:
     head = Head(n_classes=10)
-    law = Law(x=ten_classes.train.x, y=ten_classes.train.y, l2=1e-3)
+    law = TrainingObjective(x=ten_classes.train.x, y=ten_classes.train.y, l2=1e-3)
     theta = head.minimise(law, torch.zeros(10, 101, dtype=torch.float64), max_iter=50).theta
     pairs = CounterfactualBias(ten_classes.pairs.x, ten_classes.pairs_cf.x, ten_classes.pairs.y)
     influence = head.influence(law, theta, pairs, head.inverse(law, theta, "auto", 0))

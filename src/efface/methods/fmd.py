@@ -29,7 +29,7 @@ from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import SOLVERS, InverseSolver
 from efface.unlearning.layers import Layers
-from efface.unlearning.objective import Law, Minimum, Trainable
+from efface.unlearning.objective import Minimum, Trainable, TrainingObjective
 
 SHOWN = 24
 """Most harmful and most helpful samples that are kept, with their images."""
@@ -171,7 +171,7 @@ class Fmd:
         }
         return Debiased(represent=represent, head=head, cut=self.layers, info=info, arrays=arrays)
 
-    def _start(self, trainable: Trainable, law: Law, theta: Tensor) -> Minimum:
+    def _start(self, trainable: Trainable, law: TrainingObjective, theta: Tensor) -> Minimum:
         """θ̂: as trained for the published step, else converged on train."""
         if self.steps == 1:
             return Minimum(theta=theta, iterations=0, grad_norm=0.0, converged=False)
@@ -216,7 +216,7 @@ class Fmd:
             return self.alpha
         return tuple(1 - 1 / (1 + times * (problem.n_attributes - 1)) for times in (0.5, 1.0, 2.0))
 
-    def _influence(self, problem: Problem, trainable: Trainable, law: Law, start: Minimum) -> Influence:
+    def _influence(self, problem: Problem, trainable: Trainable, law: TrainingObjective, start: Minimum) -> Influence:
         inverse = trainable.inverse(law, start.theta, self.solver, problem.seed)
         return trainable.influence(law, start.theta, self._bias(problem), inverse)
 
@@ -241,7 +241,7 @@ class Fmd:
         return outcomes
 
     def _by_alpha(
-        self, problem: Problem, trainable: Trainable, law: Law, start: Minimum, at: Tensor | None
+        self, problem: Problem, trainable: Trainable, law: TrainingObjective, start: Minimum, at: Tensor | None
     ) -> Iterator[tuple[dict[str, Any], Minimum]]:
         """The external strategy, for each weight of the pairs."""
         rows = self._pairs(problem)
@@ -262,7 +262,7 @@ class Fmd:
             at = found.theta
 
     def _by_number(
-        self, problem: Problem, trainable: Trainable, law: Law, start: Minimum, influence: Influence
+        self, problem: Problem, trainable: Trainable, law: TrainingObjective, start: Minimum, influence: Influence
     ) -> Iterator[tuple[dict[str, Any], Minimum]]:
         """The strategies on training samples, for each number of them."""
         at = torch.zeros_like(start.theta) if self.from_scratch else start.theta
@@ -306,14 +306,14 @@ class _Outcome:
     score: float
     found: Minimum
     start: Minimum
-    law: Law
+    law: TrainingObjective
     influence: Influence | None
 
 
-def law_of(problem: Problem, damping: float) -> Law:
+def law_of(problem: Problem, damping: float) -> TrainingObjective:
     """The training objective on train, with λ = damping · E[x_j²] over samples and features."""
     x = problem.train.x
-    return Law(x=x, y=problem.train.y, l2=damping * float(x.double().square().mean()))
+    return TrainingObjective(x=x, y=problem.train.y, l2=damping * float(x.double().square().mean()))
 
 
 def certification(strategy: Strategy) -> dict[str, Any]:

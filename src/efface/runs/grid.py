@@ -22,7 +22,7 @@ from efface.methods.base import Method
 from efface.models.base import Model
 from efface.problem import Features, Problem
 from efface.record import Record
-from efface.runs.job import Job, Steps
+from efface.runs.base import Run, Steps
 from efface.runs.provenance import PeakMemory
 from efface.training import Erm, Trained, read_out
 
@@ -30,7 +30,7 @@ ARRAYS_FILE, PREDICTIONS_FILE = "arrays.safetensors", "predictions.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(Job):
+class GridRun(Run):
     """The configured parts of one run of a debiasing method."""
 
     dataset: Source
@@ -50,7 +50,7 @@ class Experiment(Job):
 class _Run(Steps):
     """The steps of one run."""
 
-    def __init__(self, experiment: Experiment, say: Callable[[str], None]) -> None:
+    def __init__(self, experiment: GridRun, say: Callable[[str], None]) -> None:
         super().__init__(experiment.device)
         self.experiment, self.say = experiment, say
 

@@ -20,7 +20,7 @@ from efface.erasure.leace import LeaceEraser
 from efface.evaluation.probes import Standardiser, linear_probe
 from efface.identity import identity, run_id, run_subdir
 from efface.record import Record
-from efface.runs.job import Job, Steps
+from efface.runs.base import Run, Steps
 from efface.runs.provenance import PeakMemory
 from efface.scrubbing.families import family_of
 from efface.scrubbing.language_models import LanguageModel, LmTraining, ModelSource, NoTraining, Trained
@@ -34,7 +34,7 @@ SCRUBBER_FILE = "scrubber.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScrubEvaluation:
+class ScrubbingEvaluation:
     """What is measured.
 
     Args:
@@ -56,14 +56,14 @@ class ScrubEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScrubExperiment(Job):
+class ScrubbingRun(Run):
     """The configured parts of one run."""
 
     dataset: TextSource
     model: ModelSource
     training: LmTraining | NoTraining
     method: ScrubMethod
-    evaluation: ScrubEvaluation
+    evaluation: ScrubbingEvaluation
 
     def fingerprint(self) -> str:
         return self.dataset.fingerprint(self.data_dir)
@@ -75,7 +75,7 @@ class ScrubExperiment(Job):
 class _ScrubRun(Steps):
     """The steps of one run."""
 
-    def __init__(self, experiment: ScrubExperiment, say: Callable[[str], None]) -> None:
+    def __init__(self, experiment: ScrubbingRun, say: Callable[[str], None]) -> None:
         super().__init__(experiment.device)
         self.experiment, self.say = experiment, say
         self.batch_size = int(experiment.config["model"].get("batch_size", 32))

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.inverse import InverseHessian
-from efface.unlearning.objective import Law, Minimum, Trainable
+from efface.unlearning.objective import Minimum, Trainable, TrainingObjective
 
 Strategy = Literal["external", "unlearn", "replace"]
 STRATEGIES = ("external", "unlearn", "replace")
 
 
-def external(law: Law, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float) -> Law:
+def external(law: TrainingObjective, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float) -> TrainingObjective:
     """(1 − α) · mean over train of ℓ + α · mean over pairs of ℓ(x_cf) + λ/2 ‖θ − θ̂‖².
 
     Args:
@@ -51,7 +51,7 @@ def external(law: Law, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float)
     return replace(law, x=torch.cat([law.x, x_cf]), y=torch.cat([law.y, y]), weight=weight, centre=centre)
 
 
-def without(law: Law, rows: Tensor) -> Law:
+def without(law: TrainingObjective, rows: Tensor) -> TrainingObjective:
     """The law without the samples in `rows`.
 
     Raises:
@@ -67,7 +67,7 @@ def without(law: Law, rows: Tensor) -> Law:
     return replace(law, x=law.x[stays], y=law.y[stays], weight=weight)
 
 
-def replaced(law: Law, rows: Tensor, x_cf: Tensor) -> Law:
+def replaced(law: TrainingObjective, rows: Tensor, x_cf: Tensor) -> TrainingObjective:
     """The law with the samples in `rows` replaced by their counterfactuals `[len(rows), d]`, under the same labels.
 
     Raises:
@@ -83,7 +83,7 @@ def replaced(law: Law, rows: Tensor, x_cf: Tensor) -> Law:
 
 def published_step(
     trainable: Trainable,
-    law: Law,
+    law: TrainingObjective,
     theta: Tensor,
     inverse: InverseHessian,
     *,
@@ -115,7 +115,7 @@ def published_step(
     return stepped
 
 
-def check_rows(law: Law, rows: Tensor) -> None:
+def check_rows(law: TrainingObjective, rows: Tensor) -> None:
     """ValueError unless `rows` are different samples of the law, and not all of them."""
     n = len(law.y)
     if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= n):
@@ -169,13 +169,13 @@ def debias_head(
     theta = head_parameters(head)
     check_labels(y, len(theta))
     trainable = Head(n_classes=len(theta), bias=head.bias is not None)
-    law = Law(x=x, y=y, l2=l2)
+    law = TrainingObjective(x=x, y=y, l2=l2)
     theta = trainable.minimise(law, theta, max_iter=max_iter).theta
     found = trainable.minimise(external(law, theta, x_cf, y_cf, alpha=alpha), theta, max_iter=max_iter)
     return head_of(found.theta, bias=trainable.bias, dtype=head.weight.dtype), found
 
 
-def _normalised(law: Law) -> Tensor:
+def _normalised(law: TrainingObjective) -> Tensor:
     if law.weight is None:
         return law.x.new_full((len(law.y),), 1 / len(law.y), dtype=torch.float64)
     return law.weight.double() / law.weight.double().sum()

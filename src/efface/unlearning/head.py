@@ -10,7 +10,7 @@ from efface.softmax import SoftmaxFit, SoftmaxObjective, minimise
 from efface.unlearning.bias import Bias, head_logits
 from efface.unlearning.influence import Influence, influence_on_bias
 from efface.unlearning.inverse import InverseHessian, InverseSolver, head_inverse
-from efface.unlearning.objective import Law, Minimum
+from efface.unlearning.objective import Minimum, TrainingObjective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Head:
     bias: bool = True
     tol: float = 1e-6
 
-    def objective(self, law: Law) -> SoftmaxObjective:
+    def objective(self, law: TrainingObjective) -> SoftmaxObjective:
         """The law of a head."""
         return SoftmaxObjective(
             law.x, law.y, n_classes=self.n_classes, weight=law.weight, l2=law.l2, bias=self.bias,
@@ -37,7 +37,7 @@ class Head:
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         return head_logits(theta, x)
 
-    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
+    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
         start = SoftmaxFit(
             weight=theta[:, :-1] if self.bias else theta, bias=theta[:, -1] if self.bias else None,
             loss=0.0, grad_norm=0.0, iterations=0, converged=False,
@@ -53,11 +53,11 @@ class Head:
         theta = theta.to(f.x)
         return f.gradient(theta, f.logits(theta).softmax(1)) * len(y)
 
-    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
         f = self.objective(law)
         return head_inverse(f, f.logits(theta.to(f.x)).softmax(1), solver=solver, tol=1e-6, seed=seed)
 
-    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         return influence_on_bias(self.objective(law), theta, bias, inverse)
 
 

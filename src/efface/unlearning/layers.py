@@ -17,7 +17,7 @@ from efface.softmax import conjugate_gradients
 from efface.unlearning.bias import Bias
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import CgInverse, InverseHessian, InverseSolver
-from efface.unlearning.objective import Law, Minimum
+from efface.unlearning.objective import Minimum, TrainingObjective
 
 _CG_STEPS = 30
 """Products per step of a minimisation, which needs no exact solution."""
@@ -53,11 +53,11 @@ class Layers:
     def _losses(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(self.logits(theta, x), y, reduction="none")
 
-    def _value(self, law: Law, theta: Tensor) -> Tensor:
+    def _value(self, law: TrainingObjective, theta: Tensor) -> Tensor:
         gap = theta if law.centre is None else theta - law.centre
         return _weight(law) @ self._losses(theta, law.x, law.y) + law.l2 / 2 * gap.square().sum()
 
-    def _product(self, law: Law, theta: Tensor) -> Callable[[Tensor], Tensor]:
+    def _product(self, law: TrainingObjective, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """v ↦ (Jᵀ H_z J + λ) v, at the cost of about three passes."""
         logits, pull_back = torch.func.vjp(lambda t: self.logits(t, law.x), theta)[:2]
         p, weight = logits.softmax(1), _weight(law)[:, None]
@@ -69,7 +69,7 @@ class Layers:
 
         return product
 
-    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
+    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
         """Gauss–Newton steps by conjugate gradients, halved until the objective falls, towards a local minimum.
 
         A step that had to be halved makes the next one more cautious (Levenberg, Marquardt).
@@ -103,13 +103,13 @@ class Layers:
             return torch.zeros_like(theta)
         return _gradient(lambda t: self._losses(t, x, y).sum(), theta)
 
-    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
         """Of the Gauss–Newton matrix, by conjugate gradients whatever the solver: there is no matrix to factor."""
         if solver not in ("auto", "cg"):
             raise ValueError(f"solver is {solver!r}, but several layers have no Hessian to factor: use 'auto' or 'cg'")
         return CgInverse(self._product(law, theta), damping=0.0, tol=1e-3)
 
-    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         """One solve, and one pass in forward mode for the slopes of all samples."""
 
         def of(theta: Tensor) -> Tensor:
@@ -135,6 +135,6 @@ def _slope(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tenso
         return slope
 
 
-def _weight(law: Law) -> Tensor:
+def _weight(law: TrainingObjective) -> Tensor:
     weight = torch.ones(len(law.y), device=law.x.device) if law.weight is None else law.weight.float()
     return weight / weight.sum()

@@ -11,7 +11,7 @@ from efface.unlearning.inverse import InverseHessian, InverseSolver
 
 
 @dataclass(frozen=True, kw_only=True)
-class Law:
+class TrainingObjective:
     """A training objective: Σ_i w_i ℓ_i / Σ_i w_i + λ/2 ‖θ − θ₀‖², over all parameters, intercepts included."""
 
     x: Tensor
@@ -42,7 +42,7 @@ class Trainable(Protocol):
         """`[m, K]`"""
         ...
 
-    def minimise(self, law: Law, theta: Tensor, *, max_iter: int) -> Minimum:
+    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
         """By damped Newton steps with backtracking from θ: no step raises the objective."""
         ...
 
@@ -50,10 +50,10 @@ class Trainable(Protocol):
         """Σ_i ∇ℓ_i, of θ's shape."""
         ...
 
-    def inverse(self, law: Law, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
         """Of the objective's Hessian at θ, its penalty included."""
         ...
 
-    def influence(self, law: Law, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         """Of every sample of the law on a bias."""
         ...

@@ -28,7 +28,7 @@ from efface.runs.tracking import NoTracker, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(ABC):
+class Run(ABC):
     """What every run has, of whatever kind: its configuration, and where it reads and writes."""
 
     config: Mapping[str, Any]
@@ -62,30 +62,30 @@ class FingerprintError(RuntimeError):
     """A finished run is there, but of other data."""
 
 
-def status(job: Job) -> str:
+def status(run: Run) -> str:
     """`done`, `to do` or `another fingerprint`, without running anything."""
     try:
-        return "to do" if _finished(job, say=lambda message: None) is None else "done"
+        return "to do" if _finished(run, say=lambda message: None) is None else "done"
     except FingerprintError:
         return "another fingerprint"
 
 
-def run(job: Job, *, say: Callable[[str], None] = print) -> Record:
+def execute(run: Run, *, say: Callable[[str], None] = print) -> Record:
     """Run, or return the record of a finished run of the same data.
 
     Raises:
         FingerprintError: a record of other data is there and `overwrite` is off.
         Exception: whatever went wrong; `error.json` then says so, and there is no record.
     """
-    directory = job.directory
+    directory = run.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
         held = lock(directory / ".lock", say=say, what="this run")
     except OSError as error:
         raise OSError(f"cannot write to {directory} ({error}): set results_dir=... to a folder that can") from error
     with held:
-        if not job.overwrite:
-            found = _finished(job, say=say)
+        if not run.overwrite:
+            found = _finished(run, say=say)
             if found is not None:
                 say(f"{directory} is finished already ({found.status}); overwrite=true runs it again")
                 return found
@@ -93,50 +93,50 @@ def run(job: Job, *, say: Callable[[str], None] = print) -> Record:
         drop_temporary(directory)
         record: Record | None = None
         try:
-            record = job.record(say)
+            record = run.record(say)
             text = record.to_json()
             write_atomically(directory / RECORD, lambda path: path.write_text(text))
         except BaseException as error:
             with contextlib.suppress(Exception):  # what went wrong first is what matters
-                job.tracker.finish(None)
+                run.tracker.finish(None)
             if isinstance(error, Exception):
-                _leave_error(job, error)
+                _leave_error(run, error)
             raise
         (directory / ERROR).unlink(missing_ok=True)
         try:
-            job.tracker.finish(record)
+            run.tracker.finish(record)
         except Exception as error:  # the run is done and its record is there
             warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=2)
         return record
 
 
-def _finished(job: Job, *, say: Callable[[str], None]) -> Record | None:
+def _finished(run: Run, *, say: Callable[[str], None]) -> Record | None:
     """The record of a finished run; None, and a word on it, if a file that it names is gone."""
-    path = job.directory / RECORD
+    path = run.directory / RECORD
     if not path.is_file():
         return None
     record = Record.read(path)
-    fingerprint = job.fingerprint()
+    fingerprint = run.fingerprint()
     if record.fingerprint != fingerprint:
         raise FingerprintError(
             f"{path} was made from other data (fingerprint {record.fingerprint}, now {fingerprint}): "
             "overwrite=true replaces it, results_dir=... keeps both"
         )
-    gone = [name for name in record.artifacts if not (job.directory / name).is_file()]
+    gone = [name for name in record.artifacts if not (run.directory / name).is_file()]
     if gone:
-        say(f"{job.directory} was finished, but {', '.join(gone)} is gone: running it again")
+        say(f"{run.directory} was finished, but {', '.join(gone)} is gone: running it again")
         return None
     return record
 
 
-def _leave_error(job: Job, error: Exception) -> None:
+def _leave_error(run: Run, error: Exception) -> None:
     record = Record(
-        id=run_id(job.config), config=identity(job.config), seed=job.seed, fingerprint=None,
+        id=run_id(run.config), config=identity(run.config), seed=run.seed, fingerprint=None,
         status="failed", reason=f"{type(error).__name__}: {error}",
         run={"traceback": traceback.format_exc()},
     )  # fmt: skip
     with contextlib.suppress(OSError):  # the disk may be what failed
-        write_atomically(job.directory / ERROR, lambda path: path.write_text(record.to_json()))
+        write_atomically(run.directory / ERROR, lambda path: path.write_text(record.to_json()))
 
 
 class Steps:
