@@ -5,6 +5,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 RESULTS ?= results
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): name a folder without spaces)
+endif
+
+# What is handed in may be anything: it is compared as it stands, never expanded, and not handed on to a shell.
+EXPERIMENTS := $(patsubst experiments/%/README.md,%,$(wildcard experiments/*/README.md))
+CHOSEN := $(filter $(EXPERIMENTS),$(value EXPERIMENT))
+OTHERS := $(filter-out $(EXPERIMENTS),$(value EXPERIMENT))
+IS_ONE := $(filter 1+0,$(words $(CHOSEN))+$(words $(OTHERS)))
+unexport EXPERIMENT
 
 .DEFAULT_GOAL := help
 .PHONY: help run report tables reproduce test test-slow lint bench clean
@@ -16,7 +26,7 @@ help:  ## Show this help
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,launchers,scrub]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
 	@touch $@
 
 $(BENCH): $(INSTALLED)
@@ -24,21 +34,20 @@ $(BENCH): $(INSTALLED)
 	@touch $@
 
 run: $(INSTALLED)  ## Run methods none and leace on real digits (no download), print the table
-	$(BIN)/python run.py -m method=none,leace seed=0,1,2 results_dir=$(RESULTS)
-	$(BIN)/python -m efface.report $(RESULTS)
+	$(BIN)/python run.py -m method=none,leace seed=0,1,2 'results_dir="$(RESULTS)"'
+	$(BIN)/python -m efface.report "$(RESULTS)"
 
 report: $(INSTALLED)  ## Tables, figures and page of the records in RESULTS
-	$(BIN)/python -m efface.report $(RESULTS)
+	$(BIN)/python -m efface.report "$(RESULTS)"
 
 tables: $(INSTALLED)  ## Every table and figure of experiments/ from its runs.csv and published.csv
 	$(BIN)/python -m efface.report $(patsubst %/runs.csv,%,$(wildcard experiments/*/runs.csv))
 
 # The commands are those of the experiment's page: its first block of shell.
-reproduce: $(INSTALLED)  ## Run an experiment as its page says: make reproduce EXPERIMENT=rlace_rank
-	@test -f "experiments/$(EXPERIMENT)/README.md" || \
-	  { echo "EXPERIMENT=$(EXPERIMENT): there are $(notdir $(wildcard experiments/*))" >&2; exit 1; }
-	@commands="$$(awk '/^```sh/ {on = 1; next} /^```/ && on {exit} on' experiments/$(EXPERIMENT)/README.md)"; \
-	test -n "$$commands" || { echo "experiments/$(EXPERIMENT)/README.md has no block of sh" >&2; exit 1; }; \
+reproduce: $(if $(IS_ONE),$(INSTALLED))  ## Run an experiment as its page says: make reproduce EXPERIMENT=rlace_rank
+	$(if $(IS_ONE),,$(error EXPERIMENT=... must be one of: $(EXPERIMENTS)))
+	@commands="$$(awk '/^```sh/ {on = 1; next} /^```/ && on {exit} on' 'experiments/$(CHOSEN)/README.md')"; \
+	test -n "$$commands" || { echo 'experiments/$(CHOSEN)/README.md has no block of sh' >&2; exit 1; }; \
 	PATH="$(abspath $(BIN)):$$PATH" bash -exc "$$commands"
 
 test: $(INSTALLED)  ## Run the fast tests

@@ -17,11 +17,11 @@ from efface.record import RECORD, Record
 ROOT = Path(__file__).parent.parent
 GRID = ["experiment=erasers", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=none"]
 WORKERS, KILLS, PER_RUN = 2, 5, 5.0
-"""PER_RUN: seconds that a run may take on top of the training of all base models."""
+"""PER_RUN: the seconds that a run may take beside the training of all base models."""
 
 
 def start(folder: Path, grid: list[str]) -> subprocess.Popen[str]:
-    """The sweep, in a process group of its own, with results and cache in `folder`."""
+    """Start the sweep in a process group of its own, with results and cache in `folder`."""
     folder.mkdir(exist_ok=True)
     places = [f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}"]
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
@@ -32,10 +32,14 @@ def start(folder: Path, grid: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for it; RuntimeError with what it said if a job failed."""
-    _, said = process.communicate()
+    """Wait for a sweep.
+
+    Raises:
+        RuntimeError: a job failed; with what the sweep wrote to stderr.
+    """
+    _, stderr = process.communicate()
     if process.returncode:
-        raise RuntimeError(said)
+        raise RuntimeError(stderr)
 
 
 def killed(folder: Path, grid: list[str], moments: list[float]) -> int:
@@ -56,27 +60,27 @@ def killed(folder: Path, grid: list[str], moments: list[float]) -> int:
 
 
 def records(folder: Path) -> list[Record]:
-    """Of all runs, in the order of their paths."""
+    """Return the records of all runs, in the order of their paths."""
     return [Record.read(path) for path in sorted((folder / "results").rglob(RECORD))]
 
 
-def contents(found: list[Record]) -> list[dict[str, Any]]:
-    """The records without what may differ on repetition."""
-    return [record.model_dump(exclude={"run"}) for record in found]
+def contents(runs: list[Record]) -> list[dict[str, Any]]:
+    """Return records without what may differ on repetition."""
+    return [record.model_dump(exclude={"run"}) for record in runs]
 
 
 def rows() -> Iterator[Row]:
-    """Needs MNIST in DATA_DIR."""
+    """Measure a sweep, undisturbed and killed; needs MNIST in DATA_DIR."""
     with tempfile.TemporaryDirectory() as name:
         whole, broken = Path(name) / "whole", Path(name) / "killed"
         begin = time.perf_counter()
         finish(start(whole, GRID))
         seconds = time.perf_counter() - begin
-        found = records(whole)
-        trained = [record.run["seconds"]["training"] for record in found if not record.run["cache_hit"]["model"]]
-        limit = sum(trained) / WORKERS + PER_RUN * len(found)
+        runs = records(whole)
+        trained = [record.run["seconds"]["training"] for record in runs if not record.run["cache_hit"]["model"]]
+        limit = sum(trained) / WORKERS + PER_RUN * len(runs)
         yield Row(
-            f"{len(found)} runs on Colored MNIST, {WORKERS} workers", seconds, None, f"limit: {limit:.0f} s",
+            f"{len(runs)} runs on Colored MNIST, {WORKERS} workers", seconds, None, f"limit: {limit:.0f} s",
             f"{len(trained)} base models trained, {sum(trained):.0f} s of one worker; limit: half of that and "
             f"{PER_RUN:.0f} s a run",
         )  # fmt: skip
@@ -86,9 +90,9 @@ def rows() -> Iterator[Row]:
         if killed(broken, GRID, moments) < KILLS:
             raise RuntimeError("the sweep had ended before it was killed for the last time")
         total = time.perf_counter() - begin
-        if contents(records(broken)) != contents(found):
+        if contents(records(broken)) != contents(runs):
             raise RuntimeError("the records of the sweep that was killed are not those of the other")
         yield Row(
             f"the same, killed with `kill -9` {KILLS} times and repeated", total, None, "–",
-            f"killed after {', '.join(f'{moment:.0f}' for moment in moments)} s; the {len(found)} records are the same",
+            f"killed after {', '.join(f'{moment:.0f}' for moment in moments)} s; the {len(runs)} records are the same",
         )  # fmt: skip

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import run as entry
 import torch
 from hydra import compose, initialize_config_dir
 from tests.data import adult_files
 
+from efface.cli import main as entry
 from efface.data.base import Dataset
 from efface.problem import Problem
 from efface.runs import base, grid
@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
-CONF = Path(entry.__file__).parent / "conf"
+CONF = entry.CONF
 
 
 @pytest.fixture(scope="session")

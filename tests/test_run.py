@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from tests.conftest import CONF
 
+from efface.cli import main as entry
+from efface.cli.conf import groups, option_files
 from efface.record import Record
 
 ROOT = CONF.parent
@@ -50,7 +53,7 @@ def records(results: Path) -> list[Record]:
     return [Record.read(path) for path in sorted(results.rglob("record.json"))]
 
 
-def test_a_sweep_resumes_and_tells_what_is_done(efface: Callable, tmp_path: Path) -> None:
+def test_sweep_resumes_and_says_what_is_done(efface: Callable, tmp_path: Path) -> None:
     jobs = ["-m", "method=none,leace", "seed=0"]
     done = efface(*jobs)
     assert done.returncode == 0, done.stderr
@@ -71,7 +74,7 @@ def test_a_sweep_resumes_and_tells_what_is_done(efface: Callable, tmp_path: Path
     assert "overwrite=true replaces it" in refused.stderr
 
 
-def test_weights_and_biases_gets_a_run_for_each_job(efface: Callable, tmp_path: Path) -> None:
+def test_weights_and_biases_has_a_run_for_each_job(efface: Callable, tmp_path: Path) -> None:
     done = efface("-m", "method=none", "seed=0,1", logger="wandb")
     assert done.returncode == 0, done.stderr
     offline = sorted(tmp_path.rglob("offline-run-*/*.wandb"))
@@ -84,7 +87,7 @@ def test_weights_and_biases_gets_a_run_for_each_job(efface: Callable, tmp_path: 
     assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_a_report_is_logged_with_its_figures(efface: Callable, tmp_path: Path) -> None:
+def test_report_is_logged_with_its_plots(efface: Callable, tmp_path: Path) -> None:
     assert efface("method=leace", "evaluation.mlp_probe=false").returncode == 0
     for module, *arguments in (["efface.report", tmp_path], ["efface.runs.tracking", tmp_path / "report"]):
         done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], **popen())  # type: ignore[call-overload]
@@ -97,7 +100,7 @@ def test_a_report_is_logged_with_its_figures(efface: Callable, tmp_path: Path) -
     assert "is no report" in done.stderr
 
 
-def test_a_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path) -> None:
+def test_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path) -> None:
     done = efface("-m", "dataset.bias_ratio=2,0.95,3", "evaluation.probe=false", "evaluation.mlp_probe=false")
     assert done.returncode == 1
     assert "2 jobs failed:" in done.stderr
@@ -109,49 +112,78 @@ def test_a_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["method=leac"], ["Could not find 'method/leac'", "leace", "none"]),
-        (["method.refit_hed=true", "method=leace"], ["Keys of method", "Did you mean method.refit_head?"]),
-        (["datset=colored_mnist"], ["Groups and keys", "Did you mean dataset?"]),
+        (["method=leac"], ["Could not find 'method/leac'", "leace, leace_orth", "Did you mean method=leace?"]),
+        (["+metod=leace"], ["metod: there is no such option", "Did you mean method?"]),
         (["dataset.bias_ratio=2"], ["bias_ratio is 2, but must lie in [0, 1]"]),
-        (["dataset=features"], ["Missing mandatory value: path", "path=..."]),
         (["dataset=features", "path=none.npz"], ["no file", "numpy.savez(path"]),
         (["objective=acuracy", "training.epochs=100000"], ["objective is 'acuracy'", "unbiased_accuracy"]),
-        (
-            ["-m", "method=none,leace", "method.refit_head=true"],
-            ["Not every method", "these do: inlp, leace, leace_orth"],
-        ),
+        (["-m", "method=none,leace", "method.refit_head=true"], ["not every method", "inlp, leace, leace_orth"]),
         (["method=rlace", "method.rank=all"], ["method.rank is 'all', but must be an integer or null"]),
         (["method=leace", "method.reweigh=maybe"], ["method.reweigh is 'maybe', but must be true or false"]),
-        (["seed=1.5"], ["seed is 1.5, but must be an integer"]),
-        (["device=3"], ["device is 3, but must be a string"]),
-        (["results_dir=/proc/efface"], ["/proc/efface"]),
+        (["-m", "path=ü", "seed=0,1"], ["Quote it", "'path=\"ü\"'"]),
         (["device=cuda:7"], ["no CUDA device"]),
     ],
 )
-def test_bad_input(efface: Callable, arguments: list[str], expected: list[str]) -> None:
-    done = efface(*arguments) if "results_dir" not in arguments[0] else run_at("/proc/efface")
+def test_bad_input_is_named(efface: Callable, tmp_path: Path, arguments: list[str], expected: list[str]) -> None:
+    done = efface(*arguments)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     for text in expected:
         assert text in done.stderr
+    assert not list(tmp_path.rglob("record.json"))
 
 
-def run_at(results: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, str(ROOT / "run.py"), "logger=none", f"results_dir={results}"], **popen()
-    )
+@pytest.mark.parametrize("results", ["/proc/efface", "/etc/hostname"])
+def test_results_dir_that_cannot_be_written_is_named(results: str, tmp_path: Path) -> None:
+    done = subprocess.run(command(Path(results), tmp_path / "cache"), **popen())  # type: ignore[call-overload]
+    assert done.returncode == 1
+    assert f"cannot write to {results}" in done.stderr
+    assert "set results_dir=... to a folder that can" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_help_and_config_name_everything(efface: Callable) -> None:
-    text = efface("--help").stdout
-    for path in CONF.glob("*/*.yaml"):
-        assert path.parent.name in text
-        assert path.stem in text
-    assert text.count("python run.py") >= 4
+def test_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = popen()
+    process["env"]["TMPDIR"] = str(scratch)
+    for sweep in ([], ["-m", "seed=0,1"]):
+        arguments = command(tmp_path / "results", tmp_path / "cache", *sweep, "dry_run=true")
+        done = subprocess.run(arguments, **process)  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stderr
+        assert "to do " in done.stdout
+    assert sorted(tmp_path.rglob("*")) == [scratch]
+
+
+def test_options_that_all_swept_methods_have_are_set(efface: Callable) -> None:
+    done = efface("-m", "method=leace,rlace", "method.refit_head=true", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    directories = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("to do ")]
+    assert [Path(directory).parts[-3] for directory in directories] == ["leace", "rlace"]
+    (alone,) = efface("method=leace", "method.refit_head=true", "dry_run=true").stdout.splitlines()
+    assert alone.endswith(directories[0])
+
+
+@pytest.mark.parametrize(("name", "folder"), [("config", CONF), ("scrubbing", CONF / "scrubbing")])
+def test_help_names_everything_at_once(name: str, folder: Path) -> None:
+    arguments = [sys.executable, str(ROOT / "run.py"), "--config-name", name, "--help"]
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        done = subprocess.run(arguments, **popen())  # type: ignore[call-overload]
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)  # whatever else runs here
+    for group in groups(folder):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{group}: ")]
+        assert set(line.partition(": ")[2].split(", ")) == option_files(group, folder).keys()
+    assert done.stdout.count("python run.py") >= 4
+    assert min(seconds) < 1.5
+
+
+def test_config_is_shown_with_every_option(efface: Callable) -> None:
     assert "refit_head" in efface("--cfg", "job", "method=leace").stdout
 
 
-def test_a_full_disk_leaves_no_record_and_a_clear_error(tmp_path: Path, cache: Path) -> None:
+def test_full_disk_leaves_no_record_and_a_clear_error(tmp_path: Path, cache: Path) -> None:
     def no_file_above_10_kb() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
@@ -167,7 +199,7 @@ def test_a_full_disk_leaves_no_record_and_a_clear_error(tmp_path: Path, cache: P
     assert len(records(tmp_path / "results")) == 1
 
 
-def test_killed_at_any_moment_it_resumes(tmp_path: Path) -> None:
+def test_run_killed_at_any_moment_resumes(tmp_path: Path) -> None:
     """`kill -9` at growing delays, into training, caching and evaluation: whatever is left, the last call finishes."""
     arguments = command(tmp_path / "results", tmp_path / "cache", "method=leace")
     for delay in (0.0, 0.3, 0.9):
@@ -185,7 +217,7 @@ def test_killed_at_any_moment_it_resumes(tmp_path: Path) -> None:
     assert [r.model_dump(exclude={"run"}) for r in one] == [r.model_dump(exclude={"run"}) for r in other]
 
 
-def test_started_twice_it_runs_once(tmp_path: Path) -> None:
+def test_run_started_twice_is_done_once(tmp_path: Path) -> None:
     arguments = command(tmp_path / "results", tmp_path / "cache")
     both = [subprocess.Popen(arguments, **popen()) for _ in range(2)]
     outputs = [process.communicate() for process in both]
@@ -194,7 +226,7 @@ def test_started_twice_it_runs_once(tmp_path: Path) -> None:
     assert len(records(tmp_path / "results")) == 1
 
 
-def test_what_is_gone_or_half_written_is_made_again(efface: Callable, tmp_path: Path) -> None:
+def test_missing_or_half_written_files_are_made_again(efface: Callable, tmp_path: Path) -> None:
     quick = ["training.epochs=1", "evaluation.mlp_probe=false"]
     assert efface(*quick).returncode == 0
     (path,) = tmp_path.rglob("debiased.safetensors")
@@ -208,26 +240,29 @@ def test_what_is_gone_or_half_written_is_made_again(efface: Callable, tmp_path: 
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signal_ends_the_command_and_leaves_no_scratch(tmp_path: Path, number: int, code: int) -> None:
     def as_in_a_terminal() -> None:  # a shell's background jobs ignore SIGINT, and so would their children
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
 
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    options = popen()
+    options["env"]["TMPDIR"] = str(scratch)
     arguments = command(tmp_path / "results", tmp_path / "cache", "training.epochs=2000")
-    process = subprocess.Popen(arguments, preexec_fn=as_in_a_terminal, **popen())
+    process = subprocess.Popen(arguments, preexec_fn=as_in_a_terminal, **options)
     while not list(tmp_path.rglob("*.lock")) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "repeat the command to go on" in err
+    assert process.returncode == code
+    assert ("repeat the command to go on" in err) == (number == signal.SIGINT)
     assert not list(tmp_path.rglob("record.json"))
+    assert not list(scratch.glob(".efface-*"))
 
 
-def test_the_objective_is_returned_to_a_sweeper(parts_of: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    import run as entry
-    from hydra import compose, initialize_config_dir
-
+def test_objective_is_that_of_val(parts_of: Callable) -> None:
     parts = parts_of()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(
@@ -241,3 +276,22 @@ def test_the_objective_is_returned_to_a_sweeper(parts_of: Callable, monkeypatch:
     record = json.loads((parts.directory / "record.json").read_text())
     assert value == record["val_metrics"]["accuracy"]
     assert value != record["metrics"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "value", "expected"),
+    [
+        ("accuracy", 0.9, 0.9),
+        ("counterfactual_bias", 0.2, 0.2),
+        ("statistical_parity_difference", -0.25, 0.25),
+        ("disparate_impact", 0.75, 0.25),
+        ("disparate_impact", None, None),
+    ],
+)
+def test_objective_that_should_be_zero_or_one_is_a_distance(
+    objective: str, value: float | None, expected: float | None
+) -> None:
+    record = Record(
+        id="0", config={}, seed=0, fingerprint="", status="done", val_metrics={objective: value}, run={}
+    )  # fmt: skip
+    assert entry.objective_value(record, objective) == expected

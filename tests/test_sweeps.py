@@ -26,17 +26,17 @@ def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=folder, env=env)
 
 
-def test_jobs_side_by_side_share_models_and_cores_and_one_failure_stops_none(tmp_path: Path) -> None:
+def test_jobs_side_by_side_share_models_and_cores_and_survive_a_failure(tmp_path: Path) -> None:
     two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = sweep(tmp_path, *two, "dataset.bias_ratio=2,0.9", "method=none,leace", "seed=0")
     assert done.returncode == 1
     listed = done.stderr[done.stderr.index("2 jobs failed:") :]
     assert listed.count("bias_ratio is 2, but must lie in [0, 1]") == 2
     assert "/leace/" in listed
-    found = records(tmp_path)
-    assert {record.config["method"]["name"] for record in found} == {"none", "leace"}
-    assert [record.run["cache_hit"]["model"] for record in found].count(False) == 1
-    assert {record.run["threads"] for record in found} == {max(1, len(os.sched_getaffinity(0)) // 2)}
+    done_records = records(tmp_path)
+    assert {record.config["method"]["name"] for record in done_records} == {"none", "leace"}
+    assert [record.run["cache_hit"]["model"] for record in done_records].count(False) == 1
+    assert {record.run["threads"] for record in done_records} == {max(1, len(os.sched_getaffinity(0)) // 2)}
     assert not list(tmp_path.glob(".efface-*"))
 
 
@@ -50,7 +50,7 @@ def test_jobs_side_by_side_share_models_and_cores_and_one_failure_stops_none(tmp
     ],
     ids=["option", "group", "joblib", "tune"],
 )
-def test_an_unknown_option_fails_before_the_first_job(tmp_path: Path, arguments: list[str]) -> None:
+def test_unknown_option_fails_before_the_first_job(tmp_path: Path, arguments: list[str]) -> None:
     done = sweep(tmp_path, *arguments)
     assert done.returncode == 1
     assert "Did you mean method.projection?" in done.stderr or "Could not find 'method/leac'" in done.stderr
@@ -71,14 +71,40 @@ def test_tuning_is_on_val_towards_the_better_side_and_resumes(tmp_path: Path) ->
     assert best["best_params"]["method.refit_l2"] == tried[min(tried)].config["method"]["refit_l2"]
     again = sweep(tmp_path, *arguments)
     assert again.stdout.count("finished already") == 3
-    wrong = sweep(tmp_path, *arguments[:2], "objective=nothing", *space)
+
+
+def test_tuning_towards_no_metric_is_refused_at_once(tmp_path: Path) -> None:
+    space = ["method=leace", "method.refit_l2=interval(1e-5,10)"]
+    wrong = sweep(tmp_path, "hydra/sweeper=tune", "objective=nothing", *space)
     assert wrong.returncode == 1
-    assert "3 jobs failed:" in wrong.stderr
-    assert "objective is 'nothing'" in wrong.stderr
+    assert "objective is 'nothing', but must be one of accuracy, " in wrong.stderr
+    assert not list(tmp_path.rglob("seed=0"))
+
+
+@pytest.mark.parametrize("full", ["0", "1"])
+def test_tuning_by_a_null_metric_says_why(tmp_path: Path, full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", full)
+    space = ["hydra.sweeper.n_trials=2", "method=leace", "method.refit_head=true", "method.refit_l2=interval(1e-5,10)"]
+    done = sweep(tmp_path, "hydra/sweeper=tune", "objective=equal_opportunity_difference", *space)
+    assert done.returncode == 1
+    if full == "0":
+        assert "2 jobs failed:" in done.stderr
+        assert "Traceback" not in done.stderr[done.stderr.index("2 jobs failed:") :]
+    assert "objective=equal_opportunity_difference is null on val: " in done.stderr
+    assert "binary" in done.stderr
+
+
+def test_failed_trials_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    space = ["hydra.sweeper.n_trials=2", "dataset.bias_ratio=choice(0.9,2)"]
+    done = sweep(tmp_path, "hydra/sweeper=tune", *space)
+    assert done.returncode == 1
+    assert "failed:" in done.stderr
+    assert len(records(tmp_path)) == 1
 
 
 @pytest.mark.slow
-def test_a_cluster_of_one(tmp_path: Path) -> None:
+def test_cluster_of_one(tmp_path: Path) -> None:
     done = sweep(tmp_path, "hydra/launcher=submitit_local", "method=none,leace", "dataset.bias_ratio=0.9,2", "seed=0")
     assert done.returncode == 1
     assert "2 jobs failed:" in done.stderr
@@ -86,7 +112,7 @@ def test_a_cluster_of_one(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".efface-*"))
 
 
-def test_the_cluster_config_is_whole() -> None:
+def test_cluster_config_is_whole() -> None:
     shown = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher"],
         capture_output=True, text=True, check=True,
@@ -97,7 +123,7 @@ def test_the_cluster_config_is_whole() -> None:
 
 
 @pytest.mark.slow
-def test_killed_five_times_and_repeated_it_is_as_if_undisturbed(tmp_path: Path) -> None:
+def test_sweep_killed_five_times_and_repeated_is_as_if_undisturbed(tmp_path: Path) -> None:
     grid = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=none,leace,mean_projection"]
     grid += ["dataset.bias_ratio=0.9,0.95", "seed=0,1", *QUICK]
     begin = time.perf_counter()

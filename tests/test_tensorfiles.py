@@ -24,12 +24,18 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
 
 
+def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        tensorfiles.write(tmp_path / name, dict(reversed(TENSORS.items())), kind="thing", facts={"n": 3, "m": 1})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
     path = tmp_path / "file"
     tensorfiles.write(path, TENSORS, kind="thing", facts={"n": 3})
     content = path.read_bytes()
-    for at in range(8, len(content)):
-        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    for i in range(8, len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :])
         refused, (tensors, facts) = None, (TENSORS, {"n": 3})
         try:
             tensors, facts = tensorfiles.read(path, kind="thing")
@@ -78,7 +84,29 @@ def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: 
     tensorfiles.write(path, tensors, kind="debiased model", facts={"represent": "helper_layers.X", "cut": 1})
     with pytest.raises(ValueError, match=r"kind 'helper_layers.X', but this version of efface knows unchanged, affine"):
         efface.load(run)
+    for kind in (["affine"], {"affine": 1}, None, 3):
+        tensorfiles.write(path, tensors, kind="debiased model", facts={"represent": kind, "cut": 1})
+        with pytest.raises(ValueError, match="but this version of efface knows"):
+            efface.load(run)
+    for forged in ("thing", '["thing"]', '{"kind": "debiased model", "facts": []}', '{"kind": 1, "facts": {}}', "3"):
+        save_file(load_file(path), path, metadata={"efface": forged})
+        with pytest.raises(ValueError, match="is not a saved debiased model"):
+            efface.load(run)
     assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"id": 1}'])
+def test_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(ValueError, match=r"record.json is damaged .*overwrite=true"):
+        efface.load(tmp_path)
+
+
+@pytest.mark.parametrize("record", [{"status": "not_applicable", "reason": "why", "artifacts": None}])
+def test_run_without_a_model_says_why(tmp_path: Path, record: dict) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"holds no model: its run is not_applicable \(why\)"):
+        efface.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +117,8 @@ def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: 
         ({"head.weight": torch.zeros(2, 3), "head.bias": torch.zeros(5)}, {"represent": "unchanged", "cut": 1}),
         ({"head.weight": torch.zeros(2, 3), "represent.x": torch.zeros(1)}, {"represent": "unchanged", "cut": 1}),
         ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged"}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": "many"}),
+        ({"head.weight": torch.zeros(3)}, {"represent": "unchanged", "cut": 1}),
     ],
 )
 def test_a_file_with_a_part_missing_is_named(tmp_path: Path, tensors: dict, facts: dict) -> None:

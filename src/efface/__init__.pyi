@@ -3,10 +3,7 @@ from .erasure.adversarial import solve_adv_game as solve_adv_game
 from .erasure.affine import AffineEraser as AffineEraser
 from .erasure.certificate import Guardedness as Guardedness
 from .erasure.certificate import certify as certify
-from .erasure.groupby import GroupedTensor as GroupedTensor
-from .erasure.groupby import groupby as groupby
 from .erasure.inlp import InlpEraser as InlpEraser
-from .erasure.leace import ErasureMethod as ErasureMethod
 from .erasure.leace import LeaceEraser as LeaceEraser
 from .erasure.leace import LeaceFitter as LeaceFitter
 from .erasure.leace import erase_in_sequence as erase_in_sequence
@@ -19,13 +16,8 @@ from .erasure.projections import RandomProjectionEraser as RandomProjectionErase
 from .erasure.quadratic import QuadraticEditor as QuadraticEditor
 from .erasure.quadratic import QuadraticEraser as QuadraticEraser
 from .erasure.quadratic import QuadraticFitter as QuadraticFitter
-from .erasure.quantile import QuantileNormalizer as QuantileNormalizer
-from .erasure.quantile import cdf as cdf
-from .erasure.quantile import icdf as icdf
 from .erasure.rlace import RlaceEraser as RlaceEraser
 from .erasure.rlace import RlaceSolution as RlaceSolution
-from .erasure.shrinkage import optimal_linear_shrinkage as optimal_linear_shrinkage
-from .erasure.utils import assert_type as assert_type
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
@@ -42,5 +34,17 @@ from .unlearning.edits import debias_head as debias_head
 from .unlearning.influence import Influence as Influence
 from .unlearning.influence import influence_on_bias as influence_on_bias
 from .unlearning.inverse import head_inverse as head_inverse
+
+# For code written for concept_erasure only: its other public names.
+# isort: split
+from .erasure.groupby import GroupedTensor as GroupedTensor
+from .erasure.groupby import groupby as groupby
+from .erasure.leace import ErasureMethod as ErasureMethod
+from .erasure.quantile import QuantileNormalizer as QuantileNormalizer
+from .erasure.quantile import cdf as cdf
+from .erasure.quantile import icdf as icdf
+from .erasure.shrinkage import optimal_linear_shrinkage as optimal_linear_shrinkage
+from .erasure.utils import assert_type as assert_type
+from .scrubbing.scrubber import ConceptScrubber as ConceptScrubber
 
 __version__: str

@@ -1,4 +1,4 @@
-"""What a method returns, and how it is kept: a map of the features, and the head on it."""
+"""What a method returns: a map of the features and the head on it, to be used, saved and loaded."""
 
 import json
 import os
@@ -53,17 +53,18 @@ class Debiased:
             ValueError: the file is damaged, holds something else, or a kind that this version does not know.
         """
         tensors, facts = tensorfiles.read(path, kind=_KIND)
-        if facts.get("represent") not in KINDS:
+        kind = facts.get("represent")
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(
-                f"{path} holds a representation of kind {facts.get('represent')!r}, but this version of efface knows "
+                f"{path} holds a representation of kind {kind!r}, but this version of efface knows "
                 f"{', '.join(KINDS)}: load it with the version that wrote it"
             )
         try:
             parts = {name: t for name, t in tensors.items() if name.startswith("represent.")}
-            represent = KINDS[facts["represent"]](**{name.removeprefix("represent."): t for name, t in parts.items()})
+            represent = KINDS[kind](**{name.removeprefix("represent."): t for name, t in parts.items()})
             head = _head(tensors["head.weight"], tensors.get("head.bias"))
             return cls(represent=represent.eval(), head=head, cut=int(facts["cut"]))
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): make and save it again") from error
 
 
@@ -80,12 +81,12 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
         raise FileNotFoundError(f"run_dir: {directory} holds no finished run: it has no {record.name}")
     try:
         content = json.loads(record.read_text())
-        status, reason = content["status"], content.get("reason")
-    except (ValueError, KeyError, TypeError) as error:
+        status, reason, artifacts = content["status"], content.get("reason"), content.get("artifacts") or ()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{record} is damaged ({error}): run its job again with overwrite=true") from error
     if status != "done":
-        raise ValueError(f"run_dir: {directory} holds no model, its run is {status}: {reason}")
-    if "scrubber.safetensors" in content.get("artifacts", ()):
+        raise ValueError(f"run_dir: {directory} holds no model: its run is {status} ({reason})")
+    if "scrubber.safetensors" in artifacts:
         raise ValueError(
             f"run_dir: {directory} holds the erasers of a language model: "
             "efface.scrubbing.ConceptScrubber.load(run_dir / 'scrubber.safetensors') reads them"

@@ -226,3 +226,17 @@ METRICS: tuple[Metric, ...] = (
 )
 """Intervals (`record.metrics_ci`) are 95 % percentile bootstrap intervals over the samples of test, or over whole
 identities where there are identities, with model and probe held fixed."""
+
+
+def objective_direction(name: str) -> Literal["higher", "lower", "zero", "one"]:
+    """Return which side of a metric is better, or which value is fair, for a sweeper that is to tune it.
+
+    Raises:
+        ValueError: no metric has this name, or it has no better side, or more than one value.
+    """
+    directions = {metric.key: metric.direction for metric in METRICS if not metric.per}
+    direction = directions.get(name)
+    if not direction:
+        names = ", ".join(key for key, side in directions.items() if side)
+        raise ValueError(f"objective is {name!r}, but must be one of {names}")
+    return direction

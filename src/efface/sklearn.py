@@ -16,8 +16,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from efface.erasure.affine import AffineEraser
@@ -25,6 +23,12 @@ from efface.erasure.frozen import FrozenTensors
 from efface.erasure.leace import LeaceEraser, LeaceFitter
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.rlace import RlaceEraser, RlaceSolver
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("efface.sklearn needs scikit-learn: pip install 'efface[sklearn]'") from error
 
 
 class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):

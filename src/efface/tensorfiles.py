@@ -1,6 +1,7 @@
 """Tensors on disk: one safetensors file that names its kind, carries a checksum, and is whole or not there.
 
-A file is data. It names a *kind*, a word that its reader knows; nothing that a file names is ever imported.
+A file is data. It names a *kind*, a word that its reader knows; nothing that a file names is ever imported. The same
+content gives the same bytes.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from efface.files import write_atomically
 
-_KIND, _CHECKSUM, _FACTS = "efface", "sha256", "facts"
-"""Keys of the metadata."""
+_HEADER = "efface"
+"""The one key of the metadata: safetensors writes several in random order, and files would differ from run to run."""
 
 
 def write(
@@ -37,9 +38,9 @@ def write(
     from safetensors.torch import save
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(dict(facts or {}), sort_keys=True, allow_nan=False)
-    metadata = {_KIND: kind, _FACTS: text, _CHECKSUM: _checksum(kind, text, content)}
-    data = save(content, metadata=metadata)
+    header = {"kind": kind, "facts": dict(facts or {})}
+    header["sha256"] = _checksum(header, content)
+    data = save(content, metadata={_HEADER: _json(header)})
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
@@ -63,13 +64,13 @@ def read(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a saved {kind} ({error}): make and save it again") from error
-    if metadata.get(_KIND) != kind:
-        held = f"a saved {metadata[_KIND]}" if _KIND in metadata else "something else, or is of an earlier efface"
-        raise ValueError(f"{path} is not a saved {kind}, it holds {held}: make and save it again")
-    text = metadata.get(_FACTS, "")
-    if metadata.get(_CHECKSUM) != _checksum(kind, text, tensors):
+    header = _header(metadata)
+    if header is None or header["kind"] != kind:
+        content = "something else, or is of an earlier efface" if header is None else f"a saved {header['kind']}"
+        raise ValueError(f"{path} is not a saved {kind}, it holds {content}: make and save it again")
+    if header.get("sha256") != _checksum({key: header[key] for key in ("kind", "facts")}, tensors):
         raise ValueError(f"{path} is damaged: its checksum is wrong; make and save the {kind} again")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(text)
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, header["facts"]
 
 
 def content_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -82,5 +83,18 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def _checksum(kind: str, facts: str, tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(f"{kind}\n{facts}\n{content_digest(tensors)}".encode()).hexdigest()
+def _header(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what `write` put into the metadata; None if it did not write them."""
+    try:
+        header = json.loads(metadata[_HEADER])
+        return header if isinstance(header["kind"], str) and isinstance(header["facts"], dict) else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(f"{_json(header)}\n{content_digest(tensors)}".encode()).hexdigest()
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)

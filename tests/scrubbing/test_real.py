@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import run as entry
 from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
+from efface.cli import main as entry
 from efface.record import Record
 from efface.runs import base
 

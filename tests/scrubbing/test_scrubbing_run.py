@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import run as entry
 import torch
 from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
+from efface.cli import main as entry
 from efface.record import Record
 from efface.report.__main__ import main as report
 from efface.report.records import collect
@@ -118,11 +118,6 @@ def test_the_experiment_composes_and_its_page_has_the_command() -> None:
     published = (CONF.parent / "experiments" / "leace_scrubbing" / "published.csv").read_text().splitlines()
     assert len(published) == 1 + 5 * 7
     assert any(row.startswith("leace,text of LLaMA 30B,bits_per_byte,1.96,") for row in published)
-
-
-def test_loggers_are_those_of_the_other_config() -> None:
-    for path in (CONF / "logger").glob("*.yaml"):
-        assert (CONF / "scrubbing" / "logger" / path.name).read_text() == path.read_text()
 
 
 @pytest.mark.parametrize(

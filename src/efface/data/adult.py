@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
+from efface.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +117,7 @@ class Adult:
             )
 
     def fingerprint(self, data_dir: Path) -> str:
+        require("aif360", "pandas", "pooch", extra="adult", what="dataset=adult")
         digest = hashlib.sha256()
         for file in _files(data_dir):
             digest.update(file.read_bytes())

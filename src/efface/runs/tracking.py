@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from efface.extras import require
 from efface.record import RECORD, Record
 
 
@@ -65,6 +66,7 @@ class Wandb:
     def __post_init__(self) -> None:
         if self.mode not in ("offline", "online", "disabled"):
             raise ValueError(f"logger.mode is {self.mode!r}, but must be 'offline', 'online' or 'disabled'")
+        require("wandb", extra="wandb", what="logger=wandb")
         self._run: Any = None
         self._directory = Path()
 

@@ -1,0 +1,125 @@
+"""One command from its arguments to its exit code: `main`, with errors said in a few lines."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from efface.cli.conf import CONF, root_of
+from efface.cli.errors import explain
+from efface.cli.main import FAILURES, main
+from efface.cli.resolvers import SCRATCH
+
+FULL = "HYDRA_FULL_ERROR"
+RESUME = "what is finished counts, nothing half-done does: repeat the command to go on"
+
+
+def run() -> None:
+    """Run `main`. `HYDRA_FULL_ERROR=1` gives tracebacks."""
+    root = root_of(config_name(sys.argv[1:]))
+    full = os.environ.get(FULL) == "1"
+    os.environ[FULL] = "1"  # hand exceptions on, to be said here
+    _end_orderly()
+    with _scratch() as scratch:
+        try:
+            sys.argv[1:] = with_root(per_job(sys.argv[1:]), root)
+            main()
+        except KeyboardInterrupt:
+            print(f"interrupted: {RESUME}", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            failures = _failures(scratch) if _multirun(sys.argv) else []
+            text = _listed(failures) if failures else _said(error, root)
+            if full:
+                print(text, file=sys.stderr)
+                raise
+            sys.exit(text)
+        failures = _failures(scratch)  # of jobs whose sweeper goes on without them
+        if failures:
+            sys.exit(_listed(failures))
+
+
+def config_name(arguments: list[str]) -> str:
+    """Return the primary config that the command line asks for; the empty string for the default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn", default="")
+    return str(parser.parse_known_args(arguments)[0].config_name)
+
+
+def with_root(arguments: list[str], root: Path) -> list[str]:
+    """Return the arguments with the folder of another primary config's groups."""
+    return arguments if root == CONF else ["--config-path", str(root), *arguments]
+
+
+def per_job(arguments: list[str]) -> list[str]:
+    """Return the arguments with the options of a swept group made part of the sweep.
+
+    Hydra applies what is not swept before it knows which method a job has: beside `method=leace,rlace` it would refuse
+    `method.refit_head=true`, which the default method lacks. A choice of one value is applied job by job.
+
+    Raises:
+        OverrideParseException: an argument is not in Hydra's grammar.
+    """
+    if not _multirun(arguments):
+        return arguments
+    texts = [text for text in arguments if "=" in text and not text.startswith("-")]
+    overrides = dict(zip(texts, OverridesParser.create().parse_overrides(texts), strict=True))
+    swept = {str(override.key_or_group) for override in overrides.values() if override.is_sweep_override()}
+
+    def job_by_job(text: str) -> str:
+        key, _, value = text.partition("=")
+        group, dot, _ = key.partition(".")
+        is_option = dot and value and group in swept and not overrides[text].is_sweep_override()
+        return f"{key}=choice({value})" if is_option else text
+
+    return [job_by_job(text) if text in overrides else text for text in arguments]
+
+
+def _multirun(arguments: list[str]) -> bool:
+    return not {"-m", "--multirun"}.isdisjoint(arguments)
+
+
+def _said(error: Exception, root: Path) -> str:
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain(error, root)
+    lines = [f"{type(error).__name__}: {error}", f"({FULL}=1 shows the traceback)"]
+    return "\n".join([*lines, *([RESUME] if _multirun(sys.argv) else [])])
+
+
+def _failures(scratch: Path) -> list[str]:
+    file = scratch / FAILURES
+    return file.read_text().split("\0")[:-1] if file.is_file() else []
+
+
+def _listed(failures: list[str]) -> str:
+    return "\n  ".join([f"{len(failures)} {'job' if len(failures) == 1 else 'jobs'} failed:", *failures])
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a folder for what the command's jobs hand to it, and for what Hydra writes of a dry run."""
+    # Where a cluster's nodes can write it too, if they run the jobs.
+    on_cluster = any("submitit" in argument or "slurm" in argument for argument in sys.argv)
+    with tempfile.TemporaryDirectory(prefix=".efface-", dir=Path.cwd() if on_cluster else None) as folder:
+        os.environ[SCRATCH] = folder
+        yield Path(folder)
+
+
+def _end_orderly() -> None:
+    """Let SIGTERM and SIGHUP end the command as an exception does, so that it cleans up behind itself."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it, and means it
+            signal.signal(number, leave)

@@ -1,0 +1,118 @@
+"""Compose a configuration, run it, leave a record.
+
+Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` answer at once.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from efface.cli.conf import CONF
+from efface.cli.resolvers import SCRATCH, options, register
+from efface.identity import NODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from efface.record import Record
+    from efface.runs.base import Run
+
+# Threads that wait for work give up their core: with two jobs on one machine, spinning ones take many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+register()
+
+UNNAMED = ("logger", "device", "overwrite", "dry_run", "data_dir", "cache_dir", "results_dir", "seed")
+HEADLINE = ("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information", "bits_per_byte")
+"""The metrics that a person wants first."""
+FAILURES = "failures"
+"""File in the scratch folder to which jobs append their failures, each ended by a NUL."""
+
+
+def build(cfg: DictConfig) -> "Run":
+    """Return the configured run. This is the one place where Hydra makes objects."""
+    from hydra.utils import get_class, get_object, instantiate
+
+    from efface.cli.settings import FOLDERS, Settings, folder
+    from efface.options import check
+
+    def make(node: str) -> Any:
+        values = {key: value for key, value in options(cfg, node).items() if key != "name"}
+        check(get_object(values["_target_"]), values, node=node)
+        try:
+            return instantiate(values, _convert_="all")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ValueError | TypeError | ModuleNotFoundError):
+                raise ValueError(f"{node}: {error.__cause__}") from error
+            raise
+
+    settings = Settings.of(cfg)
+    # Another primary config names another kind of run, made of parts of the same names.
+    kind = cast("Callable[..., Run]", get_class(cfg.run_class))
+    return kind(
+        config={node: options(cfg, node) for node in NODES},
+        **{node: make(node) for node in NODES},
+        tracker=make("logger"),
+        seed=settings.seed,
+        device=settings.device,
+        **{name: folder(name, getattr(settings, name)) for name in FOLDERS},
+        overwrite=settings.overwrite,
+        progress=not HydraConfig.initialized() or HydraConfig.get().launcher["_target_"].endswith("BasicLauncher"),
+        label=_label(),
+    )
+
+
+def _label() -> str:
+    """Return what the command line set, but for places: the name of a run where it is logged."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return " ".join(text for text in overrides if text.partition("=")[0].partition(".")[0] not in UNNAMED)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    """Run one job; returns the value of its objective, for sweepers."""
+    try:
+        return job(cfg)
+    except Exception as error:
+        with (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
+            file.write(f"{HydraConfig.get().runtime.output_dir}: {type(error).__name__}: {error}\0")
+        raise
+
+
+def job(cfg: DictConfig) -> float | None:
+    """Do what `main` does, without Hydra around it."""
+    from efface.runs.base import execute, status
+
+    run = build(cfg)
+    if cfg.dry_run:
+        print(f"{status(run):20} {run.directory}")
+        return None
+    started = time.perf_counter()
+    record = execute(run)
+    metrics = [f"{name} {record.metrics[name]:.3f}" for name in HEADLINE if record.metrics.get(name) is not None]
+    summary = ", ".join(metrics) or f"{record.status}: {record.reason}"
+    print(f"{summary}  [{time.perf_counter() - started:.1f} s]\n{run.directory}")
+    return objective_value(record, cfg.objective)
+
+
+def objective_value(record: "Record", objective: str) -> float | None:
+    """Return an objective on val; of one that should be 0 or 1, its distance from there. None if it is null.
+
+    Raises:
+        ValueError: it is null, and a sweeper that tunes needs it.
+    """
+    from efface.metrics import objective_direction
+
+    value = record.val_metrics.get(objective)
+    if value is not None:
+        ideal = {"zero": 0.0, "one": 1.0}.get(objective_direction(objective))
+        return float(value) if ideal is None else abs(value - ideal)
+    if HydraConfig.initialized() and not HydraConfig.get().sweeper["_target_"].endswith("BasicSweeper"):
+        reason = record.reason or record.info.get("val_reasons", {}).get(objective, "this run does not measure it")
+        raise ValueError(f"objective={objective} is null on val: {reason}")
+    return None

@@ -1,0 +1,34 @@
+import pytest
+from hydra.errors import OverrideParseException
+from tests.conftest import CONF
+
+from efface.cli.command import config_name, per_job, with_root
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("method=leace,rlace method.refit_head=true", "method=leace,rlace method.refit_head=choice(true)"),
+        ("method.damping=[1,2] method=a,b", "method.damping=choice([1,2]) method=a,b"),
+        ("method=choice(a,b) method.l2=1 seed=0", "method=choice(a,b) method.l2=choice(1) seed=0"),
+        # What is no option of a swept group stays as it is.
+        ("method=leace seed=0,1 method.refit_head=true", "method=leace seed=0,1 method.refit_head=true"),
+        ("method=a,b method.l2=1,2 +method.x=1 method.z=", "method=a,b method.l2=1,2 +method.x=1 method.z="),
+        ("method=a,b model.depth=1 --config-dir=x,y", "method=a,b model.depth=1 --config-dir=x,y"),
+    ],
+)
+def test_options_of_a_swept_group_join_the_sweep(given: str, expected: str) -> None:
+    assert per_job(["-m", *given.split()]) == ["-m", *expected.split()]
+    assert per_job(given.split()) == given.split()
+
+
+def test_arguments_outside_the_grammar_are_refused() -> None:
+    with pytest.raises(OverrideParseException):
+        per_job(["-m", "path=ü"])
+
+
+def test_another_primary_config_brings_its_folder() -> None:
+    assert config_name(["-m", "--config-name=scrubbing", "seed=0"]) == config_name(["-cn", "scrubbing"]) == "scrubbing"
+    assert config_name(["method=leace"]) == ""
+    assert with_root(["seed=0"], CONF) == ["seed=0"]
+    assert with_root(["seed=0"], CONF / "scrubbing") == ["--config-path", str(CONF / "scrubbing"), "seed=0"]
