@@ -1,5 +1,6 @@
 """A file is data: what it names is never imported, and what is damaged is not believed."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
             assert str(path) in refused
 
 
+def test_forged_facts_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
+    checksum = hashlib.sha256(f"thing\n[1]\n{tensorfiles.content_digest(TENSORS)}".encode()).hexdigest()
+    save_file(TENSORS, tmp_path / "file", metadata={"efface": "thing", "facts": "[1]", "sha256": checksum})
+    with pytest.raises(ValueError, match="its facts are no mapping"):
+        tensorfiles.read(tmp_path / "file", kind="thing")
+
+
 def test_another_kind_is_named(tmp_path: Path) -> None:
     tensorfiles.write(tmp_path / "file", TENSORS, kind="thing")
     with pytest.raises(ValueError, match="is not a saved other, it holds a saved thing"):
@@ -87,10 +95,6 @@ def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: 
     for kind in (["affine"], {"affine": 1}, None, 3):
         tensorfiles.write(path, tensors, kind="debiased model", facts={"represent": kind, "cut": 1})
         with pytest.raises(ValueError, match="but this version of efface knows"):
-            efface.load(run)
-    for forged in ("thing", '["thing"]', '{"kind": "debiased model", "facts": []}', '{"kind": 1, "facts": {}}', "3"):
-        save_file(load_file(path), path, metadata={"efface": forged})
-        with pytest.raises(ValueError, match="is not a saved debiased model"):
             efface.load(run)
     assert not (tmp_path / "PWNED").exists()
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from efface.files import write_atomically
 
-_HEADER = "efface"
-"""The one key of the metadata: safetensors writes several in random order, and files would differ from run to run."""
+_KIND, _CHECKSUM, _FACTS = "efface", "sha256", "facts"
+"""Keys of the metadata."""
 
 
 def write(
@@ -38,9 +38,9 @@ def write(
     from safetensors.torch import save
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"kind": kind, "facts": dict(facts or {})}
-    header["sha256"] = _checksum(header, content)
-    data = save(content, metadata={_HEADER: _json(header)})
+    text = json.dumps(dict(facts or {}), sort_keys=True, allow_nan=False)
+    metadata = {_KIND: kind, _FACTS: text, _CHECKSUM: _checksum(kind, text, content)}
+    data = _in_order(save(content, metadata=metadata))
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
@@ -64,13 +64,16 @@ def read(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a saved {kind} ({error}): make and save it again") from error
-    header = _header(metadata)
-    if header is None or header["kind"] != kind:
-        content = "something else, or is of an earlier efface" if header is None else f"a saved {header['kind']}"
+    if metadata.get(_KIND) != kind:
+        content = f"a saved {metadata[_KIND]}" if _KIND in metadata else "something else, or is of an earlier efface"
         raise ValueError(f"{path} is not a saved {kind}, it holds {content}: make and save it again")
-    if header.get("sha256") != _checksum({key: header[key] for key in ("kind", "facts")}, tensors):
+    text = metadata.get(_FACTS, "")
+    if metadata.get(_CHECKSUM) != _checksum(kind, text, tensors):
         raise ValueError(f"{path} is damaged: its checksum is wrong; make and save the {kind} again")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, header["facts"]
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} is damaged: its facts are no mapping; make and save the {kind} again")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, facts
 
 
 def content_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -83,18 +86,13 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def _header(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what `write` put into the metadata; None if it did not write them."""
-    try:
-        header = json.loads(metadata[_HEADER])
-        return header if isinstance(header["kind"], str) and isinstance(header["facts"], dict) else None
-    except (KeyError, TypeError, ValueError):
-        return None
+def _in_order(data: bytes) -> bytes:
+    """Sort the keys of a safetensors header, whose metadata come in random order: equal content, equal bytes."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
-def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(f"{_json(header)}\n{content_digest(tensors)}".encode()).hexdigest()
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False)
+def _checksum(kind: str, facts: str, tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(f"{kind}\n{facts}\n{content_digest(tensors)}".encode()).hexdigest()

@@ -347,7 +347,7 @@ def test_neither_data_nor_perturbation_nor_residual_are_in_the_file(tmp_path: Pa
     with safe_open(tmp_path / "model", framework="pt") as file:
         assert sorted(file.keys()) == ["remaining", "theta"]
         assert file.get_tensor("theta").shape == (D + 1, 1)
-        told = json.loads(file.metadata()["efface"])["facts"]
+        told = json.loads(file.metadata()["facts"])
     assert all(not isinstance(value, list) for value in told.values())
     content = (tmp_path / "model").read_bytes()
     for secret in (fitted._fit.perturbation, fitted._fit.gradient, fitted._rows.x[0]):
