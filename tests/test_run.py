@@ -118,7 +118,7 @@ def test_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path) -
         (["dataset=features", "path=none.npz"], ["no file", "numpy.savez(path"]),
         (["objective=acuracy", "training.epochs=100000"], ["objective is 'acuracy'", "unbiased_accuracy"]),
         (["-m", "method=none,leace", "method.refit_head=true"], ["not every method", "inlp, leace, leace_orth"]),
-        (["method=rlace", "method.rank=all"], ["method.rank is 'all', but must be an integer or null"]),
+        (["method=rlace", "method.rank=all"], ["method.rank is 'all', but must be an integer"]),
         (["method=leace", "method.reweigh=maybe"], ["method.reweigh is 'maybe', but must be true or false"]),
         (["-m", "path=ü", "seed=0,1"], ["Quote it", "'path=\"ü\"'"]),
         (["device=cuda:7"], ["no CUDA device"]),
