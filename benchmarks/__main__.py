@@ -54,8 +54,9 @@ def draw(ratios: pd.DataFrame, path: Path) -> None:
 
     A row has as many points as there are others beside it. Right of the line efface is faster.
     """
-    from efface.report.plots.style import COLOURS, GREY, styled
     from matplotlib import pyplot as plt
+
+    from efface.report.plots.style import COLOURS, GREY, styled
 
     names = list(dict.fromkeys(ratios["benchmark"]))
     colours = [COLOURS[names.index(name) % len(COLOURS)] for name in ratios["benchmark"]]

@@ -26,7 +26,11 @@ from efface.report.render import pipes
 
 PAGE = "README.md"
 _TABLE = re.compile(r"(<!-- table: (?P<words>[^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
-_HEADINGS = {metric.key: heading(metric) for metric in METRICS} | {key: title for key, (title, _) in COSTS.items()}
+_HEADINGS = (
+    {metric.key: heading(metric) for metric in METRICS}
+    | {key: title for key, (title, _) in COSTS.items()}
+    | {"seconds_training": "training, s", "rank": "directions removed"}
+)
 _DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0}
 
 
@@ -100,9 +104,13 @@ def _table(spec: _Spec, runs: pd.DataFrame) -> str:
         if len(ids) > 1:
             raise ValueError(f"the row {', '.join(key)} would pool ids {', '.join(ids)}: name another option in rows")
         marked = " †" if group["uses_attribute_at_test"].any() else ""
-        words = [f"`{word}`{marked}" if name == "method" else word for name, word in zip(spec.rows, key, strict=True)]
+        words = [_word(name, word, marked) for name, word in zip(spec.rows, key, strict=True)]
         lines.append([*words, *(_cell(group, name) for name in spec.metrics)])
     return pipes([*spec.rows.values(), *spec.metrics.values()], lines)
+
+
+def _word(name: str, word: str, mark: str) -> str:
+    return f"`{word}`{mark if name == 'method' else ''}" if name in LEVELS else word
 
 
 def _meets(run: pd.Series, name: str, values: Iterable[str]) -> bool:

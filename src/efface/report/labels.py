@@ -114,7 +114,7 @@ def _flat(node: Options, prefix: str = "") -> dict[str, Any]:
 
 def natural(text: str) -> tuple[tuple[int, float, str], ...]:
     """Return a key that sorts numbers in a name as numbers."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", str(text))
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", str(text))
     return tuple((1, float(part), "") if i % 2 else (0, 0.0, part) for i, part in enumerate(parts))
 
 
