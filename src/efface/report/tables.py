@@ -130,4 +130,4 @@ def _json(cell: Any) -> Any:
 def _check(runs: pd.DataFrame, path: Path, name: str, good: pd.Series, wrong: str) -> None:
     if not good.all():
         line = int(np.flatnonzero(~good.to_numpy(dtype=bool))[0])
-        raise ValueError(f"{path}, line {line + 2}: {name} is {runs[name].iloc[line]!r}, which {wrong}")
+        raise ValueError(f"{path}, line {line + 2}: {name} is {runs[name].tolist()[line]!r}, which {wrong}")
