@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from efface.report import tables
+from efface.report import frames
 from efface.report.records import collect
 from efface.runs import base, grid
 
@@ -41,7 +41,7 @@ def write_csv() -> Callable[[Path, Path], None]:
     def write(results: Path, folder: Path) -> None:
         (folder / "csv").mkdir()
         collection = collect(results)
-        tables.write(collection.runs, collection.histories, collection.layers, folder / "csv")
+        frames.write(collection.runs, collection.histories, collection.layers, folder / "csv")
 
     return write
 

@@ -12,7 +12,7 @@ from tests.report.test_labels import config
 
 from efface.identity import run_id
 from efface.record import RECORD, Record
-from efface.report import plots, table, tables
+from efface.report import frames, plots, table
 from efface.report.__main__ import main
 from efface.report.cells import number
 from efface.report.records import collect
@@ -122,7 +122,7 @@ def test_foreign_text_stays_text(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_quoted_leaves_numbers_and_plain_text(cell: str, written: str) -> None:
-    assert tables.quoted(cell) == written
+    assert frames.quoted(cell) == written
 
 
 def test_quoted_cells_are_read_back_as_they_were(tmp_path: Path, write_csv: Callable[[Path, Path], None]) -> None:

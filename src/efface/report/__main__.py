@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from efface.report import experiment, published, render, table, tables
+from efface.report import experiment, frames, published, render, table
 from efface.report.page import page
 from efface.report.plots import draw
 from efface.report.records import Collection, collect, flags
@@ -91,8 +91,8 @@ def _write(out: Path, made: Table, collection: Collection) -> list[str]:
         }
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        frames = tables.write(collection.runs, collection.histories, collection.layers, folder)
-        names = [*texts, *frames, *(path.name for plot in plots for path in plot.paths)]
+        csv_files = frames.write(collection.runs, collection.histories, collection.layers, folder)
+        names = [*texts, *csv_files, *(path.name for plot in plots for path in plot.paths)]
         for file in names:
             (folder / file).replace(out / file)
     return names

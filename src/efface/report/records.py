@@ -12,7 +12,7 @@ import pandas as pd
 from efface.identity import NODES, run_id, run_id_v1
 from efface.metrics import METRICS
 from efface.record import ERROR, READABLE, RECORD, Record
-from efface.report import tables
+from efface.report import frames
 from efface.report.labels import LEVELS, label, natural, options
 
 ARRAYS = "arrays.safetensors"
@@ -65,8 +65,8 @@ def collect(results: Path) -> Collection:
         ValueError: a `runs.csv` that cannot be read as such a frame.
     """
     files = sorted([*results.rglob(RECORD), *results.rglob(ERROR)])
-    if not files and (results / tables.RUNS).is_file():
-        runs, histories, layers = tables.read(results)
+    if not files and (results / frames.RUNS).is_file():
+        runs, histories, layers = frames.read(results)
         return Collection(runs=label(runs), histories=histories, layers=layers)
     finished, failed, problems = _read(files, results)
     failures = tuple(f"{run.path}: {one_line(run.record.reason)}" for run in failed)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from efface.report.frames import quoted
 from efface.report.table import Cell, Column, Table
-from efface.report.tables import quoted
 
 WIDEST = 14
 """Columns of a markdown table; a wider one is cut into one for each setting."""
