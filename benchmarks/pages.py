@@ -60,13 +60,13 @@ def ratios(sections: Mapping[str, Section]) -> pd.DataFrame:
 def page(sections: Mapping[str, Section], names: Sequence[str]) -> str:
     """Return README.md: a summary of all ratios, then a table for each benchmark."""
     summary = ratios(sections)
-    shown = {name: summary[name] for name in ("benchmark", "what", "beside it")}
+    columns = {name: summary[name] for name in ("benchmark", "what", "beside it")}
     body = "".join(f"\n## {name}\n\n{table(section.rows)}\n\n{section.made}\n" for name, section in sections.items())
     return (
         "# Benchmarks\n\nEach section is one run: ours and the other on the same data, medians. Written by "
         f"`make bench`, or `python -m benchmarks name` for one of {', '.join(names)}, from "
         "[results.json](results.json). The machine and the commit stand below each section.\n\n"
-        f"{_markdown({**shown, 'times faster': [f'{ratio:.1f}' for ratio in summary['times faster']]})}\n\n"
+        f"{_markdown({**columns, 'times faster': [f'{ratio:.1f}' for ratio in summary['times faster']]})}\n\n"
         f"![times faster](ratios.png)\n{body}"
     )
 

@@ -204,9 +204,9 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
     broken(copy, kind)
     assert len(collect(copy).runs) == left
     assert main([str(copy)]) == 1
-    told = capsys.readouterr().err
-    assert "left out: " in told
-    assert message in told
+    errors = capsys.readouterr().err
+    assert "left out: " in errors
+    assert message in errors
     assert message in (copy / "report" / "index.html").read_text()
 
 

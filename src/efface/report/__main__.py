@@ -15,8 +15,8 @@ from efface.report.table import Table
 def main(argv: list[str] | None = None) -> int:
     """Write `index.html`, `table.md`, `table.csv`, `table.tex`, the plots and `runs.csv`; print the table.
 
-    Where the folder is an experiment's, with a `README.md`, the tables that stand there between markers are written
-    too, see `efface.report.experiment`.
+    Where the folder is an experiment's, with a `README.md`, and the report goes into it, the tables that stand there
+    between markers are written too, see `efface.report.experiment`.
     """
     parser = argparse.ArgumentParser(prog="python -m efface.report", description=__doc__)
     parser.add_argument(
@@ -49,7 +49,8 @@ def _report(results: Path, options: argparse.Namespace) -> int:
             for line in lines:
                 print(f"{title}: {line}", file=sys.stderr)
         names = _write(out, made, collection)
-        experiment.write_tables(results / experiment.PAGE, collection.runs)
+        if options.out is None:
+            experiment.write_tables(results / experiment.PAGE, collection.runs)
     except (FileExistsError, NotADirectoryError):
         print(f"--out: {out} is a file, or lies below one: name a folder", file=sys.stderr)
         return 1

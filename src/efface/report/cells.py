@@ -74,12 +74,12 @@ def blocks(runs: pd.DataFrame) -> tuple[Block, ...]:
     """Return the runs of each setting; model and training are part of its name only where they vary."""
     named = ["dataset", *(level for level in LEVELS[1:3] if len(set(runs[level])) > 1)]
     groups = {tuple(map(str, key)): group for key, group in runs.groupby(named, sort=False)}
-    found = []
+    settings = []
     for key in sorted(groups, key=lambda key: tuple(map(natural, key))):
         finished = groups[key][groups[key]["status"] == "done"]
         by_method = {str(method): frame for method, frame in finished.groupby("method", sort=False)}
-        found.append(Block(" · ".join(key), groups[key], by_method))
-    return tuple(found)
+        settings.append(Block(" · ".join(key), groups[key], by_method))
+    return tuple(settings)
 
 
 def values(settings: Iterable[Block], keys: Sequence[str]) -> Values:
@@ -248,7 +248,7 @@ def number(values: np.ndarray, digits: int, kind: Spread) -> str:
     What rounds to nothing, such as a covariance of 2e-7, is shown with its power of ten.
     """
     mean, reach = float(values.mean()), spread(values, kind)
-    plain = digits < 3 or mean == 0 or max(abs(mean), reach) >= 0.5 * 10**-digits
+    fixed = digits < 3 or mean == 0 or max(abs(mean), reach) >= 0.5 * 10**-digits
     parts = [mean, reach] if len(values) > 1 else [mean]
-    texts = [f"{part:.{digits}f}" if plain else f"{part:.0e}" if part else "0" for part in parts]
+    texts = [f"{part:.{digits}f}" if fixed else f"{part:.0e}" if part else "0" for part in parts]
     return " ± ".join(texts).replace("-", "−").replace("e−0", "e−")

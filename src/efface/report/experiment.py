@@ -22,7 +22,7 @@ from efface.files import write_atomically
 from efface.metrics import METRICS
 from efface.report.cells import COSTS, EMPTY, heading, number, numbers_of
 from efface.report.labels import LEVELS, method_order, natural, same, show
-from efface.report.render import pipes
+from efface.report.render import pipes, plain
 
 PAGE = "README.md"
 _TABLE = re.compile(r"(<!-- table: (?P<words>[^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -74,11 +74,11 @@ def with_tables(text: str, runs: pd.DataFrame, *, name: str = PAGE) -> str:
 
 def _spec(words: str) -> _Spec:
     pairs = [word.partition("=") for word in words.split()]
-    given = {name: value for name, _, value in pairs}
-    if not given.get("rows") or not given.get("metrics"):
+    wanted = {name: value for name, _, value in pairs}
+    if not wanted.get("rows") or not wanted.get("metrics"):
         raise ValueError("name rows=... and metrics=..., with commas")
-    conditions = {name: tuple(value.split(",")) for name, value in given.items() if name not in ("rows", "metrics")}
-    return _Spec(words, _named(given["rows"]), _named(given["metrics"]), conditions)
+    conditions = {name: tuple(value.split(",")) for name, value in wanted.items() if name not in ("rows", "metrics")}
+    return _Spec(words, _named(wanted["rows"]), _named(wanted["metrics"]), conditions)
 
 
 def _named(text: str) -> dict[str, str]:
@@ -86,14 +86,14 @@ def _named(text: str) -> dict[str, str]:
     named = {}
     for part in text.split(","):
         name, _, title = part.partition(":")
-        plain = name.partition(".")[2] or name
-        named[name] = (title or _HEADINGS.get(name, plain)).replace("_", " ")
+        last = name.partition(".")[2] or name
+        named[name] = (title or _HEADINGS.get(name, last)).replace("_", " ")
     return named
 
 
 def _table(spec: _Spec, runs: pd.DataFrame) -> str:
-    kept = [all(_meets(run, name, values) for name, values in spec.conditions.items()) for _, run in runs.iterrows()]
-    runs = runs[pd.Series(kept, index=runs.index, dtype=bool)]
+    meets = [all(_meets(run, name, values) for name, values in spec.conditions.items()) for _, run in runs.iterrows()]
+    runs = runs[pd.Series(meets, index=runs.index, dtype=bool)]
     if len(runs) == 0:
         raise ValueError("no run meets the conditions")
     keys = pd.Series([tuple(_value(run, name) for name in spec.rows) for _, run in runs.iterrows()], index=runs.index)
@@ -110,12 +110,12 @@ def _table(spec: _Spec, runs: pd.DataFrame) -> str:
 
 
 def _word(name: str, word: str, mark: str) -> str:
-    return f"`{word}`{mark if name == 'method' else ''}" if name in LEVELS else word
+    return f"`{plain(word)}`{mark if name == 'method' else ''}" if name in LEVELS else plain(word)
 
 
 def _meets(run: pd.Series, name: str, values: Iterable[str]) -> bool:
-    own = _value(run, name)
-    return any(same(own, value) for value in values)
+    value = _value(run, name)
+    return any(same(value, wanted) for wanted in values)
 
 
 def _value(run: pd.Series, name: str) -> str:
@@ -136,8 +136,8 @@ def _order(spec: _Spec, key: tuple[str, ...]) -> list[object]:
     order: list[object] = []
     for name, value in zip(spec.rows, key, strict=True):
         listed = spec.conditions.get(name, ())
-        at = next((i for i, each in enumerate(listed) if same(value, each)), len(listed))
-        order.append((at, method_order(value) if name == "method" else natural(value)))
+        place = next((i for i, each in enumerate(listed) if same(value, each)), len(listed))
+        order.append((place, method_order(value) if name == "method" else natural(value)))
     return order
 
 

@@ -125,10 +125,10 @@ def _read(files: Sequence[Path], results: Path) -> tuple[list[_Run], list[_Run],
 def _run(file: Path, results: Path) -> _Run:
     """Read one record. Raises an error of any kind for one that cannot be used."""
     record = Record.read(file, versions=READABLE)
-    own = _IDS[record.schema_version](record.config)
-    if own != record.id:
+    identity = _IDS[record.schema_version](record.config)
+    if identity != record.id:
         raise ValueError(
-            f"{file} has id {record.id}, but its configuration hashes to {own}: it was edited, or written by "
+            f"{file} has id {record.id}, but its configuration hashes to {identity}: it was edited, or written by "
             "another version of efface; run its job again"
         )
     path = file.parent.relative_to(results)

@@ -42,15 +42,15 @@ def markdown(table: Table, *, words: bool = True) -> str:
     several = len(settings) > 1
     if len(table.columns) > WIDEST and several:
         parts = [(s, [c for c in table.columns if c[0] == s]) for s in settings]
-        body = "\n\n".join(f"**{_plain(s)}**\n\n{_pipes(table, columns, named=False)}" for s, columns in parts)
+        body = "\n\n".join(f"**{plain(s)}**\n\n{_pipes(table, columns, named=False)}" for s, columns in parts)
     else:
         body = _pipes(table, table.columns, named=several)
-    notes = "".join(f"\n- {_plain(note)}" for note in table.notes)
-    below = f"{_plain(_words(table))}\n" if words else ""
-    return f"**{_plain(table.title)}**\n\n{body}\n\n{below}{notes}\n"
+    notes = "".join(f"\n- {plain(note)}" for note in table.notes)
+    below = f"{plain(_words(table))}\n" if words else ""
+    return f"**{plain(table.title)}**\n\n{body}\n\n{below}{notes}\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that markdown does not take for HTML."""
     return text.replace("<", "&lt;")
 
@@ -65,9 +65,9 @@ def _pipes(table: Table, columns: tuple[Column, ...] | list[Column], *, named: b
     header = ["method", *(" ".join(column) if named else column[1] for column in columns)]
     rows = [row for row in table.rows if any((row, column) in table.cells for column in columns)]
     body = [
-        [_plain(row), *(_marked(table.cell(row, column), "**{}**", "<u>{}</u>") for column in columns)] for row in rows
+        [plain(row), *(_marked(table.cell(row, column), "**{}**", "<u>{}</u>") for column in columns)] for row in rows
     ]
-    return pipes([*map(_plain, header)], body)
+    return pipes([*map(plain, header)], body)
 
 
 def _marked(cell: Cell, best: str, tied: str) -> str:
@@ -112,10 +112,10 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _rules(spans: list[tuple[str, int]]) -> Iterator[str]:
-    at = 2
+    first = 2
     for _, n in spans:
-        yield rf"\cmidrule(lr){{{at}-{at + n - 1}}}"
-        at += n
+        yield rf"\cmidrule(lr){{{first}-{first + n - 1}}}"
+        first += n
 
 
 def _escape(text: str) -> str:
