@@ -211,16 +211,20 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
 
 
 @pytest.mark.usefixtures("no_plots")
-@pytest.mark.parametrize("field", ["commit", "versions", "fingerprint"])
+@pytest.mark.parametrize("field", ["commit", "versions", "device", "threads", "fingerprint"])
 def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
     path = record_of(copy, "none", "seed=1")
     record = Record.read(path)
     run = {**record.run, "commit": "0123456789ab"} if field == "commit" else record.run
     run = {**run, "versions": {**run["versions"], "torch": "1.0"}} if field == "versions" else run
+    run = {**run, "device": "a card"} if field == "device" else {**run, "threads": 99} if field == "threads" else run
     update = {"run": run} | ({"fingerprint": "of other data"} if field == "fingerprint" else {})
     path.write_text(record.model_copy(update=update).to_json())
     assert main([str(copy)]) == 0
-    expected = {"commit": "0123456789ab (1 runs)", "versions": "torch=1.0 (1 runs)", "fingerprint": "of other data"}
+    expected = {
+        "commit": "0123456789ab (1 runs)", "versions": "torch=1.0 (1 runs)", "fingerprint": "of other data",
+        "device": "a card (1 runs)", "threads": "99 (1 runs)",
+    }  # fmt: skip
     assert f"flagged: {'mixed' if field != 'fingerprint' else BIASED}" in capsys.readouterr().err
     assert expected[field] in (copy / "report" / "table.md").read_text()
 

@@ -56,8 +56,8 @@ def collect(results: Path) -> Collection:
 
     Columns: the levels, `evaluation`, `id`, `seed`, `status`, `reason`, one for each metric on test, `val_<metric>` for
     those on val, `method_name`, numbers of `info` such as `rank`, `seconds_<step>`, `peak_memory_mb`,
-    `cache_hit_model`, `fingerprint`, `commit`, `versions`, `schema_version`, `reasons` (JSON, by metric),
-    `<level>_options` (dicts) and `path`. Ids of one name are told apart by the options in which they differ. A record
+    `cache_hit_model`, `fingerprint`, `commit`, `device`, `threads`, `versions`, `schema_version`, `reasons` (JSON, by
+    metric), `<level>_options` (dicts) and `path`. Ids of one name are told apart by the options in which they differ. A record
     that cannot be used is left out and named in `problems`.
 
     Raises:
@@ -168,6 +168,8 @@ def _row(path: Path, record: Record) -> dict[str, Any]:
         "uses_attribute_at_test": bool(info.get("uses_attribute_at_test", False)),
         "fingerprint": record.fingerprint,
         "commit": run.get("commit"),
+        "device": run.get("device"),
+        **_numbers({"threads": run.get("threads")}, texts=()),
         "versions": " ".join(f"{name}={version}" for name, version in sorted(run.get("versions", {}).items())),
         "schema_version": record.schema_version,
         "reasons": json.dumps(dict(info["reasons"]), sort_keys=True) if info.get("reasons") else None,
@@ -200,11 +202,12 @@ def _numbers(values: Mapping[str, Any], *, texts: Sequence[str]) -> dict[str, An
 
 
 def flags(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return what makes rows of one table hard to compare: several commits, versions or data files behind them."""
+    """Return what makes rows of one table hard to compare: several commits, versions, machines or data files."""
     done = runs[runs["status"] == "done"]
     notes = []
     for column, what in (
         ("commit", "commits of the code"), ("versions", "versions of packages"), ("schema_version", "schema versions"),
+        ("device", "devices"), ("threads", "numbers of threads"),
     ):  # fmt: skip
         names = ["unknown" if pd.isna(name) else one_line(name) for name in done.get(column, [])]
         if len(set(names)) > 1:
