@@ -57,8 +57,8 @@ def collect(results: Path) -> Collection:
     Columns: the levels, `evaluation`, `id`, `seed`, `status`, `reason`, one for each metric on test, `val_<metric>` for
     those on val, `method_name`, numbers of `info` such as `rank`, `seconds_<step>`, `peak_memory_mb`,
     `cache_hit_model`, `fingerprint`, `commit`, `device`, `threads`, `versions`, `schema_version`, `reasons` (JSON, by
-    metric), `<level>_options` (dicts) and `path`. Ids of one name are told apart by the options in which they differ. A record
-    that cannot be used is left out and named in `problems`.
+    metric), `<level>_options` (dicts) and `path`. Ids of one name are told apart by the options in which they differ. A
+    record that cannot be used is left out and named in `problems`.
 
     Raises:
         FileNotFoundError: there is nothing to report.
