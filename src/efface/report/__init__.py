@@ -1,4 +1,4 @@
-"""Records into a tidy data frame, tables and figures. Reads files, imports no torch."""
+"""Records into a tidy data frame, tables and plots. Reads files, imports no torch."""
 
 from efface.extras import require
 
