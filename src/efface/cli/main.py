@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from efface.cli.conf import CONF
-from efface.cli.resolvers import SCRATCH, options, register
+from efface.cli.resolvers import SCRATCH, register, resolved
 from efface.identity import NODES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build(cfg: DictConfig) -> "Run":
     from efface.options import check
 
     def make(node: str) -> Any:
-        values = {key: value for key, value in options(cfg, node).items() if key != "name"}
+        values = {key: value for key, value in resolved(cfg, node).items() if key != "name"}
         check(get_object(values["_target_"]), values, node=node)
         try:
             return instantiate(values, _convert_="all")
@@ -55,7 +55,7 @@ def build(cfg: DictConfig) -> "Run":
     # Another primary config names another kind of run, made of parts of the same names.
     kind = cast("Callable[..., Run]", get_class(cfg.run_class))
     return kind(
-        config={node: options(cfg, node) for node in NODES},
+        config={node: resolved(cfg, node) for node in NODES},
         **{node: make(node) for node in NODES},
         tracker=make("logger"),
         seed=settings.seed,

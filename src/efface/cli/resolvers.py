@@ -23,7 +23,7 @@ class _Shared(SearchPathPlugin):
         search_path.append("efface", f"file://{SHARED}")
 
 
-def options(cfg: DictConfig, node: str) -> dict[str, Any]:
+def resolved(cfg: DictConfig, node: str) -> dict[str, Any]:
     """Return one node, resolved, as plain containers."""
     return cast(dict[str, Any], OmegaConf.to_container(cfg[node], resolve=True, throw_on_missing=True))
 
@@ -39,7 +39,7 @@ def _sweep_dir(*, _root_: DictConfig) -> str:
 def _subdir(*, _root_: DictConfig) -> str:
     from efface.cli.settings import check_names
 
-    config = {node: options(_root_, node) for node in NODES}
+    config = {node: resolved(_root_, node) for node in NODES}
     check_names(config, root_of(_root_.hydra.job.config_name))
     return str(run_subdir(config, _root_.seed))
 
@@ -80,7 +80,7 @@ def _program() -> str:
 
 
 def register() -> None:
-    """Tell Hydra."""
+    """Make the shared yaml files known to Hydra, and the resolvers to OmegaConf."""
     Plugins.instance().register(_Shared)
     for resolver in (_run_dir, _sweep_dir, _subdir, _direction, _groups, _logger, _program):
         OmegaConf.register_new_resolver(f"efface.{resolver.__name__[1:]}", resolver, replace=True)
