@@ -1,8 +1,20 @@
+import math
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from efface.data.groups import aligned, group_accuracies, group_counts, group_weights, groups, kamiran_calders
+from efface.data.groups import (
+    Rule,
+    aligned,
+    group_accuracies,
+    group_counts,
+    group_weights,
+    groups,
+    kamiran_calders,
+    val_score,
+)
 
 Y = torch.tensor([0, 0, 0, 1, 1, 1])
 A = torch.tensor([0, 0, 1, 1, 1, 1])
@@ -48,3 +60,20 @@ def test_group_weights_give_every_group_the_same() -> None:
     np.testing.assert_allclose(torch.bincount(groups(y, a, 2), weights=weights), [7 / 4] * 4)
     with pytest.raises(ValueError, match="no weights make all groups count the same: no samples with y=1,a=0"):
         group_weights(Y, A, 2, 2)
+
+
+def test_val_score_counts_groups_equally_and_leaves_empty_ones_out() -> None:
+    correct = torch.tensor([1, 0, 1, 1, 0, 0]).bool()  # groups of 1/2, 1 and 1/3; the fourth is empty
+    confidence = 2.0
+    logits = torch.nn.functional.one_hot(torch.where(correct, Y, 1 - Y), 2) * confidence
+    score = {rule: val_score(logits, Y, A, 2, 2, rule) for rule in get_args(Rule)}
+    right, wrong = math.log(1 + math.exp(-confidence)), math.log(1 + math.exp(confidence))
+    by_group = [(right + wrong) / 2, right, (right + 2 * wrong) / 3]
+    assert score == pytest.approx(
+        {
+            "accuracy": 3 / 6,
+            "unbiased_accuracy": (1 / 2 + 1 + 1 / 3) / 3,
+            "worst_group_accuracy": 1 / 3,
+            "balanced_loss": -sum(by_group) / 3,
+        }
+    )

@@ -8,7 +8,7 @@ from tests.conftest import CONF
 
 from efface.data.base import Dataset
 from efface.runs.grid import GridRun
-from efface.training import Erm
+from efface.training import Erm, read_out
 
 TRAININGS = sorted(path.stem for path in (CONF / "training").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -29,6 +29,8 @@ def test_a_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini:
     x = mini.val.inputs(torch.arange(2))
     assert model(x).shape == (2, 10)
     torch.testing.assert_close(model(x), model.head(model.backbone(x)))
+    none = torch.empty(0, dtype=torch.int64)
+    assert read_out(model.backbone, mini.val, rows=none, device="cpu").shape == (0, model.head.in_features)
 
 
 def test_celeba_has_its_model_and_its_erasure(parts_of: Callable[..., GridRun]) -> None:

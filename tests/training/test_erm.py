@@ -73,6 +73,13 @@ def test_read_out_is_the_module_in_batches(mini: Dataset) -> None:
         torch.testing.assert_close(flipped, model.backbone(mini.train.inputs(rows, a=a)))  # type: ignore[operator]
 
 
+def test_read_out_of_no_rows_has_the_width_of_any(mini: Dataset) -> None:
+    model, _ = fit(mini, epochs=0)
+    none = torch.empty(0, dtype=torch.int64)
+    assert read_out(model, mini.val, rows=none, device="cpu").shape == (0, 10)
+    assert read_out(model.backbone, mini.val, rows=none, a=none, device="cpu").shape == (0, 32)  # type: ignore[arg-type]
+
+
 def test_divergence_is_an_error(mini: Dataset) -> None:
     with pytest.raises(FloatingPointError, match=r"lower training.lr"):
         fit(mini, optimizer="sgd", lr=1e6)
@@ -80,11 +87,13 @@ def test_divergence_is_an_error(mini: Dataset) -> None:
 
 def test_bad_options() -> None:
     for options, message in (
-        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
-        ({"lr": 0.0}, "lr=0.0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"select": "test_accuracy"}, "select is 'test_accuracy'"),
-        ({"precision": "float8"}, "precision is 'float8'"),
+        ({"optimizer": "lbfgs"}, r"^optimizer is 'lbfgs', but must be adam \| adamw \| sgd$"),
+        ({"lr": 0.0}, "^lr is 0.0, but must be a number > 0$"),
+        ({"weight_decay": -1.0}, "^weight_decay is -1.0, but must be a number >= 0$"),
+        ({"epochs": -1}, "^epochs is -1, but must be an integer >= 0$"),
+        ({"batch_size": 0}, "^batch_size is 0, but must be an integer >= 1$"),
+        ({"select": "test_accuracy"}, r"^select is 'test_accuracy', but must be last \| .*unbiased_accuracy"),
+        ({"precision": "float8"}, r"^precision is 'float8', but must be float32 \| bfloat16 \| auto$"),
     ):
         with pytest.raises(ValueError, match=message):
             Erm(**options)

@@ -42,7 +42,7 @@ def group_accuracy(training: Erm, data: Dataset) -> Tensor:
     return torch.stack([correct[groups(data.val.y, data.val.a, 2) == g].double().mean() for g in range(4)])
 
 
-OPTIONS = {"epochs": 15, "lr": 0.05, "batch_size": 100}
+OPTIONS = {"epochs": 15, "lr": 0.05, "batch_size": 100, "select": "last"}
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_an_empty_group_is_named(
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="weights is 'fair'"):
+    with pytest.raises(ValueError, match=r"^weights is 'fair', but must be kamiran_calders \| groups$"):
         Reweighted(weights="fair")  # type: ignore[arg-type]
-    for options in ({"step_size": -1.0}, {"adjustment": -1.0}):
-        with pytest.raises(ValueError, match="neither may be negative"):
-            GroupDro(**options)
+    for name in ("step_size", "adjustment"):
+        with pytest.raises(ValueError, match=f"^{name} is -1.0, but must be a number >= 0$"):
+            GroupDro(**{name: -1.0})  # type: ignore[arg-type]

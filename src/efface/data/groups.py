@@ -1,7 +1,13 @@
 """Groups of (label, attribute), and the weights that make the two independent."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+Rule = Literal["unbiased_accuracy", "worst_group_accuracy", "accuracy", "balanced_loss"]
+"""What a model is chosen by on val; see `val_score`."""
 
 
 def groups(y: Tensor, a: Tensor, n_attributes: int) -> Tensor:
@@ -65,3 +71,29 @@ def group_accuracies(correct: Tensor, y: Tensor, a: Tensor, n_classes: int, n_at
     """Share of `correct` `[n]` in each cell, `[n_classes, n_attributes]` float64; NaN where a cell is empty."""
     hits = torch.bincount(groups(y, a, n_attributes), weights=correct.double(), minlength=n_classes * n_attributes)
     return hits.view(n_classes, n_attributes) / group_counts(y, a, n_classes, n_attributes)
+
+
+def val_score(logits: Tensor, y: Tensor, a: Tensor, n_classes: int, n_attributes: int, rule: Rule) -> float:
+    """Score a model on val, for a choice among several; higher is better.
+
+    Groups without samples do not count.
+
+    Args:
+        logits: `[n, K]`.
+        y: labels `[n]`.
+        a: attributes `[n]`.
+        n_classes: K.
+        n_attributes: how many values a has.
+        rule: `accuracy`; `unbiased_accuracy` or `worst_group_accuracy`, the mean or the minimum of the accuracies of
+            the groups; or `balanced_loss`, *minus* the cross-entropy in nats with each group of equal weight.
+    """
+    if rule == "balanced_loss":
+        counts = group_counts(y, a, n_classes, n_attributes)
+        weight = 1 / counts[y, a] / (counts > 0).sum()
+        return -float(weight @ functional.cross_entropy(logits.double(), y, reduction="none"))
+    correct = logits.argmax(1) == y
+    if rule == "accuracy":
+        return float(correct.double().mean())
+    per_group = group_accuracies(correct, y, a, n_classes, n_attributes)
+    per_group = per_group[~per_group.isnan()]
+    return float(per_group.mean() if rule == "unbiased_accuracy" else per_group.min())
