@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -84,7 +85,14 @@ class Extended(Declared):
             raise ValueError("factor is 13, but must be another number")
 
 
-@pytest.mark.parametrize("cls", [Declared, Extended])
+@options
+class Inheriting(Declared):
+    """Has no relations of its own."""
+
+    elsewhere: ClassVar[dict[str, str]] = {"factor": "Extended has it"}
+
+
+@pytest.mark.parametrize("cls", [Declared, Extended, Inheriting])
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -92,7 +100,7 @@ class Extended(Declared):
         ({"rank": 1.5}, "^rank is 1.5, but must be an integer >= 1 or null$"),
         ({"damping": ()}, "^damping is \\(\\), but must be a list of numbers > 0 with one entry or more$"),
         ({"damping": [0]}, "^damping is \\[0\\], but must be a list of numbers > 0 with one entry or more$"),
-        ({"share": 1.0}, "^share is 1.0, but must be a number >= 0 < 1$"),
+        ({"share": 1.0}, "^share is 1.0, but must be a number >= 0 and < 1$"),
         ({"share": float("nan")}, "^share is nan, but must be finite$"),
         ({"damping": [float("inf")]}, "^damping is \\[inf\\], but must be finite$"),
         ({"mode": "c"}, "^mode is 'c', but must be a | b$"),
@@ -110,8 +118,18 @@ def test_relations_are_checked_after_types() -> None:
         Extended(factor=13)
     with pytest.raises(ValueError, match="mode=b needs one"):
         Extended(mode="b")
+    with pytest.raises(ValueError, match="mode=b needs one"):
+        Inheriting(mode="b")
     assert Extended(mode="b", rank=2, damping=[1, 2]).rank == 2
     with pytest.raises(TypeError):
         Declared(3)
     with pytest.raises(FrozenInstanceError):
         Declared().rank = 3
+
+
+def test_unknown_options_are_answered_by_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"^Declared has no option factor: its options are rank, damping, share, mode$"):
+        Declared(factor=2)
+    with pytest.raises(TypeError, match=r"^Inheriting has no option factor: Extended has it$"):
+        Inheriting(factor=2)
+    assert list(inspect.signature(Extended).parameters) == ["rank", "damping", "share", "mode", "factor"]

@@ -16,7 +16,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -34,10 +34,13 @@ class OptionError(ValueError):
 def options(cls: type[T]) -> type[T]:
     """Make a class a frozen keyword-only dataclass that checks its fields against their annotations when it is made.
 
+    A class may say with `elsewhere: ClassVar[dict[str, str]]` where an option is that it does not have.
+
     Raises:
         OptionError: when an object is made of a value that its annotation does not admit.
+        TypeError: when an object is made with an option that the class does not have; the message names those it has.
     """
-    relations = cls.__dict__.get("__post_init__")
+    relations = getattr(cls, "__post_init__", None)  # a base class's too
 
     def post_init(self: Any) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
@@ -46,7 +49,18 @@ def options(cls: type[T]) -> type[T]:
             relations(self)
 
     cls.__post_init__ = post_init  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        for name in given:
+            if name not in _hints(typing.cast(type, cls)):
+                raise TypeError(_unknown(cls, name))
+        make(self, *args, **given)
+
+    cls.__init__ = init  # type: ignore[method-assign]
+    return cls
 
 
 def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) -> None:
@@ -100,6 +114,12 @@ def _hints(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
+def _unknown(cls: type, name: str) -> str:
+    """Say that a class has no such option, and where it is."""
+    elsewhere = getattr(cls, "elsewhere", {}).get(name)
+    return f"{cls.__name__} has no option {name}: {elsewhere or 'its options are ' + ', '.join(_hints(cls))}"
+
+
 @functools.cache
 def _adapter(hint: Any) -> Any:
     from pydantic import TypeAdapter
@@ -125,7 +145,7 @@ def _words(hint: Any) -> str:
     if hint is None or hint is type(None):
         return "null"
     if origin is typing.Annotated:
-        return " ".join([_words(arguments[0]), *filter(None, map(_range, arguments[1:]))])
+        return f"{_words(arguments[0])}{_ranges(arguments[1:])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_words, arguments))
     if origin is typing.Literal:
@@ -140,14 +160,20 @@ def _plural(hint: Any) -> str:
     plural = {int: "integers", float: "numbers", str: "strings"}
     if typing.get_origin(hint) is typing.Annotated:
         inner, *ranges = typing.get_args(hint)
-        return " ".join([_plural(inner), *filter(None, map(_range, ranges))])
+        return f"{_plural(inner)}{_ranges(ranges)}"
     return plural.get(hint, _words(hint))
 
 
-def _range(constraint: Any) -> str:
-    """Say a range, such as `> 0`."""
-    if isinstance(constraint, Len):
-        return "with one entry or more" if constraint.min_length == 1 else f"with {constraint.min_length} entries"
+def _ranges(constraints: Iterable[Any]) -> str:
+    """Say ranges, such as ` > 0 and <= 1` or ` with one entry or more`, after the noun."""
     signs = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
-    sign, attribute = signs.get(type(constraint), ("", ""))
-    return f"{sign} {getattr(constraint, attribute):g}" if sign else ""
+    words, bounds = "", []
+    for constraint in constraints:
+        if isinstance(constraint, Len):
+            words += (
+                " with one entry or more" if constraint.min_length == 1 else f" with {constraint.min_length} entries"
+            )
+        elif type(constraint) in signs:
+            sign, attribute = signs[type(constraint)]
+            bounds.append(f"{sign} {getattr(constraint, attribute):g}")
+    return (f" {' and '.join(bounds)}" if bounds else "") + words
