@@ -94,12 +94,13 @@ def test_reasons_to_skip(two_classes: Problem) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"removals": -1}, "removals is -1"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"loss": "hinge"}, "loss is 'hinge'"),
+        ({"removals": -1}, "^removals is -1, but must be an integer >= 0 or null$"),
+        ({"batch_size": 0}, "^batch_size is 0, but must be an integer >= 1$"),
+        ({"loss": "hinge"}, r"^loss is 'hinge', but must be auto \| logistic \| softmax$"),
         ({"loss": "softmax", "budget": "bound"}, "budget='measured' for softmax"),
-        ({"lam": -1.0}, "lam is -1.0"),
-        ({"budget": "all"}, "budget is 'all'"),
+        ({"lam": -1.0}, "^lam is -1.0, but must be a number > 0$"),
+        ({"delta": 1.0}, "^delta is 1.0, but must be a number > 0 and < 1$"),
+        ({"budget": "all"}, r"^budget is 'all', but must be measured \| bound$"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
