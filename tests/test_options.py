@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 import torch
 
-from efface.options import Ge, Gt, Len, Lt, OptionError, check, options
+from efface.options import Ge, Gt, Len, Lt, OptionError, check, checked, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,26 @@ def test_functions_are_checked_too() -> None:
     check(function, {"width": 3, "anything": object}, node="model")
     with pytest.raises(ValueError, match="width is '3', but must be an integer"):
         check(function, {"width": "3"}, node="model")
+
+
+def test_checked_functions_check_themselves() -> None:
+    @checked
+    def build(*, hidden: Annotated[Sequence[int], Len(1)] = (1,), pool: Annotated[int, Ge(1)] = 2) -> int:
+        """Build."""
+        return len(hidden) * pool
+
+    assert build(hidden=[3, 4]) == 4
+    assert (build.__doc__, list(inspect.signature(build).parameters)) == ("Build.", ["hidden", "pool"])
+    for given, message in (
+        ({"pool": 0}, "pool is 0, but must be an integer >= 1"),
+        ({"hidden": []}, r"hidden is \[\], but must be a list of integers with one entry or more"),
+    ):
+        with pytest.raises(OptionError, match=f"^{message}$"):
+            build(**given)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'width'"):
+        build(width=3)
+    with pytest.raises(OptionError, match=r"^model.pool is 0, but must be an integer >= 1$"):
+        check(build, {"pool": 0}, node="model")
 
 
 @options

@@ -17,13 +17,15 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
-__all__ = ["Ge", "Gt", "Le", "Len", "Lt", "OptionError", "check", "check_type", "options"]
+__all__ = ["Ge", "Gt", "Le", "Len", "Lt", "OptionError", "check", "check_type", "checked", "options"]
 
 
 class OptionError(ValueError):
@@ -61,6 +63,23 @@ def options(cls: type[T]) -> type[T]:
 
     cls.__init__ = init  # type: ignore[method-assign]
     return cls
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function of keyword-only options check them against its annotations when it is called.
+
+    Raises:
+        OptionError: when it is called with a value that its annotation does not admit.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        hints = typing.get_type_hints(function, include_extras=True)
+        for name in given.keys() & hints.keys():
+            check_type(given[name], hints[name], name=name)
+        return function(*args, **given)
+
+    return call
 
 
 def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) -> None:

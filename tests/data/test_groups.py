@@ -13,7 +13,9 @@ from efface.data.groups import (
     group_weights,
     groups,
     kamiran_calders,
+    mean_over_groups,
     val_score,
+    worst_group,
 )
 
 Y = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -77,3 +79,9 @@ def test_val_score_counts_groups_equally_and_leaves_empty_ones_out() -> None:
             "balanced_loss": -sum(by_group) / 3,
         }
     )
+
+
+def test_mean_and_worst_leave_empty_groups_out() -> None:
+    per_group = torch.tensor([[[0.5, 1.0], [torch.nan, 0.25]], [[0.5, 0.25], [0.75, 1.0]]])
+    torch.testing.assert_close(mean_over_groups(per_group), torch.tensor([1.75 / 3, 2.5 / 4]))
+    assert worst_group(per_group).tolist() == [0.25, 0.25]

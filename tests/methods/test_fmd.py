@@ -113,6 +113,14 @@ def test_published_step_of_all_harmful_samples(two_classes: Problem) -> None:
         FmdPublishedStep(strategy="unlearn", number=limit + 1).fit(two_classes)
 
 
+def test_published_step_of_two_layers(two_classes: Problem) -> None:
+    stepped = FmdPublishedStep(layers=2, number=20).fit(two_classes)
+    assert stepped.cut == 2
+    earlier, layers = two_classes.cut(2)
+    assert not torch.allclose(stepped(earlier.val.x), layers(earlier.val.x), atol=1e-4)
+    assert not torch.equal(stepped.head.weight, two_classes.head.weight)
+
+
 @pytest.mark.parametrize("bias", ["signed_counterfactual", "demographic_parity", "equal_opportunity"])
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 def test_other_biases_and_solvers(two_classes: Problem, bias: Any, solver: Any) -> None:
