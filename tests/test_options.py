@@ -32,7 +32,7 @@ def function(*, width: int, name: str = "x", anything: Any = None) -> None: ...
         {"rank": {"_target_": "a part of its own"}},
     ],
 )
-def test_what_fits_passes(options: dict) -> None:
+def test_options_that_fit_pass(options: dict) -> None:
     check(Thing, options, node="method")
 
 
@@ -51,7 +51,7 @@ def test_what_fits_passes(options: dict) -> None:
         ({"shrinkage": 3}, "method.shrinkage is 3, but must be a string or true or false"),
     ],
 )
-def test_what_does_not_fit_is_named(options: dict, message: str) -> None:
+def test_options_that_do_not_fit_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check(Thing, options, node="method")
 
@@ -126,7 +126,7 @@ class Inheriting(Declared):
         ({"mode": "c"}, "^mode is 'c', but must be a | b$"),
     ],
 )
-def test_a_range_is_said_once_and_checked(cls: type, given: dict, message: str) -> None:
+def test_ranges_are_checked(cls: type, given: dict, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         cls(**given)
 

@@ -5,8 +5,8 @@
         rank: Annotated[int, Ge(1)] | None = None
         solver: Literal["auto", "game"] = "auto"
 
-A Python caller and the command line get the same message. What a single option may be stands in its annotation;
-`__post_init__` is left for relations between options.
+A Python caller and the command line get the same message. The annotation says what one option may be; `__post_init__`
+is for relations between options. Functions, such as those that build models, check their arguments with `@checked`.
 """
 
 import dataclasses
@@ -55,11 +55,11 @@ def options(cls: type[T]) -> type[T]:
     make = cls.__init__
 
     @functools.wraps(make)
-    def init(self: Any, *args: Any, **given: Any) -> None:
-        for name in given:
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        for name in values:
             if name not in _hints(typing.cast(type, cls)):
                 raise TypeError(_unknown(cls, name))
-        make(self, *args, **given)
+        make(self, *args, **values)
 
     cls.__init__ = init  # type: ignore[method-assign]
     return cls
@@ -73,16 +73,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
-    def call(*args: P.args, **given: P.kwargs) -> R:
+    def call(*args: P.args, **values: P.kwargs) -> R:
         hints = typing.get_type_hints(function, include_extras=True)
-        for name in given.keys() & hints.keys():
-            check_type(given[name], hints[name], name=name)
-        return function(*args, **given)
+        for name in values.keys() & hints.keys():
+            check_type(values[name], hints[name], name=name)
+        return function(*args, **values)
 
     return call
 
 
-def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) -> None:
+def check(target: Callable[..., Any], values: Mapping[str, Any], *, node: str) -> None:
     """Check options against the annotations of a function, or of a class that does not check its own.
 
     Options that `target` does not name, that have no annotation, or that are parts of their own (with `_target_`) are
@@ -94,7 +94,7 @@ def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) ->
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     if inspect.isclass(target):
         hints |= typing.get_type_hints(target, include_extras=True)
-    for key, value in given.items():
+    for key, value in values.items():
         if key in hints and not (isinstance(value, Mapping) and "_target_" in value):
             check_type(value, hints[key], name=f"{node}.{key}")
 
@@ -102,8 +102,8 @@ def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) ->
 def check_type(value: Any, hint: Any, *, name: str) -> None:
     """Check one option.
 
-    Strictly: a string is not accepted as a number, nor 1 as a boolean, and no number may be infinite or NaN. But a
-    list will do for a tuple and an integer for a real number, as yaml has it. A value that JSON has no word for is not
+    A string is not accepted as a number, nor 1 as a boolean, and no number may be infinite or NaN. But a list passes
+    for a tuple, and an integer for a real number, since yaml writes them so. A value that JSON cannot express is not
     checked.
 
     Raises:
@@ -118,13 +118,13 @@ def check_type(value: Any, hint: Any, *, name: str) -> None:
         return
     if adapter is None:
         return
-    shown = "null" if value is None else repr(value)
+    quoted = "null" if value is None else repr(value)
     if not _finite(value):
-        raise OptionError(f"{name} is {shown}, but must be finite")
+        raise OptionError(f"{name} is {quoted}, but must be finite")
     try:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        raise OptionError(f"{name} is {shown}, but must be {_words(hint)}") from error
+        raise OptionError(f"{name} is {quoted}, but must be {_words(hint)}") from error
 
 
 @functools.cache

@@ -27,12 +27,12 @@ def test_groups_and_counts() -> None:
     assert group_counts(Y, A, 2, 3).tolist() == [[2, 1, 0], [0, 3, 0]]
 
 
-def test_empty_cells_have_no_accuracy() -> None:
+def test_empty_groups_have_no_accuracy() -> None:
     per_group = group_accuracies(torch.tensor([1, 0, 1, 1, 0, 0]).bool(), Y, A, 2, 2)
     np.testing.assert_allclose(per_group, [[0.5, 1.0], [np.nan, 1 / 3]])
 
 
-def test_aligned_cells_are_those_that_occur_too_often() -> None:
+def test_aligned_groups_occur_too_often() -> None:
     assert aligned(Y, A, 2, 2).tolist() == [[True, False], [False, True]]
     independent = torch.tensor([0, 1] * 3)
     assert not aligned(Y, independent, 2, 2)[:, :].all()
@@ -49,7 +49,7 @@ def test_kamiran_calders_make_the_attribute_independent() -> None:
     torch.testing.assert_close(joint, joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True))
 
 
-def test_an_empty_cell_is_named() -> None:
+def test_empty_group_is_named() -> None:
     with pytest.raises(ValueError, match="y=1,a=0"):
         kamiran_calders(Y, A, 2, 2)
     # A value that never occurs is no gap.

@@ -16,7 +16,6 @@ from efface.methods.qleace import QuadraticLeace
 from efface.methods.rlace import Rlace
 from efface.problem import Features, Problem
 from efface.representations import Representation
-from efface.runs.grid import _fitted
 from efface.softmax import fit_softmax
 
 
@@ -45,13 +44,20 @@ def test_leace_leaves_nothing_on_the_data_fitted_on(ten_classes: Problem, fit_on
 
 
 def test_rows_fitted_on(ten_classes: Problem) -> None:
-    sizes = {
-        fit_on: _fitted(Leace(fit_on=fit_on, reweigh=False).fit(ten_classes))["n_fit"]  # type: ignore[arg-type]
-        for fit_on in ("train", "pairs", "train+pairs")
-    }
-    assert sizes == {"train": 3000, "pairs": 1000, "train+pairs": 4000}
-    reweighed = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
-    assert 1 < _fitted(reweighed)["n_eff"] < 1000
+    for fit_on, size in {"train": 3000, "pairs": 1000, "train+pairs": 4000}.items():
+        data = Leace(fit_on=fit_on, reweigh=False).fit(ten_classes).fitted_on  # type: ignore[arg-type]
+        assert data is not None
+        assert (len(data), data.weight) == (size, None)
+    reweighed = Leace(fit_on="pairs", reweigh=True).fit(ten_classes).fitted_on
+    assert reweighed is not None
+    weight = reweighed.weight
+    assert weight is not None
+    assert float(weight.mean()) == pytest.approx(1)
+    by_label_and_attribute = torch.zeros(10, 10, dtype=torch.float64).index_put(
+        (reweighed.y, reweighed.a), weight, accumulate=True
+    )
+    share = by_label_and_attribute / len(reweighed)
+    torch.testing.assert_close(share, share.sum(1, keepdim=True) * share.sum(0))
 
 
 def test_rare_columns_are_dropped_to_their_mode() -> None:
@@ -77,7 +83,7 @@ def test_dropped_column_reaches_no_one(ten_classes: Problem) -> None:
 
 
 def test_refitted_head_is_converged_and_better(ten_classes: Problem) -> None:
-    kept = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
+    unchanged = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
     refitted = Leace(fit_on="pairs", reweigh=True, refit_head=True).fit(ten_classes)
     assert refitted.info["refit_converged"]
     data = refitted.fitted_on
@@ -87,7 +93,7 @@ def test_refitted_head_is_converged_and_better(ten_classes: Problem) -> None:
         losses = torch.nn.functional.cross_entropy(debiased(data.x), data.y, reduction="none")
         return float(data.weight @ losses.double() / data.weight.sum())  # type: ignore[union-attr, operator]
 
-    assert loss(refitted) < 0.5 * loss(kept)
+    assert loss(refitted) < 0.5 * loss(unchanged)
 
 
 def test_refitted_head_minds_the_weights(ten_classes: Problem) -> None:

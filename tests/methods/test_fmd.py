@@ -132,7 +132,7 @@ def test_other_biases_and_solvers(two_classes: Problem, bias: Any, solver: Any) 
         assert debiased.info["influence"]["bias"] > 0
 
 
-def test_pairs_of_different_people(two_classes: Problem) -> None:
+def test_fmd_of_pairs_of_different_people(two_classes: Problem) -> None:
     unflippable = replace(two_classes, flippable=False, flip=None)
     for method in (FmdPairs(steps=3, alpha=(0.5,)), FmdSamples(steps=3), FmdPublishedStep()):
         assert method.skip(unflippable) is None
@@ -149,7 +149,7 @@ def test_balancing_weights_balance_the_attribute() -> None:
     assert 1 - balanced == pytest.approx(1 / 10)
 
 
-def test_a_head_without_bias(ten_classes: Problem) -> None:
+def test_head_without_bias_stays_without(ten_classes: Problem) -> None:
     head = torch.nn.Linear(100, 10, bias=False).requires_grad_(False)
     debiased = FmdPairs(steps=3, alpha=(0.8,)).fit(replace(ten_classes, head=head))
     assert debiased.head.bias is None
@@ -165,7 +165,7 @@ def test_dfr_is_chosen_on_val(ten_classes: Problem) -> None:
         assert len(debiased.fitted_on) == (1000 if members == "both" else 500)
 
 
-def test_why_it_cannot_run(ten_classes: Problem) -> None:
+def test_methods_say_why_they_cannot_run(ten_classes: Problem) -> None:
     none = slice(0)
     empty = replace(ten_classes, pairs=ten_classes.pairs.take(none), pairs_cf=ten_classes.pairs_cf.take(none))
     for method in (FmdPairs(), FmdSamples(), FmdPublishedStep(), Dfr()):
@@ -254,7 +254,7 @@ def test_counterfactuals_are_drawn_once_for_each_row(ten_classes: Problem) -> No
         ten_classes.counterfactual(torch.tensor([3000]))
 
 
-def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
+def test_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
     earlier, layers = ten_classes.cut(2)
     assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear"]
     logits = ten_classes.head(ten_classes.val.x)
@@ -268,7 +268,7 @@ def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
     assert not hasattr(ten_classes, "test")
 
 
-def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun], tmp_path: Path) -> None:
+def test_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun], tmp_path: Path) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false", "method.steps=2", "method.damping=[0.001]"]
     parts = replace(parts_of("method=fmd_top", *cheap), results_dir=tmp_path)
     record = base.execute(parts, say=lambda message: None)

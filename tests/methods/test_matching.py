@@ -5,7 +5,7 @@ import torch
 
 from efface.methods.base import NotApplicable
 from efface.methods.matching import nearest, rematched, require_matching
-from efface.problem import Features, Problem
+from efface.problem import Problem
 
 
 def test_nearest_has_the_same_label_and_another_attribute() -> None:
@@ -17,9 +17,9 @@ def test_nearest_has_the_same_label_and_another_attribute() -> None:
     assert (a[partner] != a).all()
     std = x[:, :4].std(0, correction=0)
     for i in (0, 700, 1499):
-        mine = ((y == y[i]) & (a != a[i])).nonzero()[:, 0]
-        distance = ((x[mine, :4] - x[i, :4]) / std).norm(dim=1)
-        assert int(partner[i]) == int(mine[distance.argmin()])
+        candidates = ((y == y[i]) & (a != a[i])).nonzero()[:, 0]
+        distance = ((x[candidates, :4] - x[i, :4]) / std).norm(dim=1)
+        assert int(partner[i]) == int(candidates[distance.argmin()])
 
 
 def test_rematched_pairs_are_closer(two_classes: Problem) -> None:
@@ -39,12 +39,12 @@ def test_rematched_pairs_are_closer(two_classes: Problem) -> None:
 
 def shuffled(problem: Problem) -> Problem:
     """Partners drawn at random, as where pairs are two samples."""
-    own, rows = problem.pairs, []
+    pairs, rows = problem.pairs, []
     g = torch.Generator().manual_seed(0)
-    for i in range(len(own)):
-        mine = ((own.y == own.y[i]) & (own.a != own.a[i])).nonzero()[:, 0]
-        rows.append(int(mine[torch.randint(len(mine), (1,), generator=g)]))
-    return replace(problem, pairs_cf=Features(own.x[rows], own.y[rows], own.a[rows]))
+    for i in range(len(pairs)):
+        candidates = ((pairs.y == pairs.y[i]) & (pairs.a != pairs.a[i])).nonzero()[:, 0]
+        rows.append(int(candidates[torch.randint(len(candidates), (1,), generator=g)]))
+    return replace(problem, pairs_cf=pairs.take(torch.tensor(rows)))
 
 
 def test_matching_says_what_cannot_be_matched(two_classes: Problem) -> None:

@@ -25,10 +25,10 @@ def test_unaware_ignores_the_attribute_and_predicts_as_well(tabular: Problem) ->
 
 def test_unaware_head_is_that_of_a_regression_without_the_columns(tabular: Problem) -> None:
     (column,) = tabular.attribute_columns or ()
-    kept = torch.arange(tabular.train.x.shape[1]) != column
+    others = torch.arange(tabular.train.x.shape[1]) != column
     scale = tabular.train.x.std(0).clamp_min(1e-6)  # one column is constant
-    fit = fit_softmax((tabular.train.x / scale)[:, kept], tabular.train.y, l2=1e-4)
-    expected = fit.logits((tabular.val.x / scale)[:, kept])
+    fit = fit_softmax((tabular.train.x / scale)[:, others], tabular.train.y, l2=1e-4)
+    expected = fit.logits((tabular.val.x / scale)[:, others])
     torch.testing.assert_close(Unaware().fit(tabular)(tabular.val.x), expected.float(), atol=1e-3, rtol=1e-3)
 
 

@@ -15,7 +15,7 @@ MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_has_the_options_that_data_sets_and_experiments_set(
+def test_training_has_the_options_that_data_sets_and_experiments_set(
     parts_of: Callable[..., GridRun], name: str
 ) -> None:
     training = parts_of(f"training={name}", "dataset=celeba", "training.lr=0.5").training
@@ -24,7 +24,7 @@ def test_a_training_has_the_options_that_data_sets_and_experiments_set(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
+def test_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
     model = parts_of(f"model={name}").model(input_shape=mini.input_shape, n_classes=10).eval()
     x = mini.val.inputs(torch.arange(2))
     assert model(x).shape == (2, 10)

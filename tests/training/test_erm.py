@@ -15,7 +15,7 @@ def fit(mini: Dataset, seed: int = 0, **options: object) -> tuple[torch.nn.Modul
     return model, trained
 
 
-def test_it_learns_and_repeats_exactly(mini: Dataset) -> None:
+def test_erm_learns_and_repeats_exactly(mini: Dataset) -> None:
     model, trained = fit(mini)
     again, trained_again = fit(mini)
     assert [row["epoch"] for row in trained.history] == [0, 1, 2]  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ def test_other_optimisers_learn(mini: Dataset, optimizer: str) -> None:
     assert trained.history[-1]["accuracy"] > 0.8  # type: ignore[attr-defined]
 
 
-def test_the_seed_orders_the_batches_and_weight_decay_shrinks(mini: Dataset) -> None:
+def test_seed_orders_the_batches_and_weight_decay_shrinks(mini: Dataset) -> None:
     torch.manual_seed(0)
     start = mlp(input_shape=mini.input_shape, n_classes=10, hidden=[32])
     runs = []
@@ -99,7 +99,7 @@ def test_bad_options() -> None:
             Erm(**options)
 
 
-def test_devices() -> None:
+def test_missing_device_is_refused() -> None:
     assert resolve_device("auto") in ("cpu", "cuda")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
