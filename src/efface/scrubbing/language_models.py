@@ -78,7 +78,7 @@ class LmTraining:
         weight_decay: of matrices.
     """
 
-    epochs: int = 5
+    epochs: int = 4
     lr: float = 3e-3
     batch_size: int = 16
     weight_decay: float = 0.1
@@ -157,7 +157,7 @@ class TinyModel:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    intermediate_size: int = 512
+    intermediate_size: int = 384
     vocab_size: int = 1024
     max_length: int = 128
 
