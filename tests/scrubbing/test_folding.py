@@ -28,7 +28,7 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_folded_into_weights_it_is_the_same_model(
+def test_folded_model_equals_the_hooked_model(
     lm: LanguageModel, train: TokenData, affine: bool, tmp_path: Path
 ) -> None:
     """Also once saved and loaded as any other model, biases and all."""
@@ -51,7 +51,7 @@ def test_folded_into_weights_it_is_the_same_model(
         assert folded.config.mlp_bias == affine
 
 
-def test_of_some_blocks_only(words: dict[str, Tensor], tmp_path: Path) -> None:
+def test_erasers_of_some_blocks_can_be_folded(words: dict[str, Tensor], tmp_path: Path) -> None:
     """Blocks without an eraser get biases of zero, as the configuration has one setting for all."""
     model = random_model("llama")
     scrubber = fitted(model, words)
@@ -66,7 +66,7 @@ def test_of_some_blocks_only(words: dict[str, Tensor], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama", "gpt_neox", "bert")])
-def test_other_families(family: str, words: dict[str, Tensor]) -> None:
+def test_other_families_can_be_folded(family: str, words: dict[str, Tensor]) -> None:
     model = random_model(family)
     scrubber = fitted(model, words, affine=family == "gpt2")
     with scrubber.scrub(model):
@@ -75,7 +75,7 @@ def test_other_families(family: str, words: dict[str, Tensor]) -> None:
     torch.testing.assert_close(logits(model, words["input_ids"]), expected, atol=1e-5, rtol=0)
 
 
-def test_half_precision_is_off_by_its_own_rounding(words: dict[str, Tensor]) -> None:
+def test_half_precision_differs_only_by_its_rounding(words: dict[str, Tensor]) -> None:
     model = random_model("gpt_neox").to(torch.bfloat16)
     scrubber = fitted(model, words)
     with scrubber.scrub(model):
@@ -86,7 +86,7 @@ def test_half_precision_is_off_by_its_own_rounding(words: dict[str, Tensor]) -> 
     )
 
 
-def test_refused_where_it_would_not_be_exact(words: dict[str, Tensor]) -> None:
+def test_inexact_folding_is_refused(words: dict[str, Tensor]) -> None:
     for family, message in {
         "mistral": "q_proj behind .* has no bias, and this family no setting for one",
         "gemma": "gate_proj behind .* has no bias",
