@@ -196,7 +196,7 @@ def edit(data_dir: Path, name: str, old: str, new: str) -> None:
         ("identity_CelebA.txt", "000001.jpg", "000099.jpg 9\n000001.jpg", r"images of .*identity.*attr.*: 000099.jpg"),
         ("list_attr_celeba.txt", "000002.jpg  -1  1", "000002.jpg  -1  2", r"celeba.txt, line 4: .*'2', but must"),
         ("list_attr_celeba.txt", "000002.jpg  -1", "000002.jpg", r"line 4: 5 fields, but there must be 6"),
-        ("list_attr_celeba.txt", "000002.jpg", "two.jpg", r"line 4: 'two.jpg' is no image's name"),
+        ("list_attr_celeba.txt", "000002.jpg", "two.jpg", r"line 4: 'two.jpg' does not name an image"),
         ("list_attr_celeba.txt", "64\n", "202599\n", r"names 64 images, but its first line says 202599"),
     ],
 )

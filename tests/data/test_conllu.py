@@ -55,7 +55,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 def test_parts_must_share_one_tag_set() -> None:
     known, other = Document("go", ((0, 2, "VERB"),)), Document("hm", ((0, 2, "INTJ"),))
-    with pytest.raises(ValueError, match="test has the tags INTJ, which train has not"):
+    with pytest.raises(ValueError, match="test has the tags INTJ, which train lacks"):
         TaggedText((known,), (known,), (other,), ("VERB",), "")
     with pytest.raises(ValueError, match="dev has no labelled word"):
         TaggedText((known,), (Document("", ()),), (known,), ("VERB",), "")
