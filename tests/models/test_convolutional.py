@@ -125,7 +125,7 @@ def test_unreachable_weights_are_named(tmp_path: Path, monkeypatch: pytest.Monke
         (convnet, {"input_shape": (105,)}, "model=convnet takes images"),
         (convnet, {"channels": []}, "channels is"),
         (convnet, {"kernel_size": 4}, "kernel_size must be odd"),
-        (convnet, {"channels": [8] * 6}, "are gone after 6 layers"),
+        (convnet, {"channels": [8] * 6}, "are too small for 6 layers"),
     ],
 )
 def test_bad_models(build: object, options: dict, message: str) -> None:

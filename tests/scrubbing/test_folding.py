@@ -38,7 +38,7 @@ def test_folded_model_equals_the_hooked_model(
         expected = logits(lm.model, train.input_ids[:4])
     plain = logits(lm.model, train.input_ids[:4])
     folded: Any = copy.deepcopy(lm.model)
-    scrubber.fold(folded)
+    fold(scrubber, folded)
     assert untouched(folded)
     scale = float(expected.abs().max())
     assert float((logits(folded, train.input_ids[:4]) - expected).abs().max()) < 2e-6 * scale
@@ -71,7 +71,7 @@ def test_other_families_can_be_folded(family: str, words: dict[str, Tensor]) -> 
     scrubber = fitted(model, words, affine=family == "gpt2")
     with scrubber.scrub(model):
         expected = logits(model, words["input_ids"])
-    scrubber.fold(model)
+    fold(scrubber, model)
     torch.testing.assert_close(logits(model, words["input_ids"]), expected, atol=1e-5, rtol=0)
 
 
@@ -80,7 +80,7 @@ def test_half_precision_differs_only_by_its_rounding(words: dict[str, Tensor]) -
     scrubber = fitted(model, words)
     with scrubber.scrub(model):
         expected = logits(model, words["input_ids"]).float()
-    scrubber.fold(model)
+    fold(scrubber, model)
     assert float((logits(model, words["input_ids"]).float() - expected).abs().max()) < 0.02 * float(
         expected.abs().max()
     )
@@ -95,21 +95,21 @@ def test_inexact_folding_is_refused(words: dict[str, Tensor]) -> None:
         model = random_model(family)
         before = copy.deepcopy(model.state_dict())
         with pytest.raises(ValueError, match=message):
-            fitted(model, words).fold(model)
+            fold(fitted(model, words), model)
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     bert = random_model("bert")
     scrubber = fitted(bert, words, affine=False)
     del scrubber.erasers["embeddings.LayerNorm"]
     with pytest.raises(ValueError, match="feeds the residual stream"):
-        scrubber.fold(bert)
+        fold(scrubber, bert)
     model = random_model("llama")
     with pytest.raises(ValueError, match="pre_hook is on"):
-        fitted(model, words, pre_hook=True).fold(model)
+        fold(fitted(model, words, pre_hook=True), model)
     narrow = fitted(model, words)
     narrow.erasers["norm"] = narrow.erasers["layers.0.input_layernorm"]
     with pytest.raises(ValueError, match="'norm' is no site that can be folded"):
-        narrow.fold(model)
+        fold(narrow, model)
     model.model.layers[0].self_attn.q_proj = torch.nn.Identity()
     del narrow.erasers["norm"]
     with pytest.raises(ValueError, match="is a Identity"):
-        narrow.fold(model)
+        fold(narrow, model)

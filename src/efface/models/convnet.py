@@ -17,16 +17,16 @@ def convnet(
     kernel_size: int = 3,
     pool: int = 2,
 ) -> Model:
-    """Convolutions with batch norm, ReLU and max-pooling; the features are the means of the last channels.
+    """Build convolutions with batch norm, ReLU and max-pooling; the features are the means of the last channels.
 
     With channels [16, 32, 64, 128], kernel_size 7 and pool 1, the network of Bahng et al., "Learning de-biased
     representations with biased representations", ICML 2020, which computes about a hundred times as much.
 
     Args:
         input_shape: (channels, height, width).
-        n_classes: logits of the head.
-        channels: of each layer.
-        kernel_size: odd.
+        n_classes: number of logits.
+        channels: number of channels of each layer.
+        kernel_size: side of the kernels, odd.
         pool: side of the max-pooling after each layer; 1 for none.
     """
     if len(input_shape) != 3:
@@ -36,7 +36,7 @@ def convnet(
     if kernel_size < 1 or kernel_size % 2 == 0 or pool < 1:
         raise ValueError(f"kernel_size={kernel_size}, pool={pool}: kernel_size must be odd, pool at least 1")
     if min(input_shape[1:]) < pool ** len(channels):
-        raise ValueError(f"pool={pool}: images of {input_shape[1:]} pixels are gone after {len(channels)} layers of it")
+        raise ValueError(f"pool={pool}: images of {input_shape[1:]} pixels are too small for {len(channels)} layers")
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise([input_shape[0], *channels]):
         layers += [

@@ -12,7 +12,7 @@ from efface.models.base import Model
 def mlp(
     *, input_shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 100, 100), head_bias: bool = True
 ) -> Model:
-    """Linear layers with ReLU, features from the last hidden one.
+    """Build linear layers with ReLU; the features are the outputs of the last hidden one.
 
     With the default widths, on Colored MNIST, the 2352-100-100-100 network of the Fast Model Debias paper; its code
     has a head without bias (`head_bias=False`).

@@ -18,19 +18,19 @@ def resnet(
     pretrained: bool = False,
     weights: str = "IMAGENET1K_V1",
 ) -> Model:
-    """ResNet-18 (512 features) or ResNet-50 (2,048 features), channels last.
+    """Build a ResNet-18 (512 features) or ResNet-50 (2,048 features), channels last.
 
     He et al., "Deep residual learning for image recognition", CVPR 2016.
 
     Args:
         input_shape: (3, height, width), or (1, height, width) for grey images.
-        n_classes: logits of the head, which is new and random.
+        n_classes: number of logits; the head is new and random.
         depth: 18 or 50.
-        pretrained: start at weights trained on ImageNet, instead of random ones. torchvision fetches them once.
-        weights: which, by torchvision's name: `IMAGENET1K_V1`, and `IMAGENET1K_V2` for depth 50.
+        pretrained: start at weights trained on ImageNet, instead of random ones. torchvision downloads them once.
+        weights: torchvision's name of the weights: `IMAGENET1K_V1`, or `IMAGENET1K_V2` for depth 50.
 
     Raises:
-        ValueError: an option is wrong, or the inputs are no images.
+        ValueError: an option is wrong, or the inputs are not images.
         FileNotFoundError: the weights can neither be found nor fetched.
     """
     from torchvision import models
@@ -53,7 +53,7 @@ def resnet(
 
 
 def _fetch(kind: Any, name: str) -> dict[str, Any]:
-    """torchvision's weights from its own folder, or fetched to it."""
+    """Read torchvision's weights from its own folder, or download them to it."""
     if name not in kind.__members__:
         raise ValueError(f"weights is {name!r}, but must be one of {', '.join(kind.__members__)}")
     choice = kind[name]

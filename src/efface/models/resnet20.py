@@ -8,7 +8,7 @@ from efface.models.base import Model
 
 
 class _Block(nn.Module):
-    """Two 3 × 3 convolutions, and a shortcut that has no parameters (He et al., option A)."""
+    """Two 3 × 3 convolutions, and a shortcut without parameters (He et al., option A)."""
 
     def __init__(self, d_in: int, d_out: int, stride: int) -> None:
         super().__init__()
@@ -28,9 +28,10 @@ class _Block(nn.Module):
 
 
 def resnet20(*, input_shape: tuple[int, ...], n_classes: int) -> Model:
-    """ResNet-20 with 64 features: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
+    """Build a ResNet-20 with 64 features.
 
-    The network of the Fast Model Debias paper for CelebA. Made for 32 px; at 224 px it computes 49 times as much.
+    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2; the network of the Fast Model
+    Debias paper for CelebA. Made for 32 px; at 224 px it computes 49 times as much.
     """
     if len(input_shape) != 3:
         raise ValueError(f"inputs have shape {input_shape}, but ResNet-20 takes images (channels, height, width)")
