@@ -79,7 +79,7 @@ class LmTraining:
         weight_decay: weight decay of matrices; vectors have none.
     """
 
-    epochs: Annotated[int, Ge(0)] = 5
+    epochs: Annotated[int, Ge(0)] = 4
     lr: Annotated[float, Gt(0)] = 3e-3
     batch_size: Annotated[int, Ge(1)] = 16
     weight_decay: Annotated[float, Ge(0)] = 0.1
@@ -163,7 +163,7 @@ class TinyModel:
     hidden_size: Annotated[int, Ge(1)] = 128
     layers: Annotated[int, Ge(1)] = 4
     heads: Annotated[int, Ge(1)] = 4
-    intermediate_size: Annotated[int, Ge(1)] = 512
+    intermediate_size: Annotated[int, Ge(1)] = 384
     vocab_size: Annotated[int, Ge(258)] = 1024
     max_length: Annotated[int, Ge(2)] = 128
 
