@@ -94,11 +94,10 @@ def test_examples_of_additions_run_where_the_page_puts_them(tmp_path: Path) -> N
     assert erased["leace"] < 1e-5 < erased["column_erasure"]
 
 
-def test_blocks_are_formatted_as_the_code_is(tmp_path: Path) -> None:
-    for name, code in blocks(page("adding_a_method.md")).items():
-        if name.endswith(".py"):
-            file = tmp_path / Path(name).name
-            file.write_text(code)
-            subprocess.run(
-                [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", file], check=True
-            )
+def test_feature_file_example_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", page("data_sets.md"), re.DOTALL)
+    exec(code, {})
+    data = FeatureFile(path="my.npz").load(data_dir=tmp_path, cache_dir=tmp_path, seed=0)
+    assert len(data.train) == 360
+    assert len(data.classes) == len(data.attributes) == 2
