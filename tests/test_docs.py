@@ -13,6 +13,7 @@ from tests.conftest import CONF
 import efface
 import efface.scrubbing
 import efface.sklearn
+from efface.data.features import FeatureFile
 from efface.metrics import METRICS
 from efface.record import Record
 

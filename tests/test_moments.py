@@ -114,6 +114,20 @@ def test_refused_batch_changes_nothing(x: torch.Tensor, z: torch.Tensor, weight:
     assert_same(m, moments(data()[:2]))
 
 
+def test_frequency_weights_count_repetitions() -> None:
+    x, z, _ = data()
+    repeat = torch.arange(len(x)) % 4
+    weighted = Moments(7, 3, dtype=torch.float64, weights="frequency")
+    weighted.update(x, z, repeat.double())
+    repeated = moments((x.repeat_interleave(repeat, 0), z.repeat_interleave(repeat, 0)))
+    torch.testing.assert_close(weighted.cov_xx(), repeated.cov_xx())
+    assert weighted.n_eff == repeated.n_eff == repeated.count
+    with pytest.raises(ValueError, match="make both with the same arguments"):
+        weighted.merge(repeated)
+    with pytest.raises(ValueError, match="weights is 'counts', but must be 'importance' or 'frequency'"):
+        Moments(7, 3, weights="counts")  # type: ignore[arg-type]
+
+
 def test_too_few_samples_raise() -> None:
     m = Moments(2, 1)
     with pytest.raises(ValueError, match="no samples yet"):

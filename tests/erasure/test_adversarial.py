@@ -22,9 +22,10 @@ def test_fantope_projection_is_that_of_a_brute_force_solver(rank: int) -> None:
         assert values.min() > -1e-10
         assert values.max() < 1 + 1e-10
         # The nearest point shares eigenvectors with R: what remains is a quadratic program in the eigenvalues.
-        own = torch.linalg.eigvalsh(R).numpy()
+        target = torch.linalg.eigvalsh(R).numpy()
         brute = minimize(
-            lambda v, own=own: np.square(v - own).sum(), np.full(5, rank / 5), method="SLSQP", bounds=[(0, 1)] * 5,
+            lambda v, target=target: np.square(v - target).sum(), np.full(5, rank / 5), method="SLSQP",
+            bounds=[(0, 1)] * 5,
             constraints={"type": "eq", "fun": lambda v: v.sum() - rank}, options={"ftol": 1e-14, "maxiter": 500},
         )  # fmt: skip
         assert float((projected - R).square().sum()) == pytest.approx(brute.fun, rel=1e-6)

@@ -17,7 +17,7 @@ def test_predictor_weights_lie_in_the_nullspace(k: int) -> None:
     assert (contrast @ eraser.P).abs().max() < 1e-8 * contrast.abs().max()
     one = InlpEraser.fit(x, y, iterations=1)
     second = fit_softmax((one(x) - x.mean(0)) / scale, y, l2=1e-4)
-    # On what the first iteration left, the second predictor's reading is gone too.
+    # After the second iteration, the second predictor reads nothing either.
     readings = (eraser(x) - x.mean(0)) / scale @ (second.weight - second.weight.mean(0)).mT
     assert readings.abs().max() < 1e-6
     # What is removed stays removed.

@@ -33,8 +33,8 @@ def test_quadratic_eraser_gives_all_classes_one_mean_and_covariance(k: int) -> N
 def test_weighted_mean_keeps_the_mean() -> None:
     x, y = data()
     y = torch.where(y == 2, 1, y)  # unequal classes
-    kept = QuadraticEraser.fit(x, y, weighted_mean=True)
-    torch.testing.assert_close(kept(x, y).mean(0), x.mean(0))
+    weighted = QuadraticEraser.fit(x, y, weighted_mean=True)
+    torch.testing.assert_close(weighted(x, y).mean(0), x.mean(0))
     compatible = QuadraticEraser.fit(x, y)
     torch.testing.assert_close(compatible.global_mean, (x[y == 0].mean(0) + x[y == 1].mean(0)) / 2)
 

@@ -202,14 +202,14 @@ def test_half_precision_models_have_float32_statistics(words: dict[str, Tensor],
 
 def test_bits_per_byte_do_not_depend_on_the_tokeniser(lm: LanguageModel, text: TaggedText) -> None:
     data = lm.tokenise(text.test, text.tags)
-    found = bits_per_byte(lm, ConceptScrubber(), data, batch_size=2)
+    measured = bits_per_byte(lm, ConceptScrubber(), data, batch_size=2)
     with torch.no_grad():
         logits = lm.model(data.input_ids, attention_mask=data.attention_mask).logits
     real = data.attention_mask[:, 1:] > 0
     nats = nn.functional.cross_entropy(logits[:, :-1][real], data.input_ids[:, 1:][real], reduction="sum")
     size = sum(len(document.text.encode()) for document in text.test)
-    assert found == pytest.approx(float(nats) / 0.6931471805599453 / size, rel=1e-4)
-    assert found == pytest.approx(bits_per_byte(lm, ConceptScrubber(), data, batch_size=3), rel=1e-5)
+    assert measured == pytest.approx(float(nats) / 0.6931471805599453 / size, rel=1e-4)
+    assert measured == pytest.approx(bits_per_byte(lm, ConceptScrubber(), data, batch_size=3), rel=1e-5)
 
 
 def test_unknown_families_are_named(words: dict[str, Tensor]) -> None:

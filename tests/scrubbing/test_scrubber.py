@@ -67,9 +67,9 @@ def test_cached_generation_is_the_same(
         assert torch.equal(cached, anew)
         whole = lm.model(train.input_ids[:2, :20], use_cache=False).logits
         name = "cache" if "cache" in inspect.signature(lm.model.forward).parameters else "past_key_values"
-        held = {name: DynamicCache()}
+        caches = {name: DynamicCache()}
         steps = (slice(0, 7), slice(7, 8), slice(8, 20))
-        parts = [lm.model(train.input_ids[:2, at], **held, use_cache=True).logits for at in steps]
+        parts = [lm.model(train.input_ids[:2, step], **caches, use_cache=True).logits for step in steps]
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=0)
 
 

@@ -145,7 +145,7 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
 
 
 def _surface(rows: Iterable[list[str]], column: int) -> tuple[str, list[tuple[int, int, str]]]:
-    """Spell the text of a sentence; return it with the characters and labels of its words."""
+    """Read the text of a sentence; return it with the characters and labels of its words."""
     text, words = "", list[tuple[int, int, str]]()
     last_inside, start = 0, 0  # the last word of a multiword token ("don't"), and where the next of its words starts
     for row in rows:
