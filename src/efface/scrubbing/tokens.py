@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efface.data.conllu import Document
+if TYPE_CHECKING:  # `scrub` needs no more than the core and transformers
+    from efface.data.conllu import Document
 
 UNLABELLED = -100
 """The label of a token that belongs to no word; statistics and probes leave it out."""
@@ -69,7 +70,7 @@ def align(text: str, words: Sequence[tuple[int, int, str]], offsets: Sequence[tu
 
 
 def tokenise(
-    documents: Sequence[Document],
+    documents: Sequence["Document"],
     tags: Sequence[str],
     encode: Encode,
     *,
@@ -119,7 +120,7 @@ def tokenise(
 
 
 def _encode_document(
-    document: Document, number: Mapping[str, int], encode: Encode
+    document: "Document", number: Mapping[str, int], encode: Encode
 ) -> tuple[list[int], list[int], list[int]]:
     """Return the ids, the labels and the bytes of a document's tokens."""
     ids, offsets = encode(document.text)
