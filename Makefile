@@ -27,10 +27,10 @@ run: $(INSTALLED)  ## Run methods none and leace on real digits (no download), p
 	$(BIN)/python run.py -m method=none,leace seed=0,1,2 results_dir=$(RESULTS)
 	$(BIN)/python -m efface.report $(RESULTS)
 
-report: $(INSTALLED)  ## Tables, figures and page of the records in RESULTS
+report: $(INSTALLED)  ## Tables, plots and page of the records in RESULTS
 	$(BIN)/python -m efface.report $(RESULTS)
 
-tables: $(INSTALLED)  ## Every table and figure of experiments/ from its runs.csv and published.csv
+tables: $(INSTALLED)  ## Every table and plot of experiments/ from its committed CSV files
 	$(BIN)/python -m efface.report $(patsubst %/runs.csv,%,$(wildcard experiments/*/runs.csv))
 
 # The commands are those of the experiment's page: its first block of shell.

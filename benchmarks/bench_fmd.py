@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row, seconds
 from efface.methods.dfr import Dfr
-from efface.methods.fmd import Fmd
+from efface.methods.fmd_pairs import FmdPairs
 from efface.problem import Features, Problem
 from efface.unlearning.bias import CounterfactualBias
 from efface.unlearning.edits import external, published_step
@@ -109,7 +109,11 @@ def converged(problem: Problem) -> Iterator[Row]:
     yield Row(f"damped steps to convergence, d = {d}, K = {k}", damped, None, "–", f"{steps} Newton steps to 1e-6")
 
     fitted, times = {}, {}
-    for name, method in {"dfr": Dfr(), "α and λ given": Fmd(alpha=(0.8,), damping=(1e-4,)), "fmd": Fmd()}.items():
+    for name, method in {
+        "dfr": Dfr(),
+        "α and λ given": FmdPairs(alpha=(0.8,), damping=(1e-4,)),
+        "fmd": FmdPairs(),
+    }.items():
         start = time.perf_counter()
         fitted[name] = method.fit(problem)
         times[name] = time.perf_counter() - start

@@ -4,7 +4,7 @@ import multiprocessing
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,37 +114,43 @@ def precision(d: int, shrinkage: bool, results: dict[str, dict[str, Any]]) -> di
 
 def rows() -> Iterator[Row]:
     """Statistics, eraser and both, by width."""
-    points = []
     for d in WIDTHS:
         for shrinkage in (True, False):
             results = timings(d, shrinkage)
             ours, theirs = results["efface"], results["concept_erasure"]
             told = precision(d, shrinkage, results)
-            what = f"LEACE, d = {d:,}, shrinkage {'on' if shrinkage else 'off'}"
+            what = label(d, shrinkage=shrinkage)
             memory = f"peak {ours['memory'] / 1e9:.2f} GB against {theirs['memory'] / 1e9:.2f}"
             note = f"ours: {told['efface']}; theirs: {told['concept_erasure']}; {memory}"
             yield Row(f"{what}: fit", ours["fit"], theirs["fit"], "concept_erasure 0.2.4", note)
             yield Row(f"{what}: eraser alone", ours["eraser"], theirs["eraser"], "concept_erasure 0.2.4")
             if shrinkage:
                 yield Row(f"{what}: statistics", ours["statistics"], ours["product"], "one x.T @ x")
-                points.append((d, ours["fit"], theirs["fit"], ours["product"]))
-    figure(points)
 
 
-def figure(points: list[tuple[int, float, float, float]]) -> None:
-    """Time of a fit against d."""
-    import matplotlib
+def label(d: int, *, shrinkage: bool) -> str:
+    """Return how rows of this width begin."""
+    return f"LEACE, d = {d:,}, shrinkage {'on' if shrinkage else 'off'}"
 
-    matplotlib.use("Agg")
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw the time of a fit with shrinkage against d, beside the other package and one product."""
     from matplotlib import pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    widths = [point[0] for point in points]
-    for i, label in ((1, "efface"), (2, "concept_erasure 0.2.4"), (3, "one x.T @ x")):
-        ax.loglog(widths, [point[i] for point in points], "o-" if i < 3 else ":", label=label)
-    ax.set_xticks(widths, [str(d) for d in widths])
-    ax.minorticks_off()
-    ax.set(xlabel="features d", ylabel="seconds", title=f"LEACE fit, n = {N:,}, k = {K}, float32")
-    ax.legend(frameon=False)
-    ax.grid(alpha=0.25)
-    fig.savefig(Path(__file__).parent / "leace.png", dpi=150, metadata={"Software": None})
+    from efface.report.plots.style import COLOURS, GREY, plain_powers, styled
+
+    by_name = {row.what: row for row in rows}
+    fits = [by_name[f"{label(d, shrinkage=True)}: fit"] for d in WIDTHS]
+    products = [by_name[f"{label(d, shrinkage=True)}: statistics"].theirs for d in WIDTHS]
+    with styled():
+        fig, ax = plt.subplots(figsize=(4.6, 3.1), layout="constrained")
+        ax.loglog(WIDTHS, [row.ours for row in fits], "o-", color=COLOURS[0], label="efface")
+        ax.loglog(WIDTHS, [row.theirs for row in fits], "s-", color=COLOURS[1], label=fits[0].other)
+        ax.loglog(WIDTHS, products, ":", color=GREY, label="one x.T @ x")
+        plain_powers(ax.yaxis)
+        ax.set_xticks(WIDTHS, [f"{d:,}" for d in WIDTHS])
+        ax.minorticks_off()
+        ax.set(xlabel="features d", ylabel="seconds", title=f"LEACE fit, n = {N:,}, k = {K}, float32")
+        ax.legend()
+        fig.savefig(path, dpi=200, metadata={"Software": None})
+        plt.close(fig)

@@ -1,4 +1,4 @@
-"""A thousand records into tables, figures and a page."""
+"""A thousand records into tables, plots and a page."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ RUNS = 1000
 
 
 def copies(record: Record, folder: Path, n: int) -> None:
-    """`n` records like `record`: methods × ratios × ranks × five seeds, every figure shifted a little."""
+    """Write `n` records like `record`: methods × ratios × ranks × five seeds, every metric shifted a little."""
     draw = random.Random(0)
     text = record.model_dump()
     for i in range(n):
@@ -36,7 +36,7 @@ def copies(record: Record, folder: Path, n: int) -> None:
 
 
 def rows() -> Iterator[Row]:
-    """One run of the small data, copied."""
+    """Report one run of the small data, copied."""
     import subprocess
     import sys
 
@@ -51,6 +51,4 @@ def rows() -> Iterator[Row]:
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
             main([str(folder / "many")])
-        yield Row(
-            f"report of {RUNS:,} records: tables, figures, page", time.perf_counter() - start, None, "limit: 10 s"
-        )
+        yield Row(f"report of {RUNS:,} records: tables, plots, page", time.perf_counter() - start, None, "limit: 10 s")

@@ -12,7 +12,9 @@ from hydra import compose, initialize_config_dir
 from tests.data import adult_files
 
 from efface.data.base import Dataset
-from efface.problem import Problem
+from efface.debiased import Debiased
+from efface.methods.base import Method, NotApplicable
+from efface.problem import Features, Problem
 from efface.runs import base, grid
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -25,7 +27,7 @@ CONF = Path(entry.__file__).parent / "conf"
 
 @pytest.fixture(scope="session")
 def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., grid.GridRun]:
-    """Experiments composed from the real configuration, sharing a cache, with results in one temporary folder."""
+    """Runs composed from the real configuration, sharing a cache, with results in one temporary folder."""
     root = tmp_path_factory.mktemp("efface")
 
     def build(*overrides: str) -> grid.GridRun:
@@ -42,22 +44,25 @@ def mini(parts_of: Callable[..., grid.GridRun]) -> Dataset:
     return parts.dataset.load(data_dir=Path(), cache_dir=Path(), seed=0)
 
 
-class _Spy:
-    """A method that keeps what it is handed, and does not apply."""
+class _Spy(Method):
+    """A method that keeps the problem it sees, and does not apply."""
 
-    uses_attribute_at_test = False
     problem: Problem
 
-    def skip(self, problem: Problem) -> str:
+    def training_data(self, problem: Problem) -> Features:
         self.problem = problem
-        return "only looking"
+        raise NotApplicable("only looking")
+
+    def fit(self, problem: Problem) -> Debiased:
+        self.training_data(problem)
+        raise AssertionError("it does not apply")
 
 
 def problem_of(parts: grid.GridRun) -> Problem:
-    """What a method sees in this experiment."""
+    """What a method sees in a run of these parts."""
     spy = _Spy()
     elsewhere = parts.results_dir.with_name("looked_at")
-    looking = replace(parts, method=spy, overwrite=True, results_dir=elsewhere)  # type: ignore[arg-type]
+    looking = replace(parts, method=spy, overwrite=True, results_dir=elsewhere)
     base.execute(looking, say=lambda message: None)
     return spy.problem
 

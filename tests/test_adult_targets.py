@@ -58,7 +58,7 @@ def test_unaware_has_no_flip_bias_and_hides_nothing(records: dict[str, list[Reco
         assert unaware.metrics["probe_accuracy"] > unaware.metrics["probe_majority"] + 0.1
 
 
-def test_metrics_are_aif360_s_on_its_own_data_sets(records: dict[str, list[Record]], parts_of: Build) -> None:
+def test_metrics_equal_those_of_aif360(records: dict[str, list[Record]], parts_of: Build) -> None:
     import pandas as pd
     from aif360.metrics import ClassificationMetric
 
@@ -88,7 +88,7 @@ def test_race_and_the_mlp_run_too(parts_of: Build) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_grid_runs_through(tmp_path: Path) -> None:
+def test_grid_runs_through(tmp_path: Path) -> None:
     arguments = ["dataset=adult", "method=none,leace,rlace,inlp,fmd", "seed=0,1", "logger=none"]
     places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}"]
     subprocess.run([sys.executable, "run.py", "-m", *arguments, *places], cwd=CONF.parent, check=True)

@@ -47,7 +47,7 @@ def test_splits_of_the_photographs_at_hand(tmp_path: Path) -> None:
 @GAPS
 @needs_data
 @pytest.mark.timeout(1200)
-def test_a_network_is_trained_once_and_erasure_is_felt(tmp_path: Path) -> None:
+def test_network_is_trained_once_and_erasure_helps(tmp_path: Path) -> None:
     records = {}
     for method in ("leace", "none"):
         places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]

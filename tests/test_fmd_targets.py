@@ -61,6 +61,6 @@ def test_500_pairs_do_much_of_it(records: dict[tuple[str, float], Record]) -> No
     assert fmd >= none + 0.12
 
 
-def test_who_is_harmful_is_told(records: dict[tuple[str, float], Record]) -> None:
-    told = records["fmd", 0.99].info["influence"]
-    assert told["aligned_share_of_helpful"] < 0.75 < told["aligned_share"]
+def test_helpful_samples_are_less_often_bias_aligned(records: dict[tuple[str, float], Record]) -> None:
+    influence = records["fmd", 0.99].info["influence"]
+    assert influence["aligned_share_of_helpful"] < 0.75 < influence["aligned_share"]

@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -5,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 import torch
 
-from efface.options import Ge, Gt, Len, Lt, OptionError, check, options
+from efface.options import Ge, Gt, Len, Lt, OptionError, check, checked, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ def function(*, width: int, name: str = "x", anything: Any = None) -> None: ...
         {"rank": {"_target_": "a part of its own"}},
     ],
 )
-def test_what_fits_passes(options: dict) -> None:
+def test_options_that_fit_pass(options: dict) -> None:
     check(Thing, options, node="method")
 
 
@@ -50,7 +51,7 @@ def test_what_fits_passes(options: dict) -> None:
         ({"shrinkage": 3}, "method.shrinkage is 3, but must be a string or true or false"),
     ],
 )
-def test_what_does_not_fit_is_named(options: dict, message: str) -> None:
+def test_options_that_do_not_fit_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check(Thing, options, node="method")
 
@@ -59,6 +60,26 @@ def test_functions_are_checked_too() -> None:
     check(function, {"width": 3, "anything": object}, node="model")
     with pytest.raises(ValueError, match="width is '3', but must be an integer"):
         check(function, {"width": "3"}, node="model")
+
+
+def test_checked_functions_check_themselves() -> None:
+    @checked
+    def build(*, hidden: Annotated[Sequence[int], Len(1)] = (1,), pool: Annotated[int, Ge(1)] = 2) -> int:
+        """Build."""
+        return len(hidden) * pool
+
+    assert build(hidden=[3, 4]) == 4
+    assert (build.__doc__, list(inspect.signature(build).parameters)) == ("Build.", ["hidden", "pool"])
+    for given, message in (
+        ({"pool": 0}, "pool is 0, but must be an integer >= 1"),
+        ({"hidden": []}, r"hidden is \[\], but must be a list of integers with one entry or more"),
+    ):
+        with pytest.raises(OptionError, match=f"^{message}$"):
+            build(**given)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'width'"):
+        build(width=3)
+    with pytest.raises(OptionError, match=r"^model.pool is 0, but must be an integer >= 1$"):
+        check(build, {"pool": 0}, node="model")
 
 
 @options
@@ -84,7 +105,14 @@ class Extended(Declared):
             raise ValueError("factor is 13, but must be another number")
 
 
-@pytest.mark.parametrize("cls", [Declared, Extended])
+@options
+class Inheriting(Declared):
+    """Has no relations of its own."""
+
+    elsewhere: ClassVar[dict[str, str]] = {"factor": "Extended has it"}
+
+
+@pytest.mark.parametrize("cls", [Declared, Extended, Inheriting])
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -92,13 +120,13 @@ class Extended(Declared):
         ({"rank": 1.5}, "^rank is 1.5, but must be an integer >= 1 or null$"),
         ({"damping": ()}, "^damping is \\(\\), but must be a list of numbers > 0 with one entry or more$"),
         ({"damping": [0]}, "^damping is \\[0\\], but must be a list of numbers > 0 with one entry or more$"),
-        ({"share": 1.0}, "^share is 1.0, but must be a number >= 0 < 1$"),
+        ({"share": 1.0}, "^share is 1.0, but must be a number >= 0 and < 1$"),
         ({"share": float("nan")}, "^share is nan, but must be finite$"),
         ({"damping": [float("inf")]}, "^damping is \\[inf\\], but must be finite$"),
         ({"mode": "c"}, "^mode is 'c', but must be a | b$"),
     ],
 )
-def test_a_range_is_said_once_and_checked(cls: type, given: dict, message: str) -> None:
+def test_ranges_are_checked(cls: type, given: dict, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         cls(**given)
 
@@ -110,8 +138,18 @@ def test_relations_are_checked_after_types() -> None:
         Extended(factor=13)
     with pytest.raises(ValueError, match="mode=b needs one"):
         Extended(mode="b")
+    with pytest.raises(ValueError, match="mode=b needs one"):
+        Inheriting(mode="b")
     assert Extended(mode="b", rank=2, damping=[1, 2]).rank == 2
     with pytest.raises(TypeError):
         Declared(3)
     with pytest.raises(FrozenInstanceError):
         Declared().rank = 3
+
+
+def test_unknown_options_are_answered_by_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"^Declared has no option factor: its options are rank, damping, share, mode$"):
+        Declared(factor=2)
+    with pytest.raises(TypeError, match=r"^Inheriting has no option factor: Extended has it$"):
+        Inheriting(factor=2)
+    assert list(inspect.signature(Extended).parameters) == ["rank", "damping", "share", "mode", "factor"]

@@ -120,7 +120,7 @@ def test_a_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path)
             ["-m", "method=none,leace", "method.refit_head=true"],
             ["Not every method", "these do: inlp, leace, leace_orth"],
         ),
-        (["method=rlace", "method.rank=all"], ["method.rank is 'all', but must be an integer or null"]),
+        (["method=rlace", "method.rank=all"], ["method.rank is 'all', but must be an integer >= 1 or null"]),
         (["method=leace", "method.reweigh=maybe"], ["method.reweigh is 'maybe', but must be true or false"]),
         (["seed=1.5"], ["seed is 1.5, but must be an integer"]),
         (["device=3"], ["device is 3, but must be a string"]),

@@ -1,23 +1,36 @@
-"""What every figure of the tables means: its key in a record, heading, formula, source and better direction."""
+"""What every metric means: its key in a record, heading, formula, source, better side, and why it may be undefined.
+
+Standard library only: evaluation, the command line and reports all read it.
+"""
 
 from typing import Literal, NamedTuple
 
+Direction = Literal["higher", "lower", "zero", "one"]
+Needs = Literal["", "binary attribute", "binary label and attribute", "binary attribute, three labels"]
+
+_EMPTY_GROUP = "a group that it compares has no sample"
+_PROBES_OFF = "probes are switched off (evaluation.probe)"
+
 
 class Metric(NamedTuple):
-    """One figure of a record's `metrics`. Tables show metrics in the order of `METRICS`."""
+    """One metric of a record. Tables show metrics in the order of `METRICS`."""
 
     key: str
     """Its name in a record."""
     heading: str
-    """In a table, without arrow."""
+    """Its name in a table, without arrow."""
     formula: str
     """What it is, in one sentence."""
     source: str
-    """The paper or package whose definition it is; empty if it is ours."""
-    direction: Literal["higher", "lower", "zero", "one", ""]
+    """The paper or package that defines it; empty if it is ours."""
+    direction: Direction | Literal[""]
     """Which side is better, or which value is fair; empty if neither."""
     per: Literal["", "group", "label"] = ""
-    """Where the record holds a dict of figures: what its keys stand for."""
+    """What the keys stand for, where the record holds a dict of numbers."""
+    needs: Needs = ""
+    """The labels and attributes for which it is defined; empty if for all."""
+    undefined: str = _EMPTY_GROUP
+    """Why it is null where its needs are met."""
 
 
 _AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
@@ -53,6 +66,7 @@ METRICS: tuple[Metric, ...] = (
         "P(ŷ = y) over the groups with P(y, a) ≤ P(y) P(a) in train",
         "Chen et al., 2023 (Fast Model Debias)",
         "higher",
+        undefined="no sample is bias-conflicting",
     ),
     Metric(
         "bias_aligned_accuracy",
@@ -60,6 +74,7 @@ METRICS: tuple[Metric, ...] = (
         "P(ŷ = y) over the groups with P(y, a) > P(y) P(a) in train",
         "Chen et al., 2023 (Fast Model Debias)",
         "higher",
+        undefined="no sample is bias-aligned",
     ),
     Metric("group_accuracy", "group acc.", "P(ŷ = y | y, a)", "", "higher", "group"),
     Metric(
@@ -68,6 +83,7 @@ METRICS: tuple[Metric, ...] = (
         "of a language model: −log₂ p of the text over its length in UTF-8 bytes",
         f"{_LEACE}, table 1",
         "lower",
+        undefined="an encoder predicts no next token, so it has no bits per byte",
     ),
     Metric(
         "counterfactual_bias",
@@ -76,6 +92,7 @@ METRICS: tuple[Metric, ...] = (
         "exists",
         "Chen et al., 2023 (Fast Model Debias)",
         "lower",
+        undefined="no counterfactual of a sample exists in these data",
     ),
     Metric(
         "conditional_score_gap",
@@ -84,6 +101,7 @@ METRICS: tuple[Metric, ...] = (
         "",
         "zero",
         "label",
+        needs="binary attribute",
     ),
     Metric(
         "conditional_score_gap_mean_abs",
@@ -91,12 +109,13 @@ METRICS: tuple[Metric, ...] = (
         "mean over labels of |score gap|; binary a",
         "",
         "lower",
+        needs="binary attribute",
     ),
     Metric(
         "score_energy_distance",
         "score energy dist.",
         "(2 ∫ (F − G)²)^½, F and G the distribution functions of p_y given y under two values of a; mean over pairs of "
-        "values; 0 if and only if the laws are equal",
+        "values; 0 if and only if the distributions are equal",
         "Székely & Rizzo, 2013",
         "lower",
         "label",
@@ -114,9 +133,16 @@ METRICS: tuple[Metric, ...] = (
         "P(ŷ = 1 | a = 0) − P(ŷ = 1 | a = 1); binary y and a, a = 1 privileged, label 1 favourable",
         _AIF360,
         "zero",
+        needs="binary label and attribute",
     ),
     Metric(
-        "disparate_impact", "disparate impact", "P(ŷ = 1 | a = 0) / P(ŷ = 1 | a = 1); binary y and a", _AIF360, "one"
+        "disparate_impact",
+        "disparate impact",
+        "P(ŷ = 1 | a = 0) / P(ŷ = 1 | a = 1); binary y and a",
+        _AIF360,
+        "one",
+        needs="binary label and attribute",
+        undefined="no one under a = 1 is given label 1",
     ),
     Metric(
         "equal_opportunity_difference",
@@ -124,6 +150,7 @@ METRICS: tuple[Metric, ...] = (
         "P(ŷ = 1 | y = 1, a = 0) − P(ŷ = 1 | y = 1, a = 1); binary y and a",
         _AIF360,
         "zero",
+        needs="binary label and attribute",
     ),
     Metric(
         "average_odds_difference",
@@ -131,9 +158,15 @@ METRICS: tuple[Metric, ...] = (
         "mean over y = 0, 1 of P(ŷ = 1 | y, a = 0) − P(ŷ = 1 | y, a = 1); binary y and a",
         _AIF360,
         "zero",
+        needs="binary label and attribute",
     ),
     Metric(
-        "theil_index", "Theil index", "E[(b / μ) ln(b / μ)], b = ŷ − y + 1, μ = E b; binary y and a", _AIF360, "lower"
+        "theil_index",
+        "Theil index",
+        "E[(b / μ) ln(b / μ)], b = ŷ − y + 1, μ = E b; binary y and a",
+        _AIF360,
+        "lower",
+        needs="binary label and attribute",
     ),
     Metric(
         "tpr_gap",
@@ -142,6 +175,7 @@ METRICS: tuple[Metric, ...] = (
         "De-Arteaga et al., 2019",
         "zero",
         "label",
+        needs="binary attribute",
     ),
     Metric(
         "tpr_gap_rms",
@@ -149,6 +183,7 @@ METRICS: tuple[Metric, ...] = (
         "(mean over labels of the squared TPR gap)^½; binary a",
         "Ravfogel et al., 2020 and 2022 (INLP, R-LACE)",
         "lower",
+        needs="binary attribute",
     ),
     Metric(
         "tpr_gap_correlation",
@@ -156,6 +191,7 @@ METRICS: tuple[Metric, ...] = (
         "correlation over labels of the TPR gap with P(a = 0 | y) in train; binary a, three labels or more",
         "De-Arteaga et al., 2019; Ravfogel et al., 2020",
         "zero",
+        needs="binary attribute, three labels",
     ),
     Metric(
         "probe_information",
@@ -166,9 +202,24 @@ METRICS: tuple[Metric, ...] = (
         "to read; null (underpowered) where a probe of the un-erased features is not 5 points above the majority",
         f"Xu et al., 2020 (V-information); {_LEACE}, guardedness",
         "lower",
+        undefined=_PROBES_OFF,
     ),
-    Metric("probe_accuracy", "probe acc.", "held-out accuracy of that probe; at best the majority", _LEACE, "lower"),
-    Metric("probe_majority", "majority", "accuracy of the best constant guess on the same half", "", ""),
+    Metric(
+        "probe_accuracy",
+        "probe acc.",
+        "held-out accuracy of that probe; at best the majority",
+        _LEACE,
+        "lower",
+        undefined=_PROBES_OFF,
+    ),
+    Metric(
+        "probe_majority",
+        "majority",
+        "accuracy of the best constant guess on the same half",
+        "",
+        "",
+        undefined=_PROBES_OFF,
+    ),
     Metric(
         "probe_macro_recall",
         "probe macro recall",
@@ -176,6 +227,7 @@ METRICS: tuple[Metric, ...] = (
         "constant guess, also where one value is rare",
         "",
         "lower",
+        undefined=_PROBES_OFF,
     ),
     Metric(
         "probe_auc",
@@ -183,24 +235,36 @@ METRICS: tuple[Metric, ...] = (
         "area under the ROC curve of that probe, .5 where nothing is left; binary a",
         "",
         "lower",
+        needs="binary attribute",
+        undefined=_PROBES_OFF,
     ),
     Metric(
         "balanced_probe_information",
         "bal. probe info., bits",
-        "probe information under the law in which all groups (y, a) are equally frequent, for training and scoring; "
+        "probe information where all groups (y, a) are made equally frequent by weights, for training and scoring; "
         "null where y and a are independent in the split, or a group is too small. An eraser fitted under the natural "
-        "law need not bring it to 0",
+        "distribution need not bring it to 0",
         "",
         "lower",
+        undefined=_PROBES_OFF,
     ),
     Metric(
         "balanced_probe_accuracy",
         "bal. probe acc.",
-        "accuracy of that probe under the balanced law; at best 1 / (values of a)",
+        "accuracy of that probe under the balanced distribution; at best 1 / (values of a)",
         "",
         "lower",
+        undefined=_PROBES_OFF,
     ),
-    Metric("balanced_probe_auc", "bal. probe AUC", "its area under the ROC curve; binary a", "", "lower"),
+    Metric(
+        "balanced_probe_auc",
+        "bal. probe AUC",
+        "its area under the ROC curve; binary a",
+        "",
+        "lower",
+        needs="binary attribute",
+        undefined=_PROBES_OFF,
+    ),
     Metric(
         "mlp_probe_information",
         "MLP probe, bits",
@@ -208,6 +272,7 @@ METRICS: tuple[Metric, ...] = (
         "that is not linear",
         "Xu et al., 2020 (V-information)",
         "lower",
+        undefined="the non-linear probe is switched off (evaluation.mlp_probe)",
     ),
     Metric(
         "max_abs_cov",
@@ -215,6 +280,7 @@ METRICS: tuple[Metric, ...] = (
         "largest |Cov(represented x, one-hot a)| on the samples fitted on, under their weights",
         _LEACE,
         "lower",
+        undefined="the method is fitted on no data",
     ),
     Metric(
         "feature_shift",
@@ -222,7 +288,37 @@ METRICS: tuple[Metric, ...] = (
         "E‖Tx − x‖² / E‖x − μ‖²: 0 unchanged, 1 as far as to the mean",
         _LEACE,
         "lower",
+        undefined="the method changes the number of features, or reads those of an earlier layer",
     ),
 )
 """Intervals (`record.metrics_ci`) are 95 % percentile bootstrap intervals over the samples of test, or over whole
 identities where there are identities, with model and probe held fixed."""
+
+_BY_KEY = {metric.key: metric for metric in METRICS}
+
+
+def objective_direction(name: str) -> Direction:
+    """Return the better side of a metric that a sweeper optimises, or the value that it should be near.
+
+    Raises:
+        ValueError: no metric has this name, it has no better side, or a record holds it once for each group or label.
+    """
+    metric = _BY_KEY.get(name)
+    if metric is None or metric.per or metric.direction == "":
+        known = ", ".join(m.key for m in METRICS if m.direction and not m.per)
+        raise ValueError(f"objective is {name!r}, but must be one of {known}")
+    return metric.direction
+
+
+def reason_undefined(key: str, *, binary_label: bool, binary_attribute: bool) -> str:
+    """Return why a metric is null for data with such labels and attributes, if nothing else says so."""
+    metric = _BY_KEY.get(key)
+    if metric is None:
+        return _EMPTY_GROUP
+    if metric.needs == "binary label and attribute" and not (binary_label and binary_attribute):
+        return "defined for a binary label and a binary attribute"
+    if metric.needs.startswith("binary attribute") and not binary_attribute:
+        return "defined for a binary attribute"
+    if metric.needs == "binary attribute, three labels" and binary_label:
+        return "of fewer than three labels a correlation says nothing"
+    return metric.undefined

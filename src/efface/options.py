@@ -5,8 +5,8 @@
         rank: Annotated[int, Ge(1)] | None = None
         solver: Literal["auto", "game"] = "auto"
 
-A Python caller and the command line get the same message. What a single option may be stands in its annotation;
-`__post_init__` is left for relations between options.
+A Python caller and the command line get the same message. The annotation says what one option may be; `__post_init__`
+is for relations between options. Functions, such as those that build models, check their arguments with `@checked`.
 """
 
 import dataclasses
@@ -16,14 +16,16 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
-__all__ = ["Ge", "Gt", "Le", "Len", "Lt", "OptionError", "check", "check_type", "options"]
+__all__ = ["Ge", "Gt", "Le", "Len", "Lt", "OptionError", "check", "check_type", "checked", "options"]
 
 
 class OptionError(ValueError):
@@ -34,10 +36,13 @@ class OptionError(ValueError):
 def options(cls: type[T]) -> type[T]:
     """Make a class a frozen keyword-only dataclass that checks its fields against their annotations when it is made.
 
+    A class may say with `elsewhere: ClassVar[dict[str, str]]` where an option is that it does not have.
+
     Raises:
         OptionError: when an object is made of a value that its annotation does not admit.
+        TypeError: when an object is made with an option that the class does not have; the message names those it has.
     """
-    relations = cls.__dict__.get("__post_init__")
+    relations = getattr(cls, "__post_init__", None)  # a base class's too
 
     def post_init(self: Any) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
@@ -46,10 +51,38 @@ def options(cls: type[T]) -> type[T]:
             relations(self)
 
     cls.__post_init__ = post_init  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        for name in values:
+            if name not in _hints(typing.cast(type, cls)):
+                raise TypeError(_unknown(cls, name))
+        make(self, *args, **values)
+
+    cls.__init__ = init  # type: ignore[method-assign]
+    return cls
 
 
-def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) -> None:
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function of keyword-only options check them against its annotations when it is called.
+
+    Raises:
+        OptionError: when it is called with a value that its annotation does not admit.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **values: P.kwargs) -> R:
+        hints = typing.get_type_hints(function, include_extras=True)
+        for name in values.keys() & hints.keys():
+            check_type(values[name], hints[name], name=name)
+        return function(*args, **values)
+
+    return call
+
+
+def check(target: Callable[..., Any], values: Mapping[str, Any], *, node: str) -> None:
     """Check options against the annotations of a function, or of a class that does not check its own.
 
     Options that `target` does not name, that have no annotation, or that are parts of their own (with `_target_`) are
@@ -61,7 +94,7 @@ def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) ->
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     if inspect.isclass(target):
         hints |= typing.get_type_hints(target, include_extras=True)
-    for key, value in given.items():
+    for key, value in values.items():
         if key in hints and not (isinstance(value, Mapping) and "_target_" in value):
             check_type(value, hints[key], name=f"{node}.{key}")
 
@@ -69,8 +102,8 @@ def check(target: Callable[..., Any], given: Mapping[str, Any], *, node: str) ->
 def check_type(value: Any, hint: Any, *, name: str) -> None:
     """Check one option.
 
-    Strictly: a string is not accepted as a number, nor 1 as a boolean, and no number may be infinite or NaN. But a
-    list will do for a tuple and an integer for a real number, as yaml has it. A value that JSON has no word for is not
+    A string is not accepted as a number, nor 1 as a boolean, and no number may be infinite or NaN. But a list passes
+    for a tuple, and an integer for a real number, since yaml writes them so. A value that JSON cannot express is not
     checked.
 
     Raises:
@@ -85,19 +118,25 @@ def check_type(value: Any, hint: Any, *, name: str) -> None:
         return
     if adapter is None:
         return
-    shown = "null" if value is None else repr(value)
+    quoted = "null" if value is None else repr(value)
     if not _finite(value):
-        raise OptionError(f"{name} is {shown}, but must be finite")
+        raise OptionError(f"{name} is {quoted}, but must be finite")
     try:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        raise OptionError(f"{name} is {shown}, but must be {_words(hint)}") from error
+        raise OptionError(f"{name} is {quoted}, but must be {_words(hint)}") from error
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _unknown(cls: type, name: str) -> str:
+    """Say that a class has no such option, and where it is."""
+    elsewhere = getattr(cls, "elsewhere", {}).get(name)
+    return f"{cls.__name__} has no option {name}: {elsewhere or 'its options are ' + ', '.join(_hints(cls))}"
 
 
 @functools.cache
@@ -125,7 +164,7 @@ def _words(hint: Any) -> str:
     if hint is None or hint is type(None):
         return "null"
     if origin is typing.Annotated:
-        return " ".join([_words(arguments[0]), *filter(None, map(_range, arguments[1:]))])
+        return f"{_words(arguments[0])}{_ranges(arguments[1:])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_words, arguments))
     if origin is typing.Literal:
@@ -140,14 +179,20 @@ def _plural(hint: Any) -> str:
     plural = {int: "integers", float: "numbers", str: "strings"}
     if typing.get_origin(hint) is typing.Annotated:
         inner, *ranges = typing.get_args(hint)
-        return " ".join([_plural(inner), *filter(None, map(_range, ranges))])
+        return f"{_plural(inner)}{_ranges(ranges)}"
     return plural.get(hint, _words(hint))
 
 
-def _range(constraint: Any) -> str:
-    """Say a range, such as `> 0`."""
-    if isinstance(constraint, Len):
-        return "with one entry or more" if constraint.min_length == 1 else f"with {constraint.min_length} entries"
+def _ranges(constraints: Iterable[Any]) -> str:
+    """Say ranges, such as ` > 0 and <= 1` or ` with one entry or more`, after the noun."""
     signs = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
-    sign, attribute = signs.get(type(constraint), ("", ""))
-    return f"{sign} {getattr(constraint, attribute):g}" if sign else ""
+    words, bounds = "", []
+    for constraint in constraints:
+        if isinstance(constraint, Len):
+            words += (
+                " with one entry or more" if constraint.min_length == 1 else f" with {constraint.min_length} entries"
+            )
+        elif type(constraint) in signs:
+            sign, attribute = signs[type(constraint)]
+            bounds.append(f"{sign} {getattr(constraint, attribute):g}")
+    return (f" {' and '.join(bounds)}" if bounds else "") + words

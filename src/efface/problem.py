@@ -1,7 +1,7 @@
-"""What a method is handed: features and labels of train, val and pairs, and the head. No test data."""
+"""What a method sees: features and labels of train, val and pairs, and the head. No test data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +16,49 @@ class Features:
     a: Tensor
     weight: Tensor | None = None
     cluster: Tensor | None = None
-    """int64, samples of one value belong together (see `efface.data.base.Split`)."""
+    """int64; samples of one value belong together, such as the photographs of one person."""
 
     def __len__(self) -> int:
         return len(self.y)
 
+    def take(self, rows: Tensor | slice) -> "Features":
+        """Select samples, with their weights and clusters.
+
+        Args:
+            rows: row numbers `[m]`, a mask `[n]`, or a slice.
+        """
+        return Features(*(None if t is None else t[rows] for t in self._columns()))  # type: ignore[arg-type]
+
+    def weighted(self, weight: Tensor | None) -> "Features":
+        """Return the same samples under other weights `[n]`, or under none.
+
+        Raises:
+            ValueError: there is not one weight for each sample.
+        """
+        if weight is not None and weight.shape != self.y.shape:
+            raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(self)}], one for each sample")
+        return replace(self, weight=weight)
+
     def __add__(self, other: "Features") -> "Features":
-        """The samples of both, without weights; clusters are kept if both have them."""
-        x, y, a = (torch.cat(both) for both in ((self.x, other.x), (self.y, other.y), (self.a, other.a)))
-        if self.cluster is None or other.cluster is None:
-            return Features(x, y, a)
-        return Features(x, y, a, cluster=torch.cat([self.cluster, other.cluster]))
+        """Join the samples of both. Clusters are kept if both have them: those of one alone would name no group.
+
+        Raises:
+            ValueError: one has weights and the other has none, so that the weights of the whole are not known.
+        """
+        if (self.weight is None) != (other.weight is None):
+            raise ValueError("weight: only one of the two has weights; give them to both, or to the whole afterwards")
+        pairs = zip(self._columns(), other._columns(), strict=True)
+        return Features(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
+
+    def _columns(self) -> tuple[Tensor | None, ...]:
+        return self.x, self.y, self.a, self.weight, self.cluster
 
 
 @dataclass(frozen=True)
 class Problem:
     """All that a method may see. It holds no test data.
 
-    `pairs` and `pairs_cf` are row by row the two members of each counterfactual pair, each with its own `a`.
+    Row i of `pairs` and row i of `pairs_cf` are the two members of a counterfactual pair, each with its own `a`.
     """
 
     train: Features
@@ -44,7 +69,7 @@ class Problem:
     n_classes: int
     n_attributes: int
     flippable: bool
-    """Whether a pair is one sample under two attributes, and not two samples."""
+    """Whether a pair is one sample under two attributes; otherwise it is two samples."""
     seed: int
     device: str
     attribute_columns: tuple[int, ...] | None = None
@@ -57,7 +82,9 @@ class Problem:
     """Behind `cut`."""
 
     def counterfactual(self, rows: Tensor) -> Features:
-        """Train rows `[k]` under another a, which is drawn once for each row: features are read when asked for.
+        """Return training samples `[k]` under another attribute, which is drawn once for each row of train.
+
+        Their features are computed by this call: pass only the rows that are needed.
 
         Raises:
             ValueError: a row is out of range, or no counterfactual of a sample exists in these data.
@@ -71,7 +98,7 @@ class Problem:
         return self.flip(rows)
 
     def cut(self, m: int) -> "tuple[Problem, nn.Sequential]":
-        """The problem at the features before the last m linear layers, and those layers as they were trained.
+        """Return the problem at the features before the last m linear layers, and those layers as they were trained.
 
         Raises:
             ValueError: the model does not end in m linear layers with ReLU between them.

@@ -33,9 +33,10 @@ def test_requests_know_labels_and_attributes_only(ten_classes: Problem) -> None:
     assert torch.equal(chosen, choose(blind, None, replace(ten_classes, head=torch.nn.Linear(1, 1))))
     assert len(chosen.unique()) == len(chosen) == int(surplus(train, 10, 10).sum())
     assert (train.y[chosen] == train.a[chosen]).all()
-    left = torch.ones(len(train), dtype=torch.bool)
-    left[chosen] = False
-    counts = group_counts(train.y[left], train.a[left], 10, 10)
+    stays = torch.ones(len(train), dtype=torch.bool)
+    stays[chosen] = False
+    remaining = train.take(stays)
+    counts = group_counts(remaining.y, remaining.a, 10, 10)
     assert float(counts.max() - counts.min()) <= 2  # label and attribute are independent
     # Whatever the number, it is taken from all labels alike.
     some = choose(train, 100, ten_classes)
@@ -44,15 +45,15 @@ def test_requests_know_labels_and_attributes_only(ten_classes: Problem) -> None:
 
 
 def test_forgetting_the_surplus_is_forgetting_the_bias(ten_classes: Problem) -> None:
-    kept, forgotten = (Certified(removals=m, secret=False).fit(ten_classes) for m in (0, None))
+    unchanged, forgotten = (Certified(removals=m, secret=False).fit(ten_classes) for m in (0, None))
     fair = ten_classes.pairs + ten_classes.pairs_cf
-    assert accuracy(forgotten, fair) > accuracy(kept, fair) + 0.1
+    assert accuracy(forgotten, fair) > accuracy(unchanged, fair) + 0.1
     assert forgotten.info["removed"] + forgotten.info["n_fit"] == len(ten_classes.train)
     assert forgotten.info["retrained"] == 0
     assert forgotten.info["budget_spent"] <= forgotten.info["budget_allowed"]
 
 
-def test_when_it_may_be_called_certified(two_classes: Problem) -> None:
+def test_removal_is_certified_only_on_inputs_and_with_a_secret(two_classes: Problem) -> None:
     few: dict[str, Any] = {"removals": 10}
     info = Certified(**few).fit(replace(two_classes, features_are_inputs=True)).info
     assert info["certified"] is True
@@ -65,7 +66,7 @@ def test_when_it_may_be_called_certified(two_classes: Problem) -> None:
     assert "seed" in info["certified_reason"]
 
 
-def test_a_secret_perturbation_is_in_no_record_and_is_not_repeated(two_classes: Problem) -> None:
+def test_secret_perturbation_is_neither_recorded_nor_repeated(two_classes: Problem) -> None:
     runs = [Certified(removals=10).fit(two_classes) for _ in range(2)]
     assert not torch.equal(runs[0].head.weight, runs[1].head.weight)
     assert list(runs[0].arrays) == ["budget_spent"]
@@ -74,7 +75,7 @@ def test_a_secret_perturbation_is_in_no_record_and_is_not_repeated(two_classes: 
     json.dumps(runs[0].info)
 
 
-def test_a_spent_bound_is_answered_by_training_anew(two_classes: Problem) -> None:
+def test_spent_bound_leads_to_retraining(two_classes: Problem) -> None:
     method = Certified(removals=100, budget="bound", sigma=0.5, secret=False)
     info = method.fit(two_classes).info
     assert info["loss"] == "logistic"
@@ -94,12 +95,13 @@ def test_reasons_to_skip(two_classes: Problem) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"removals": -1}, "removals is -1"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"loss": "hinge"}, "loss is 'hinge'"),
+        ({"removals": -1}, "^removals is -1, but must be an integer >= 0 or null$"),
+        ({"batch_size": 0}, "^batch_size is 0, but must be an integer >= 1$"),
+        ({"loss": "hinge"}, r"^loss is 'hinge', but must be auto \| logistic \| softmax$"),
         ({"loss": "softmax", "budget": "bound"}, "budget='measured' for softmax"),
-        ({"lam": -1.0}, "lam is -1.0"),
-        ({"budget": "all"}, "budget is 'all'"),
+        ({"lam": -1.0}, "^lam is -1.0, but must be a number > 0$"),
+        ({"delta": 1.0}, "^delta is 1.0, but must be a number > 0 and < 1$"),
+        ({"budget": "all"}, r"^budget is 'all', but must be measured \| bound$"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -7,12 +7,15 @@ import torch
 from efface.debiased import Debiased
 from efface.evaluation.evaluate import max_abs_cov
 from efface.evaluation.probes import Standardiser
+from efface.methods.base import NotApplicable
 from efface.methods.erasure import rare_columns
 from efface.methods.heads import refit_head
+from efface.methods.inlp import Inlp
 from efface.methods.leace import Leace
+from efface.methods.qleace import QuadraticLeace
+from efface.methods.rlace import Rlace
 from efface.problem import Features, Problem
 from efface.representations import Representation
-from efface.runs.grid import _fitted
 from efface.softmax import fit_softmax
 
 
@@ -30,7 +33,7 @@ def gain(debiased: Debiased, problem: Problem) -> float:
 
 @pytest.mark.parametrize("fit_on", ["train", "pairs", "train+pairs"])
 @pytest.mark.parametrize("reweigh", [False, True])
-def test_nothing_is_left_on_the_data_fitted_on(ten_classes: Problem, fit_on: str, reweigh: bool) -> None:
+def test_leace_leaves_nothing_on_the_data_fitted_on(ten_classes: Problem, fit_on: str, reweigh: bool) -> None:
     debiased = Leace(fit_on=fit_on, reweigh=reweigh).fit(ten_classes)  # type: ignore[arg-type]
     assert gain(replace(debiased, represent=Representation()), ten_classes) > 1
     assert abs(gain(debiased, ten_classes)) < 1e-4
@@ -41,13 +44,20 @@ def test_nothing_is_left_on_the_data_fitted_on(ten_classes: Problem, fit_on: str
 
 
 def test_rows_fitted_on(ten_classes: Problem) -> None:
-    sizes = {
-        fit_on: _fitted(Leace(fit_on=fit_on, reweigh=False).fit(ten_classes))["n_fit"]  # type: ignore[arg-type]
-        for fit_on in ("train", "pairs", "train+pairs")
-    }
-    assert sizes == {"train": 3000, "pairs": 1000, "train+pairs": 4000}
-    reweighed = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
-    assert 1 < _fitted(reweighed)["n_eff"] < 1000
+    for fit_on, size in {"train": 3000, "pairs": 1000, "train+pairs": 4000}.items():
+        data = Leace(fit_on=fit_on, reweigh=False).fit(ten_classes).fitted_on  # type: ignore[arg-type]
+        assert data is not None
+        assert (len(data), data.weight) == (size, None)
+    reweighed = Leace(fit_on="pairs", reweigh=True).fit(ten_classes).fitted_on
+    assert reweighed is not None
+    weight = reweighed.weight
+    assert weight is not None
+    assert float(weight.mean()) == pytest.approx(1)
+    by_label_and_attribute = torch.zeros(10, 10, dtype=torch.float64).index_put(
+        (reweighed.y, reweighed.a), weight, accumulate=True
+    )
+    share = by_label_and_attribute / len(reweighed)
+    torch.testing.assert_close(share, share.sum(1, keepdim=True) * share.sum(0))
 
 
 def test_rare_columns_are_dropped_to_their_mode() -> None:
@@ -62,7 +72,7 @@ def test_rare_columns_are_dropped_to_their_mode() -> None:
     assert rare_columns(x, 0.1)[0].tolist() == [False, True, True]
 
 
-def test_a_dropped_column_reaches_no_one(ten_classes: Problem) -> None:
+def test_dropped_column_reaches_no_one(ten_classes: Problem) -> None:
     train = ten_classes.train
     x = torch.cat([train.x, torch.zeros(len(train), 1)], 1)
     x[: len(x) // 200, -1] = 100.0
@@ -72,8 +82,8 @@ def test_a_dropped_column_reaches_no_one(ten_classes: Problem) -> None:
     assert float(represented[:, -1].std()) < 1e-3
 
 
-def test_a_refitted_head_is_converged_and_better(ten_classes: Problem) -> None:
-    kept = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
+def test_refitted_head_is_converged_and_better(ten_classes: Problem) -> None:
+    unchanged = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
     refitted = Leace(fit_on="pairs", reweigh=True, refit_head=True).fit(ten_classes)
     assert refitted.info["refit_converged"]
     data = refitted.fitted_on
@@ -83,10 +93,10 @@ def test_a_refitted_head_is_converged_and_better(ten_classes: Problem) -> None:
         losses = torch.nn.functional.cross_entropy(debiased(data.x), data.y, reduction="none")
         return float(data.weight @ losses.double() / data.weight.sum())  # type: ignore[union-attr, operator]
 
-    assert loss(refitted) < 0.5 * loss(kept)
+    assert loss(refitted) < 0.5 * loss(unchanged)
 
 
-def test_a_refitted_head_minds_the_weights(ten_classes: Problem) -> None:
+def test_refitted_head_minds_the_weights(ten_classes: Problem) -> None:
     debiased = Leace(fit_on="pairs", reweigh=True, refit_head=True).fit(ten_classes)
     data = debiased.fitted_on
     assert data is not None
@@ -118,15 +128,45 @@ def test_reasons_to_skip(ten_classes: Problem) -> None:
     assert "one value only" in str(Leace(fit_on="train", reweigh=False).skip(problem))
     problem = replace(ten_classes, train=Features(train.x, train.y, train.y))
     assert "y=0,a=1" in str(Leace(fit_on="train", reweigh=True).skip(problem))
+    with pytest.raises(NotApplicable, match=r"reweigh=true: .* no samples with y=0,a=1"):
+        Leace(fit_on="train", reweigh=True).fit(problem)
     assert Leace(fit_on="train", reweigh=False).skip(problem) is None
+    fewer = replace(ten_classes, train=train.take(train.y != 4))
+    assert "no sample of classes [4] in fit_on=train" in str(
+        Leace(fit_on="train", reweigh=False, refit_head=True).skip(fewer)
+    )
+    d = train.x.shape[1]
+    wide = Rlace(fit_on="train", reweigh=False, rank=d)
+    assert f"rank={d}: there are {d} features only" in str(wide.skip(ten_classes))
+    once = train.take(torch.cat([(train.a != 3).nonzero()[:, 0], (train.a == 3).nonzero()[:1, 0]]))
+    assert "attributes [3] have fewer than two samples" in str(
+        QuadraticLeace(fit_on="train", reweigh=False).skip(replace(ten_classes, train=once))
+    )
+
+
+def test_fitted_on_keeps_clusters(ten_classes: Problem) -> None:
+    train = replace(ten_classes.train, cluster=torch.arange(len(ten_classes.train)))
+    fitted = Leace(fit_on="train", reweigh=True).fit(replace(ten_classes, train=train)).fitted_on
+    assert fitted is not None
+    assert fitted.cluster is train.cluster
+    assert fitted.weight is not None
+
+
+def test_inlp_needs_a_limit() -> None:
+    with pytest.raises(ValueError, match="rank and iterations are both null"):
+        Inlp(fit_on="train", reweigh=False, iterations=None)
+    with pytest.raises(ValueError, match=r"^iterations is 0, but must be an integer >= 1 or null$"):
+        Inlp(fit_on="train", reweigh=False, iterations=0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fit_on": "test"}, "fit_on is 'test'"),
-        ({"min_support": 1.0}, "min_support is 1.0"),
-        ({"refit_l2": 0.0}, "refit_l2 is 0.0"),
+        ({"fit_on": "test"}, r"^fit_on is 'test', but must be train \| pairs \| train\+pairs$"),
+        ({"min_support": 1.0}, "^min_support is 1.0, but must be a number >= 0 and < 1$"),
+        ({"refit_l2": 0.0}, "^refit_l2 is 0.0, but must be a number > 0$"),
+        ({"rtol": 0.0}, "^rtol is 0.0, but must be a number > 0 and < 1$"),
+        ({"shrinkage": "covariance"}, "^shrinkage is 'covariance', but must be true or false or correlation$"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:

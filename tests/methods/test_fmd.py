@@ -1,5 +1,6 @@
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from safetensors.torch import load_file
 import efface
 from efface.data.groups import group_accuracies
 from efface.debiased import Debiased
+from efface.methods.base import Method, NotApplicable
 from efface.methods.converge import Converge
 from efface.methods.dfr import Dfr
-from efface.methods.fmd import Fmd
-from efface.methods.selection import score
+from efface.methods.fmd import FmdBase
+from efface.methods.fmd_pairs import FmdPairs, balancing_weights
+from efface.methods.fmd_published import FmdPublishedStep
+from efface.methods.fmd_samples import FmdSamples
+from efface.methods.selection import score_on_val
 from efface.problem import Features, Problem
 from efface.representations import Rectified
 from efface.runs import base, grid
@@ -27,9 +32,9 @@ def unbiased(debiased: Debiased, problem: Problem) -> float:
     return float(per_group[~per_group.isnan()].mean())
 
 
-def test_it_debiases_and_tells(ten_classes: Problem) -> None:
+def test_pairs_debias_and_are_recorded(ten_classes: Problem) -> None:
     converged = Converge().fit(ten_classes)
-    debiased = Fmd(number=250).fit(ten_classes)
+    debiased = FmdPairs(number=250).fit(ten_classes)
     assert converged.info["converged"]
     assert debiased.info["converged"]
     assert unbiased(debiased, ten_classes) > unbiased(converged, ten_classes) + 0.1
@@ -39,7 +44,7 @@ def test_it_debiases_and_tells(ten_classes: Problem) -> None:
     assert len(info["tried"]) == 6
     best = max(row["val_unbiased_accuracy"] for row in info["tried"])
     assert info["chosen"]["val_unbiased_accuracy"] == best
-    val = score(debiased(ten_classes.val.x), ten_classes.val, ten_classes, "unbiased_accuracy")
+    val = score_on_val(debiased(ten_classes.val.x), ten_classes, "unbiased_accuracy")
     assert val == pytest.approx(best, abs=0.02)  # a float32 head may tip a sample
     assert info["chosen"]["pairs"] == 250
     assert 0 < info["identified"]["biased_share"] < 1
@@ -53,74 +58,100 @@ def test_it_debiases_and_tells(ten_classes: Problem) -> None:
 
 
 def test_candidates_are_tried_on_fewer_samples_and_the_best_is_fitted_on_all(ten_classes: Problem) -> None:
-    debiased = Fmd(search=500, damping=(1e-2, 1e-4)).fit(ten_classes)
+    debiased = FmdPairs(search=500, damping=(1e-2, 1e-4)).fit(ten_classes)
     info = debiased.info
     assert info["tried_on"] == 500
     assert len(info["tried"]) == 6
     best = max(info["tried"], key=lambda row: row["val_unbiased_accuracy"])
     assert all(info["chosen"][name] == best[name] for name in ("alpha", "damping"))
-    at_once = Fmd(alpha=(best["alpha"],), damping=(best["damping"],)).fit(ten_classes)
-    p, p_at_once = (found(ten_classes.val.x).softmax(1) for found in (debiased, at_once))
+    at_once = FmdPairs(alpha=(best["alpha"],), damping=(best["damping"],)).fit(ten_classes)
+    p, p_at_once = (one(ten_classes.val.x).softmax(1) for one in (debiased, at_once))
     torch.testing.assert_close(p, p_at_once, atol=5e-3, rtol=0)  # both stop where the gradient is 1e-6
     assert len(debiased.arrays["influence"]) == len(ten_classes.train)
 
 
 def test_unlearn_refuses_more_than_the_limit(ten_classes: Problem) -> None:
-    unlearned = Fmd(strategy="unlearn", steps=5).fit(ten_classes)
+    unlearned = FmdSamples(strategy="unlearn", steps=5).fit(ten_classes)
     limit = unlearned.info["influence"]["removal_limit"]
     assert unlearned.info["tried"][-1]["samples"] == limit
     assert unlearned.info["certified"] is False
     assert "chosen from the trained model" in unlearned.info["certified_reason"]
     with pytest.raises(ValueError, match=f"predicted bias reaches 0 after {limit} samples"):
-        Fmd(strategy="unlearn", steps=5, number=limit + 1).fit(ten_classes)
-    assert Fmd(strategy="unlearn", number=len(ten_classes.train)).skip(ten_classes) is not None
+        FmdSamples(strategy="unlearn", steps=5, number=limit + 1).fit(ten_classes)
+    assert FmdSamples(strategy="unlearn", number=len(ten_classes.train)).skip(ten_classes) is not None
 
 
 def test_replace_and_retrain_reach_one_minimum(two_classes: Problem) -> None:
-    moved = Fmd(strategy="replace", number=100, damping=(1e-4,)).fit(two_classes)
-    scratch = Fmd(strategy="replace", number=100, damping=(1e-4,), from_scratch=True).fit(two_classes)
+    moved = FmdSamples(strategy="replace", number=100, damping=(1e-4,)).fit(two_classes)
+    scratch = FmdSamples(strategy="replace", number=100, damping=(1e-4,), from_scratch=True).fit(two_classes)
     assert moved.info["converged"]
     assert scratch.info["converged"]
     torch.testing.assert_close(moved.head.weight, scratch.head.weight, atol=2e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("strategy", ["external", "unlearn", "replace"])
-def test_the_published_step(two_classes: Problem, strategy: Any) -> None:
-    one = Fmd(strategy=strategy, steps=1, number=20, damping=(1e-1, 1e-2)).fit(two_classes)
-    assert one.info["steps"] == 1
-    assert len(one.info["tried"]) == 2
-    assert one.info["base_converged"] is False
-    assert not torch.equal(one.head.weight, two_classes.head.weight)
+def test_published_step_moves_the_model_once(two_classes: Problem, strategy: Any) -> None:
+    stepped = FmdPublishedStep(strategy=strategy, number=20, damping=1e-2).fit(two_classes)
+    info = stepped.info
+    assert info["strategy"] == strategy
+    assert info["steps"] == 1
+    assert info["grad_norm"] is None, "nothing was minimised"
+    assert info["converged"] is None
+    assert info["edit"]["samples" if strategy != "external" else "pairs"] == 20
+    assert not torch.equal(stepped.head.weight, two_classes.head.weight)
+    further = FmdPublishedStep(strategy=strategy, number=20, damping=1e-3).fit(two_classes)
+    moved, moved_further = (one.head.weight - two_classes.head.weight for one in (stepped, further))
+    assert float(moved_further.norm()) > float(moved.norm()), "less damping, a longer step"
 
 
-@pytest.mark.parametrize("bias", ["demographic_parity", "equal_opportunity"])
+def test_published_step_of_all_harmful_samples(two_classes: Problem) -> None:
+    everything = FmdPublishedStep(strategy="unlearn").fit(two_classes).info
+    limit = everything["influence"]["removal_limit"]
+    assert everything["edit"]["samples"] == limit
+    assert FmdPublishedStep().fit(two_classes).info["edit"]["pairs"] == len(two_classes.pairs)
+    with pytest.raises(ValueError, match=f"predicted bias reaches 0 after {limit} samples"):
+        FmdPublishedStep(strategy="unlearn", number=limit + 1).fit(two_classes)
+
+
+def test_published_step_of_two_layers(two_classes: Problem) -> None:
+    stepped = FmdPublishedStep(layers=2, number=20).fit(two_classes)
+    assert stepped.cut == 2
+    earlier, layers = two_classes.cut(2)
+    assert not torch.allclose(stepped(earlier.val.x), layers(earlier.val.x), atol=1e-4)
+    assert not torch.equal(stepped.head.weight, two_classes.head.weight)
+
+
+@pytest.mark.parametrize("bias", ["signed_counterfactual", "demographic_parity", "equal_opportunity"])
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 def test_other_biases_and_solvers(two_classes: Problem, bias: Any, solver: Any) -> None:
-    debiased = Fmd(bias=bias, solver=solver, steps=3, alpha=(0.8,)).fit(two_classes)
+    debiased = FmdPairs(bias=bias, solver=solver, steps=3, alpha=(0.8,)).fit(two_classes)
     assert debiased.arrays["influence"].isfinite().all()
-    assert debiased.info["influence"]["bias"] > 0
+    if bias == "signed_counterfactual":
+        assert debiased.info["influence"]["bias"] == pytest.approx(debiased.info["identified"]["signed"])
+    else:
+        assert debiased.info["influence"]["bias"] > 0
 
 
-def test_pairs_of_different_people(two_classes: Problem) -> None:
+def test_fmd_of_pairs_of_different_people(two_classes: Problem) -> None:
     unflippable = replace(two_classes, flippable=False, flip=None)
-    for strategy in ("external", "unlearn"):
-        method = Fmd(strategy=strategy, steps=3, alpha=(0.5,))  # type: ignore[arg-type]
+    for method in (FmdPairs(steps=3, alpha=(0.5,)), FmdSamples(steps=3), FmdPublishedStep()):
         assert method.skip(unflippable) is None
         assert method.fit(unflippable).head.weight.isfinite().all()
-    assert "no counterfactual of a training sample" in str(Fmd(strategy="replace").skip(unflippable))
+    for replacing in (FmdSamples(strategy="replace"), FmdPublishedStep(strategy="replace")):
+        assert "no counterfactual of a training sample" in str(replacing.skip(unflippable))
 
 
-def test_weights_of_the_pairs_balance_the_attribute(ten_classes: Problem, two_classes: Problem) -> None:
-    assert Fmd()._alphas(two_classes) == pytest.approx((1 / 3, 1 / 2, 2 / 3))
-    low, balanced, high = Fmd()._alphas(ten_classes)
+def test_balancing_weights_balance_the_attribute() -> None:
+    assert balancing_weights(2) == pytest.approx((1 / 3, 1 / 2, 2 / 3))
+    low, balanced, high = balancing_weights(10)
     assert low < balanced < high
     # One sample in ten is then in its own colour.
     assert 1 - balanced == pytest.approx(1 / 10)
 
 
-def test_a_head_without_bias(ten_classes: Problem) -> None:
+def test_head_without_bias_stays_without(ten_classes: Problem) -> None:
     head = torch.nn.Linear(100, 10, bias=False).requires_grad_(False)
-    debiased = Fmd(steps=3, alpha=(0.8,)).fit(replace(ten_classes, head=head))
+    debiased = FmdPairs(steps=3, alpha=(0.8,)).fit(replace(ten_classes, head=head))
     assert debiased.head.bias is None
     assert Converge(steps=3).fit(replace(ten_classes, head=head)).head.bias is None
 
@@ -134,56 +165,82 @@ def test_dfr_is_chosen_on_val(ten_classes: Problem) -> None:
         assert len(debiased.fitted_on) == (1000 if members == "both" else 500)
 
 
-def test_why_it_cannot_run(ten_classes: Problem) -> None:
-    def cut(features: Features, keep: torch.Tensor) -> Features:
-        return Features(features.x[keep], features.y[keep], features.a[keep])
-
-    nothing = torch.zeros(len(ten_classes.pairs), dtype=torch.bool)
-    empty = replace(ten_classes, pairs=cut(ten_classes.pairs, nothing), pairs_cf=cut(ten_classes.pairs_cf, nothing))
-    for method in (Fmd(), Dfr()):
+def test_methods_say_why_they_cannot_run(ten_classes: Problem) -> None:
+    none = slice(0)
+    empty = replace(ten_classes, pairs=ten_classes.pairs.take(none), pairs_cf=ten_classes.pairs_cf.take(none))
+    for method in (FmdPairs(), FmdSamples(), FmdPublishedStep(), Dfr()):
         assert method.skip(empty) == "the data set has no counterfactual pairs"
     one = torch.zeros_like(ten_classes.pairs.a)
     alone = {name: replace(getattr(ten_classes, name), a=one) for name in ("pairs", "pairs_cf")}
-    assert "one value only" in str(Fmd().skip(replace(ten_classes, **alone)))
-    fewer = replace(ten_classes, train=cut(ten_classes.train, ten_classes.train.y != 4))
-    assert Fmd().skip(fewer) == "no training sample of classes [4]"
-    with pytest.raises(ValueError, match=r"train: no sample of classes \[4\]"):
-        Fmd().fit(fewer)
+    assert "one value only" in str(FmdPairs().skip(replace(ten_classes, **alone)))
+    fewer = replace(ten_classes, train=ten_classes.train.take(ten_classes.train.y != 4))
+    assert FmdPairs().skip(fewer) == "no sample of classes [4] in train"
+    with pytest.raises(NotApplicable, match=r"^no sample of classes \[4\] in train$"):
+        FmdPairs().fit(fewer)
     different = replace(ten_classes, pairs_cf=replace(ten_classes.pairs_cf, y=ten_classes.pairs_cf.y.roll(1)))
     with pytest.raises(ValueError, match="the labels differ"):
-        Fmd().fit(different)
-    assert "there are 500" in str(Fmd(number=501).skip(ten_classes))
+        FmdPairs().fit(different)
+    for pairs in (FmdPairs(number=501), FmdPublishedStep(number=501)):
+        assert "there are 500" in str(pairs.skip(ten_classes))
     assert "there are 500" in str(Dfr(number=501).skip(ten_classes))
     unflippable = replace(ten_classes, flippable=False)
-    assert "no counterfactual" in str(Fmd(strategy="replace").skip(unflippable))
-    assert Fmd(strategy="unlearn").skip(unflippable) is None
+    assert "no counterfactual" in str(FmdSamples(strategy="replace").skip(unflippable))
+    assert FmdSamples(strategy="unlearn").skip(unflippable) is None
     with pytest.raises(ValueError, match="no counterfactual"):
         unflippable.counterfactual(torch.arange(3))
-    assert "does not end in 5 linear layers" in str(Fmd(layers=5).skip(ten_classes))
-    assert "only the head is known" in str(Fmd(layers=2).skip(replace(ten_classes, split_model=None)))
+    assert "does not end in 5 linear layers" in str(FmdPairs(layers=5).skip(ten_classes))
+    assert "only the head is known" in str(FmdPairs(layers=2).skip(replace(ten_classes, split_model=None)))
     with pytest.raises(TypeError, match="needs a linear head"):
-        Fmd().fit(replace(ten_classes, head=torch.nn.ReLU()))  # type: ignore[arg-type]
+        FmdPairs().fit(replace(ten_classes, head=torch.nn.ReLU()))  # type: ignore[arg-type]
+
+
+NUMBERS = "a list of numbers > 0"
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("method", "options", "message"),
     [
-        {"strategy": "forget"},
-        {"number": 0},
-        {"steps": 0},
-        {"layers": 0},
-        {"alpha": ()},
-        {"alpha": (0.0,)},
-        {"damping": (-1.0,)},
-        {"select": "test_accuracy"},
-        {"bias": "kindness"},
-        {"solver": "qr"},
-        {"from_scratch": True, "steps": 1},
+        (FmdSamples, {"strategy": "external"}, "strategy is 'external', but must be unlearn | replace"),
+        (FmdPublishedStep, {"strategy": "f"}, "strategy is 'f', but must be external | unlearn | replace"),
+        (FmdPairs, {"number": 0}, "number is 0, but must be an integer >= 1 or null"),
+        (FmdPairs, {"matching": "far"}, "matching is 'far', but must be given | nearest"),
+        (FmdPairs, {"steps": 0}, "steps is 0, but must be an integer >= 1"),
+        (FmdPairs, {"layers": 0}, "layers is 0, but must be an integer >= 1"),
+        (FmdPairs, {"alpha": ()}, f"alpha is (), but must be {NUMBERS} and <= 1 with one entry or more or null"),
+        (
+            FmdPairs,
+            {"alpha": (0.0,)},
+            f"alpha is (0.0,), but must be {NUMBERS} and <= 1 with one entry or more or null",
+        ),
+        (FmdPairs, {"damping": (-1.0,)}, f"damping is (-1.0,), but must be {NUMBERS} with one entry or more"),
+        (FmdPublishedStep, {"damping": (0.1,)}, "damping is (0.1,), but must be a number > 0"),
+        (FmdPairs, {"delta": 5}, "delta is 5, but must be a number >= 0 and <= 1"),
+        (FmdPairs, {"select": "test_accuracy"}, "select is 'test_accuracy', but must be unbiased_accuracy | "),
+        (FmdPairs, {"bias": "kindness"}, "bias is 'kindness', but must be counterfactual | signed_counterfactual | "),
+        (FmdPairs, {"solver": "qr"}, "solver is 'qr', but must be auto | cholesky | cg | lissa"),
+        (FmdPairs, {"steps": 1}, "steps is 1: the published single Newton step is FmdPublishedStep"),
+        (FmdSamples, {"from_scratch": True, "steps": 1}, "steps is 1: the published"),
+        (FmdSamples, {"from_scratch": True, "layers": 2}, "from_scratch is True, but layers=2"),
+        (FmdPairs, {"solver": "cholesky", "layers": 2}, "solver is 'cholesky', but layers=2 are solved by conjugate"),
+        (FmdPublishedStep, {"solver": "cg", "layers": 2}, "solver is 'cg', but layers=2 are solved by conjugate"),
     ],
 )
-def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(options))}"):
-        Fmd(**options)
+def test_bad_options(method: type, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        method(**options)
+
+
+STRATEGIES: tuple[type[FmdBase], ...] = (FmdPairs, FmdSamples, FmdPublishedStep)
+
+
+@pytest.mark.parametrize("name", sorted(FmdBase.elsewhere))
+def test_options_of_another_strategy_are_answered_by_where_they_are(name: str) -> None:
+    where = FmdBase.elsewhere[name]
+    having = {cls for cls in STRATEGIES if name in {field.name for field in fields(cls)}}
+    assert having == {cls for cls in STRATEGIES if cls.__name__ in where}
+    for cls in set(STRATEGIES) - having:
+        with pytest.raises(TypeError, match=f"^{re.escape(f'{cls.__name__} has no option {name}: {where}')}$"):
+            cls(**{name: 1})
 
 
 def test_counterfactuals_are_drawn_once_for_each_row(ten_classes: Problem) -> None:
@@ -197,7 +254,7 @@ def test_counterfactuals_are_drawn_once_for_each_row(ten_classes: Problem) -> No
         ten_classes.counterfactual(torch.tensor([3000]))
 
 
-def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
+def test_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
     earlier, layers = ten_classes.cut(2)
     assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear"]
     logits = ten_classes.head(ten_classes.val.x)
@@ -211,7 +268,7 @@ def test_a_cut_problem_is_the_same_model(ten_classes: Problem) -> None:
     assert not hasattr(ten_classes, "test")
 
 
-def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun], tmp_path: Path) -> None:
+def test_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun], tmp_path: Path) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false", "method.steps=2", "method.damping=[0.001]"]
     parts = replace(parts_of("method=fmd_top", *cheap), results_dir=tmp_path)
     record = base.execute(parts, say=lambda message: None)
@@ -220,12 +277,13 @@ def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun]
     assert debiased.cut == 2
     spied: list[Problem] = []
 
-    class Spy:
-        uses_attribute_at_test = False
-
-        def skip(self, problem: Problem) -> str:
+    class Spy(Method):
+        def training_data(self, problem: Problem) -> Features:
             spied.append(problem.cut(2)[0])
-            return "only looking"
+            raise NotApplicable("only looking")
+
+        def fit(self, problem: Problem) -> Debiased:
+            raise AssertionError("skipped")
 
     base.execute(replace(parts, method=Spy(), overwrite=True, results_dir=tmp_path / "spy"), say=lambda message: None)
     val = spied[0].val

@@ -1,6 +1,8 @@
 """Every method that has a yaml, on real small data, through the contract."""
 
+import copy
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from tests.conftest import CONF
 
 from efface.debiased import Debiased
 from efface.methods.base import Method
+from efface.options import Gt, options
 from efface.problem import Problem
+from efface.representations import Representation
 
 NAMES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
@@ -19,13 +23,13 @@ NAMES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 def make(name: str, *overrides: str) -> Method:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={name}", *overrides])
-    options = OmegaConf.to_container(cfg.method, resolve=True)
-    assert options.pop("name") == name
-    return instantiate({**options, **get_class(options["_target_"]).small}, _convert_="all")
+    node = OmegaConf.to_container(cfg.method, resolve=True)
+    assert node.pop("name") == name
+    return instantiate({**node, **get_class(node["_target_"]).small}, _convert_="all")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs_and_can_be_saved(
+def test_method_runs_and_can_be_saved(
     name: str, ten_classes: Problem, two_classes: Problem, tabular: Problem, tmp_path: Path
 ) -> None:
     method = make(name)
@@ -48,13 +52,32 @@ def test_it_runs_and_can_be_saved(
     assert len(skipped) < len(problems), skipped
 
 
+def test_method_needs_one_class(two_classes: Problem) -> None:
+    @options
+    class Scaled(Method):
+        factor: Annotated[float, Gt(0)] = 2.0
+
+        def fit(self, problem: Problem) -> Debiased:
+            head = copy.deepcopy(problem.head)
+            head.weight.mul_(self.factor)
+            return Debiased(represent=Representation(), head=head)
+
+    method = Scaled(factor=3)
+    assert method.skip(two_classes) is None
+    assert method.training_data(two_classes) is two_classes.train
+    assert (method.uses_attribute_at_test, method.small) == (False, {})
+    torch.testing.assert_close(method.fit(two_classes).head.weight, 3 * two_classes.head.weight)
+    with pytest.raises(ValueError, match=r"^factor is 0, but must be a number > 0$"):
+        Scaled(factor=0)
+
+
 def test_none_changes_nothing(ten_classes: Problem) -> None:
     debiased = make("none").fit(ten_classes)
     assert debiased.fitted_on is None
     torch.testing.assert_close(debiased(ten_classes.val.x), ten_classes.head(ten_classes.val.x))
 
 
-def test_a_damaged_file_is_named(tmp_path: Path, ten_classes: Problem) -> None:
+def test_damaged_file_is_named(tmp_path: Path, ten_classes: Problem) -> None:
     path = tmp_path / "debiased.safetensors"
     make("none").fit(ten_classes).save(path)
     path.write_bytes(path.read_bytes()[:-100])

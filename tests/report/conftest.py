@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from efface.report import frames
+from efface.report.records import collect
 from efface.runs import base, grid
 
 
@@ -30,6 +32,18 @@ def results(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.Temp
 @pytest.fixture
 def copy(results: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(results, tmp_path / "results"))
+
+
+@pytest.fixture
+def write_csv() -> Callable[[Path, Path], None]:
+    """Write the frames of some results to the folder `csv` in another, where `collect` reads them."""
+
+    def write(results: Path, folder: Path) -> None:
+        (folder / "csv").mkdir()
+        collection = collect(results)
+        frames.write(collection.runs, collection.histories, collection.layers, folder / "csv")
+
+    return write
 
 
 def record_of(results: Path, *parts: str) -> Path:

@@ -24,9 +24,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        yield browser
+        browser.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
@@ -71,9 +71,9 @@ def test_it_is_read_sorted_and_traced_without_a_network(
     number.click()
     origin = page.locator("#origin")
     assert origin.is_visible()
-    told = origin.locator("pre").text_content()
-    assert told == number.get_attribute("data-runs")
-    for line in told.splitlines():
+    runs = origin.locator("pre").text_content()
+    assert runs == number.get_attribute("data-runs")
+    for line in runs.splitlines():
         assert (results / line.split()[-1] / "record.json").is_file()
     page.keyboard.press("Escape")
     assert not origin.is_visible()

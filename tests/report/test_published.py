@@ -12,15 +12,15 @@ UNBIASED = "unbiased acc."
 HEADINGS = {metric.key: metric.heading for metric in METRICS}
 
 
-def figures(tmp_path: Path, *lines: str) -> tuple[published.Published, ...]:
+def numbers(tmp_path: Path, *lines: str) -> tuple[published.Published, ...]:
     path = tmp_path / "published.csv"
     path.write_text("\n".join([HEADER, *lines]) + "\n")
     return published.read(path)
 
 
-def test_a_published_figure_stands_beside_ours_with_the_difference(results: Path, tmp_path: Path) -> None:
+def test_a_published_number_stands_beside_ours_with_the_difference(results: Path, tmp_path: Path) -> None:
     runs = collect(results).runs
-    quoted = figures(
+    quoted = numbers(
         tmp_path,
         "none,colored_mnist_mini bias_ratio=0.950,unbiased_accuracy,0.6,0.01,A paper,table 1,row 2",
         "leace refit_head=true,colored_mnist_mini variant=lff bias_ratio=0.95,unbiased_accuracy,0.9,,A paper,,row 3",
@@ -58,17 +58,19 @@ def test_a_published_figure_stands_beside_ours_with_the_difference(results: Path
     ("line", "message"),
     [
         ("none,d,accuracy,high,,S,,", "line 2: could not convert string to float: 'high'"),
+        ("none,d,accuracy,nan,,S,,", "line 2: 'nan' is not finite"),
         ("none,d,accuracy,0.5,,,,", "line 2: no source"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        figures(tmp_path, line)
+        numbers(tmp_path, line)
 
 
-def test_other_columns_are_named_and_no_file_is_no_figure(tmp_path: Path) -> None:
+def test_other_columns_and_a_missing_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "published.csv"
-    assert published.read(path) == ()
+    with pytest.raises(FileNotFoundError):
+        published.read(path)
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match="must have the columns method, dataset"):
         published.read(path)
@@ -77,9 +79,9 @@ def test_other_columns_are_named_and_no_file_is_no_figure(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "path", sorted((CONF.parent / "experiments").glob("*/published.csv")), ids=lambda p: p.parent.name
 )
-def test_every_experiments_figures_can_be_read_and_are_shares_or_bits(path: Path) -> None:
-    for figure in published.read(path):
-        assert figure.source
-        assert figure.table
-        assert figure.metric in HEADINGS
-        assert abs(figure.value) <= (10 if "bits" in HEADINGS[figure.metric] else 2)  # no percentages
+def test_every_experiments_numbers_can_be_read_and_are_shares_or_bits(path: Path) -> None:
+    for number in published.read(path):
+        assert number.source
+        assert number.table
+        assert number.metric in HEADINGS
+        assert abs(number.value) <= (10 if "bits" in HEADINGS[number.metric] else 2)  # no percentages

@@ -11,7 +11,7 @@ from tests.report.conftest import record_of
 from efface.identity import run_id
 from efface.metrics import METRICS
 from efface.record import Record
-from efface.report import figures, render, table
+from efface.report import plots, render, table
 from efface.report.__main__ import main
 from efface.report.records import collect
 
@@ -30,8 +30,9 @@ def test_runs_are_tidy_and_labelled_by_what_differs(results: Path) -> None:
     record = Record.read(results / one["path"] / "record.json")
     assert one["unbiased_accuracy"] == record.metrics["unbiased_accuracy"]
     assert one["val_accuracy"] == record.val_metrics["accuracy"]
-    assert "bias_ratio=0.95" in one["dataset_options"].split()
-    assert collection.histories[one["path"]] == record.info["training"]["history"]
+    assert one["dataset_options"]["bias_ratio"] == 0.95
+    history = collection.histories[collection.histories["path"] == one["path"]].drop(columns="path")
+    assert history.to_dict("records") == record.info["training"]["history"]
 
 
 def test_the_table_is_of_the_runs(results: Path) -> None:
@@ -79,9 +80,10 @@ def test_metrics_and_spread_can_be_chosen(results: Path) -> None:
     shown = [title for setting, title in made.columns if setting == BIASED]
     assert shown == [HEADINGS["probe_information"], HEADINGS["accuracy"], "method, s", "memory, MB", "n"]
     values = runs.loc[runs["method"] == "none", "accuracy"]
-    assert made.cell("none", (BIASED, HEADINGS["accuracy"])).text == (
-        f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
-    )
+    # With two seeds, t = 12.706 and s / √2 is half their distance.
+    half = 12.7062 * (values.max() - values.min()) / 2
+    assert made.cell("none", (BIASED, HEADINGS["accuracy"])).text == f"{values.mean():.3f} ± {half:.3f}"
+    assert "95 % t interval" in made.caption[0]
     with pytest.raises(ValueError, match="there is no acuracy; there are accuracy, "):
         table.build(runs, metrics=["acuracy"])
 
@@ -99,7 +101,7 @@ def test_everything_is_written_and_repeats_byte_by_byte(
     drawn = {
         f"{name}.{kind}" for name in ("accuracy_against_bias", "leakage", "training_curves") for kind in ("png", "svg")
     }
-    assert names == {"index.html", "runs.csv", "table.md", "table.csv", "table.tex", *drawn}
+    assert names == {"index.html", "runs.csv", "histories.csv", "table.md", "table.csv", "table.tex", *drawn}
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     assert len(pd.read_csv(tmp_path / "one" / "runs.csv")) == 5
@@ -127,17 +129,17 @@ def test_the_page_holds_every_number_with_its_runs_and_fetches_nothing(copy: Pat
 def test_a_folder_with_runs_csv_gives_the_same_table(copy: Path, tmp_path: Path) -> None:
     main([str(copy), "--out", str(tmp_path / "first")])
     main([str(tmp_path / "first"), "--out", str(tmp_path / "second")])
-    for name in ("table.md", "table.tex", "table.csv", "leakage.svg", "accuracy_against_bias.svg"):
+    for name in ("table.md", "table.tex", "table.csv", "runs.csv", "leakage.svg", "training_curves.svg"):
         assert (tmp_path / "first" / name).read_text() == (tmp_path / "second" / name).read_text(), name
 
 
 @pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of a report's time."""
     monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_plots")
 def test_out_must_be_a_folder(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -185,15 +187,15 @@ def broken(copy: Path, kind: str) -> None:
         (twin / "record.json").write_text(record.model_copy(update={"metrics": metrics, "run": {}}).to_json())
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
     ("kind", "message", "left"),
     [
         ("damaged", "record.json is damaged", 4),
         ("schema", "has schema version 7", 4),
         ("hash", "but its configuration hashes to", 4),
-        ("twin", "with the same figures: the first is taken", 5),
-        ("other twin", "with OTHER figures: the first is taken", 5),
+        ("twin", "with the same metrics: the first is taken", 5),
+        ("other twin", "with OTHER metrics: the first is taken", 5),
     ],
 )
 def test_what_cannot_be_trusted_is_left_out_and_named(
@@ -202,23 +204,27 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
     broken(copy, kind)
     assert len(collect(copy).runs) == left
     assert main([str(copy)]) == 1
-    told = capsys.readouterr().err
-    assert "left out: " in told
-    assert message in told
+    errors = capsys.readouterr().err
+    assert "left out: " in errors
+    assert message in errors
     assert message in (copy / "report" / "index.html").read_text()
 
 
-@pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("field", ["commit", "versions", "fingerprint"])
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize("field", ["commit", "versions", "device", "threads", "fingerprint"])
 def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
     path = record_of(copy, "none", "seed=1")
     record = Record.read(path)
     run = {**record.run, "commit": "0123456789ab"} if field == "commit" else record.run
     run = {**run, "versions": {**run["versions"], "torch": "1.0"}} if field == "versions" else run
+    run = {**run, "device": "a card"} if field == "device" else {**run, "threads": 99} if field == "threads" else run
     update = {"run": run} | ({"fingerprint": "of other data"} if field == "fingerprint" else {})
     path.write_text(record.model_copy(update=update).to_json())
     assert main([str(copy)]) == 0
-    expected = {"commit": "0123456789ab (1 runs)", "versions": "torch=1.0 (1 runs)", "fingerprint": "of other data"}
+    expected = {
+        "commit": "0123456789ab (1 runs)", "versions": "torch=1.0 (1 runs)", "fingerprint": "of other data",
+        "device": "a card (1 runs)", "threads": "99 (1 runs)",
+    }  # fmt: skip
     assert f"flagged: {'mixed' if field != 'fingerprint' else BIASED}" in capsys.readouterr().err
     assert expected[field] in (copy / "report" / "table.md").read_text()
 
@@ -245,11 +251,11 @@ def test_a_table_of_other_columns_is_named(tmp_path: Path, capsys: pytest.Captur
 def test_ranks_are_drawn_where_there_are_several(copy: Path, tmp_path: Path) -> None:
     runs = collect(copy).runs
     assert set(runs.loc[runs["method_name"] == "leace", "rank"].dropna()) == {9}
-    assert figures.probe_against_rank(runs, tmp_path) == []
+    assert plots.probe_against_rank(runs, tmp_path) == []
     row = runs[(runs["method"] == "leace refit_head=true") & (runs["status"] == "done")]
     for rank in (4, 9):
         runs = pd.concat([runs, row.assign(rank=rank, method=f"leace rank={rank} refit_head=true")])
-    (drawn,) = figures.probe_against_rank(runs[runs["status"] == "done"], tmp_path)
+    (drawn,) = plots.probe_against_rank(runs[runs["status"] == "done"], tmp_path)
     assert [path.name for path in drawn.paths] == ["probe_against_rank.png", "probe_against_rank.svg"]
     text = drawn.paths[1].read_text()
     for word in ("directions removed", "probe information, bits", "majority", "base model"):
@@ -259,9 +265,9 @@ def test_ranks_are_drawn_where_there_are_several(copy: Path, tmp_path: Path) -> 
 def test_time_is_drawn_where_there_are_several_sizes(copy: Path, tmp_path: Path) -> None:
     runs = collect(copy).runs
     done = runs[runs["status"] == "done"]
-    assert figures.time_against_size(done, tmp_path) == []
+    assert plots.time_against_size(done, tmp_path) == []
     twice = pd.concat([done, done.assign(d=done["d"] * 2)])
-    (drawn,) = figures.time_against_size(twice, tmp_path)
+    (drawn,) = plots.time_against_size(twice, tmp_path)
     assert "<!-- seconds of the method -->" in drawn.paths[1].read_text()
 
 
@@ -271,17 +277,17 @@ def test_influence_is_drawn_with_its_images_where_it_was_kept(copy: Path, tmp_pa
     path.write_text(record.model_copy(update={"artifacts": [*record.artifacts, "arrays.safetensors"]}).to_json())
     collection = collect(copy)
     done = collection.runs[collection.runs["status"] == "done"]
-    assert figures.influence(done, collection.arrays, tmp_path) == []  # named, but not there
+    assert plots.influence(done, collection.arrays, tmp_path) == []  # named, but not there
     draw = np.random.default_rng(0)
     arrays = {"influence": draw.standard_t(3, size=3000).astype(np.float32)}
     save_file(arrays, path.parent / "arrays.safetensors")
-    (drawn,) = figures.influence(done, collection.arrays, tmp_path)
+    (drawn,) = plots.influence(done, collection.arrays, tmp_path)
     assert "raise the bias most" not in drawn.paths[1].read_text()
     images = {
         f"{name}_images": draw.integers(0, 255, (8, 28, 28, 3), dtype=np.uint8) for name in ("harmful", "helpful")
     }
     save_file(arrays | images, path.parent / "arrays.safetensors")
-    (drawn,) = figures.influence(done, collection.arrays, tmp_path)
+    (drawn,) = plots.influence(done, collection.arrays, tmp_path)
     text = drawn.paths[1].read_text()
     assert drawn.name == f"influence_{record.id}"
     assert text.count("<image") == 16
@@ -290,12 +296,12 @@ def test_influence_is_drawn_with_its_images_where_it_was_kept(copy: Path, tmp_pa
 
 
 def test_the_pareto_front_is_what_nothing_dominates() -> None:
-    from efface.report.figures.tradeoff import front
+    from efface.report.plots.tradeoff import front
 
     means = {"best": (0.1, 0.9), "worse": (0.2, 0.8), "least": (0.0, 0.5), "more": (0.3, 0.95), "same": (0.1, 0.85)}
     assert front(means) == ["least", "best", "more"]
 
 
 def test_no_torch_is_loaded() -> None:
-    code = "import sys, efface.report.__main__, efface.report.figures; print('torch' in sys.modules)"
+    code = "import sys, efface.report.__main__, efface.report.plots; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

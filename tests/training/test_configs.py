@@ -8,14 +8,14 @@ from tests.conftest import CONF
 
 from efface.data.base import Dataset
 from efface.runs.grid import GridRun
-from efface.training import Erm
+from efface.training import Erm, read_out
 
 TRAININGS = sorted(path.stem for path in (CONF / "training").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_has_the_options_that_data_sets_and_experiments_set(
+def test_training_has_the_options_that_data_sets_and_experiments_set(
     parts_of: Callable[..., GridRun], name: str
 ) -> None:
     training = parts_of(f"training={name}", "dataset=celeba", "training.lr=0.5").training
@@ -24,11 +24,13 @@ def test_a_training_has_the_options_that_data_sets_and_experiments_set(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
+def test_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
     model = parts_of(f"model={name}").model(input_shape=mini.input_shape, n_classes=10).eval()
     x = mini.val.inputs(torch.arange(2))
     assert model(x).shape == (2, 10)
     torch.testing.assert_close(model(x), model.head(model.backbone(x)))
+    none = torch.empty(0, dtype=torch.int64)
+    assert read_out(model.backbone, mini.val, rows=none, device="cpu").shape == (0, model.head.in_features)
 
 
 def test_celeba_has_its_model_and_its_erasure(parts_of: Callable[..., GridRun]) -> None:

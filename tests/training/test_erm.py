@@ -15,7 +15,7 @@ def fit(mini: Dataset, seed: int = 0, **options: object) -> tuple[torch.nn.Modul
     return model, trained
 
 
-def test_it_learns_and_repeats_exactly(mini: Dataset) -> None:
+def test_erm_learns_and_repeats_exactly(mini: Dataset) -> None:
     model, trained = fit(mini)
     again, trained_again = fit(mini)
     assert [row["epoch"] for row in trained.history] == [0, 1, 2]  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ def test_other_optimisers_learn(mini: Dataset, optimizer: str) -> None:
     assert trained.history[-1]["accuracy"] > 0.8  # type: ignore[attr-defined]
 
 
-def test_the_seed_orders_the_batches_and_weight_decay_shrinks(mini: Dataset) -> None:
+def test_seed_orders_the_batches_and_weight_decay_shrinks(mini: Dataset) -> None:
     torch.manual_seed(0)
     start = mlp(input_shape=mini.input_shape, n_classes=10, hidden=[32])
     runs = []
@@ -73,6 +73,13 @@ def test_read_out_is_the_module_in_batches(mini: Dataset) -> None:
         torch.testing.assert_close(flipped, model.backbone(mini.train.inputs(rows, a=a)))  # type: ignore[operator]
 
 
+def test_read_out_of_no_rows_has_the_width_of_any(mini: Dataset) -> None:
+    model, _ = fit(mini, epochs=0)
+    none = torch.empty(0, dtype=torch.int64)
+    assert read_out(model, mini.val, rows=none, device="cpu").shape == (0, 10)
+    assert read_out(model.backbone, mini.val, rows=none, a=none, device="cpu").shape == (0, 32)  # type: ignore[arg-type]
+
+
 def test_divergence_is_an_error(mini: Dataset) -> None:
     with pytest.raises(FloatingPointError, match=r"lower training.lr"):
         fit(mini, optimizer="sgd", lr=1e6)
@@ -80,17 +87,19 @@ def test_divergence_is_an_error(mini: Dataset) -> None:
 
 def test_bad_options() -> None:
     for options, message in (
-        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
-        ({"lr": 0.0}, "lr=0.0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"select": "test_accuracy"}, "select is 'test_accuracy'"),
-        ({"precision": "float8"}, "precision is 'float8'"),
+        ({"optimizer": "lbfgs"}, r"^optimizer is 'lbfgs', but must be adam \| adamw \| sgd$"),
+        ({"lr": 0.0}, "^lr is 0.0, but must be a number > 0$"),
+        ({"weight_decay": -1.0}, "^weight_decay is -1.0, but must be a number >= 0$"),
+        ({"epochs": -1}, "^epochs is -1, but must be an integer >= 0$"),
+        ({"batch_size": 0}, "^batch_size is 0, but must be an integer >= 1$"),
+        ({"select": "test_accuracy"}, r"^select is 'test_accuracy', but must be last \| .*unbiased_accuracy"),
+        ({"precision": "float8"}, r"^precision is 'float8', but must be float32 \| bfloat16 \| auto$"),
     ):
         with pytest.raises(ValueError, match=message):
             Erm(**options)
 
 
-def test_devices() -> None:
+def test_missing_device_is_refused() -> None:
     assert resolve_device("auto") in ("cpu", "cuda")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):

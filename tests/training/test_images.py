@@ -54,7 +54,7 @@ def test_batches_are_small_where_samples_are_large(mini: Dataset, monkeypatch: p
     assert len(read_out(Probe(), mini.val, rows=torch.empty(0, dtype=torch.int64), device="cpu")) == 0
 
 
-def test_a_conv_net_learns_digits(mini: Dataset) -> None:
+def test_convnet_learns_digits(mini: Dataset) -> None:
     torch.manual_seed(0)
     model = convnet(input_shape=mini.input_shape, n_classes=10, channels=[16, 32])
     trained = Erm(epochs=2, batch_size=64, lr=3e-3, augment=True).fit(model, mini, seed=0, device="cpu", progress=False)
@@ -82,7 +82,7 @@ def test_augmentation_cuts_and_mirrors(generator: torch.Generator) -> None:
     assert torch.equal(y, augment(x, torch.Generator().manual_seed(0)))
 
 
-def test_a_whole_image_stays_as_it_is(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_image_stays_as_it_is(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efface.training.augment.AREA", (1.0, 1.0))
     monkeypatch.setattr("efface.training.augment.ASPECT", (1.0, 1.0))
     x = torch.rand(8, 3, 16, 16)

@@ -1,40 +1,30 @@
 """The head converged on train: what unlearning starts from, and what must not be credited to it."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated
 
 from efface.debiased import Debiased
-from efface.methods.fmd import law_of
+from efface.methods.base import Method
+from efface.methods.retraining import part_of, training_objective
+from efface.options import Ge, Gt, options
 from efface.problem import Problem
-from efface.representations import Representation
-from efface.unlearning.head import Head, head_of, head_parameters
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converge:
-    """Finishes the training of the head: the minimum of the mean cross-entropy on train + λ/2 ‖θ‖².
+@options
+class Converge(Method):
+    """Finish the training of the head: go to the minimum of the mean cross-entropy on train + λ/2 ‖θ‖².
 
     Args:
-        damping: λ in units of the mean square of a feature, as in `Fmd`.
+        damping: λ in units of the mean square of a feature, as in `FmdBase`.
         steps: Newton steps at most.
     """
 
-    damping: float = 1e-4
-    steps: int = 100
-
-    uses_attribute_at_test: ClassVar[bool] = False
-    small: ClassVar[dict[str, Any]] = {}
-
-    def __post_init__(self) -> None:
-        if self.damping <= 0 or self.steps < 1:
-            raise ValueError(f"damping is {self.damping} and steps {self.steps}, but both must be positive")
-
-    def skip(self, problem: Problem) -> str | None:
-        return None
+    damping: Annotated[float, Gt(0)] = 1e-4
+    steps: Annotated[int, Ge(1)] = 100
 
     def fit(self, problem: Problem) -> Debiased:
-        bias = problem.head.bias is not None
-        trainable = Head(n_classes=problem.n_classes, bias=bias)
-        found = trainable.minimise(law_of(problem, self.damping), head_parameters(problem.head), max_iter=self.steps)
-        info = {"steps": found.iterations, "converged": found.converged, "grad_norm": found.grad_norm}
-        return Debiased(represent=Representation(), head=head_of(found.theta, bias=bias), info=info)
+        part = part_of(problem, 1)
+        objective = training_objective(problem, self.damping)
+        minimum = part.trainable.minimise(objective, part.theta, max_iter=self.steps)
+        represent, head = part.model(minimum.theta)
+        info = {"steps": minimum.iterations, "converged": minimum.converged, "grad_norm": minimum.grad_norm}
+        return Debiased(represent=represent, head=head, info=info)

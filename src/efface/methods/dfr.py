@@ -2,84 +2,63 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-import torch
 from torch import nn
 
-from efface.data.groups import kamiran_calders
+from efface.data.groups import Rule
 from efface.debiased import Debiased
+from efface.methods.base import Method
+from efface.methods.gathering import balanced, drawn_pairs, require_classes
 from efface.methods.heads import refit_head
-from efface.methods.selection import Select, check_select, score
+from efface.methods.selection import best_on_val, score_on_val
+from efface.options import Ge, Gt, Len, options
 from efface.problem import Features, Problem
 from efface.representations import Representation
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dfr:
-    """A converged head on the pairs alone, balanced over groups.
+@options
+class Dfr(Method):
+    """Fit a new head on the pairs alone, balanced over groups.
 
     Args:
-        members: `both` of each pair, or `cf`, the counterfactual ones, which `Fmd` learns from.
-        reweigh: under Kamiran–Calders weights, which make the attribute independent of the label.
-        number: of pairs, drawn at random; all if None.
-        l2: candidates for λ/2 ‖W‖², on features in units of their standard deviation; the best on val is taken.
-        select: the rule on val, see `efface.methods.selection.score`.
+        members: `both` of each pair, or `cf` for the counterfactual ones, which `FmdPairs` learns from.
+        reweigh: weight samples so that the attribute is independent of the label (Kamiran and Calders).
+        number: how many pairs, drawn at random; all if None.
+        l2: candidates for the penalty λ/2 ‖W‖², on features in units of their standard deviation. The best on val is
+            taken.
+        select: the rule on val, see `efface.data.groups.val_score`.
     """
 
     members: Literal["both", "cf"] = "both"
     reweigh: bool = True
-    number: int | None = None
-    l2: Sequence[float] = (1e-1, 1e-2, 1e-3)
-    select: Select = "unbiased_accuracy"
+    number: Annotated[int, Ge(1)] | None = None
+    l2: Annotated[Sequence[Annotated[float, Gt(0)]], Len(1)] = (1e-1, 1e-2, 1e-3)
+    select: Rule = "unbiased_accuracy"
 
-    uses_attribute_at_test: ClassVar[bool] = False
-    small: ClassVar[dict[str, Any]] = {}
-
-    def __post_init__(self) -> None:
-        if self.members not in ("both", "cf"):
-            raise ValueError(f"members is {self.members!r}, but must be 'both' or 'cf'")
-        if self.number is not None and self.number < 1:
-            raise ValueError(f"number is {self.number}, but must be at least 1, or null")
-        if len(self.l2) == 0 or not all(l2 > 0 for l2 in self.l2):
-            raise ValueError(f"l2 is {list(self.l2)}, but must hold one or more positive numbers")
-        check_select(self.select)
-
-    def skip(self, problem: Problem) -> str | None:
-        if len(problem.pairs) == 0:
-            return "the data set has no counterfactual pairs"
-        if self.number is not None and self.number > len(problem.pairs):
-            return f"number={self.number}: there are {len(problem.pairs)} pairs"
-        data = self._data(problem)
-        absent = torch.bincount(data.y, minlength=problem.n_classes) == 0
-        if absent.any():
-            return f"no sample of classes {absent.nonzero()[:, 0].tolist()} among the pairs"
-        if self.reweigh:
-            try:
-                kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
-            except ValueError as error:
-                return f"reweigh=true: {error}"
-        return None
+    def training_data(self, problem: Problem) -> Features:
+        rows = drawn_pairs(problem, self.number)
+        pairs_cf = problem.pairs_cf.take(rows)
+        data = problem.pairs.take(rows) + pairs_cf if self.members == "both" else pairs_cf
+        require_classes(data, problem.n_classes, "among the pairs")
+        return balanced(data, problem) if self.reweigh else data
 
     def fit(self, problem: Problem) -> Debiased:
-        data = self._data(problem)
-        if self.reweigh:
-            weight = kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes)
-            data = Features(data.x, data.y, data.a, weight)
-        tried: list[dict[str, Any]] = []
-        best: tuple[float, nn.Linear] | None = None
-        for l2 in self.l2:
-            head, converged = refit_head(data.x, data, n_classes=problem.n_classes, l2=l2)
-            value = score(head(problem.val.x), problem.val, problem, self.select)
-            tried.append({"l2": l2, "converged": converged, f"val_{self.select}": value})
-            if best is None or value > best[0]:
-                best, chosen = (value, head), tried[-1]
-        assert best is not None
-        info = {"selection": self.select, "chosen": chosen, "tried": tried}
-        return Debiased(represent=Representation(), head=best[1], fitted_on=data, info=info)
+        data = self.training_data(problem)
+        best, info = best_on_val((self._candidate(l2, data, problem) for l2 in self.l2), self.select)
+        return Debiased(represent=Representation(), head=best.head, fitted_on=data, info=info)
 
-    def _data(self, problem: Problem) -> Features:
-        rows = torch.randperm(len(problem.pairs), generator=torch.Generator().manual_seed(problem.seed))
-        rows = rows[: self.number].to(problem.pairs.y.device)
-        own, cf = (Features(f.x[rows], f.y[rows], f.a[rows]) for f in (problem.pairs, problem.pairs_cf))
-        return own + cf if self.members == "both" else cf
+    def _candidate(self, l2: float, data: Features, problem: Problem) -> "_Candidate":
+        head, converged = refit_head(data.x, data, n_classes=problem.n_classes, l2=l2)
+        return _Candidate(l2, head, converged, score_on_val(head(problem.val.x), problem, self.select))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    l2: float
+    head: nn.Linear
+    converged: bool
+    score: float
+
+    def facts(self) -> dict[str, Any]:
+        return {"l2": self.l2, "converged": self.converged}

@@ -1,168 +1,119 @@
-"""Fast Model Debias as a method of the grid (Chen et al., 2023): find a bias, the samples behind it, and unlearn it."""
+"""Fast Model Debias as methods of the grid (Chen et al., 2023): what its strategies share.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+FMD finds out how biased a model is, which training samples made it so, and moves its parameters to where they would be
+without. `FmdPairs`, `FmdSamples` and `FmdPublishedStep` differ in how they move them.
+"""
 
-import torch
-from torch import Tensor, nn
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
-from efface.data.groups import aligned
+from torch import Tensor
+
+from efface.data.groups import Rule, aligned
 from efface.debiased import Debiased
-from efface.methods.matching import MATCHINGS, Matching, rematched, why_not
-from efface.methods.selection import Select, check_select, score
+from efface.methods.base import Method, NotApplicable
+from efface.methods.gathering import require_classes
+from efface.methods.matching import Matching, rematched, require_matching
+from efface.methods.retraining import Part, part_of, training_objective
+from efface.methods.selection import score_on_val
+from efface.options import Ge, Gt, Le, Len, options
 from efface.problem import Features, Problem
-from efface.representations import Rectified, Representation
 from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, EqualOpportunity, biased
 from efface.unlearning.bias import counterfactual_bias as bias_of_pairs
-from efface.unlearning.edits import (
-    STRATEGIES,
-    Strategy,
-    check_labels,
-    check_pairs,
-    external,
-    published_step,
-    replaced,
-    without,
-)
-from efface.unlearning.head import Head, head_of, head_parameters
+from efface.unlearning.edits import Strategy, check_pairs
 from efface.unlearning.influence import Influence
-from efface.unlearning.inverse import SOLVERS, InverseSolver
-from efface.unlearning.layers import Layers
-from efface.unlearning.objective import Minimum, Trainable, TrainingObjective
+from efface.unlearning.inverse import InverseSolver
+from efface.unlearning.objective import Minimum, TrainingObjective
 
 SHOWN = 24
-"""Most harmful and most helpful samples that are kept, with their images."""
-_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Of the samples that may go, those tried where no number is given."""
+"""How many of the most harmful and of the most helpful samples are recorded, with their images."""
+
+BiasName = Literal["counterfactual", "signed_counterfactual", "demographic_parity", "equal_opportunity"]
+Damping = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fmd:
-    """Edits the training objective and follows its minimum.
+class Edited:
+    """Where a strategy moved θ, and what it started from."""
+
+    strategy: Strategy
+    theta: Tensor
+    objective: TrainingObjective
+    """The training objective, before it was edited."""
+    start: Tensor
+    """θ̂, from which θ was moved: bias and influence are measured there."""
+    influence: Influence | None = None
+    """None if the strategy did not need it."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """For the record."""
+
+
+@options
+class FmdBase(Method):
+    """Measure the bias of a model and its causes, then move its parameters by a strategy.
+
+    A strategy is a subclass that implements `edit`.
 
     Args:
-        strategy: `external` adds the counterfactual members of the pairs to the objective, `unlearn` leaves the most
-            harmful training samples out, `replace` puts their counterfactuals in their place.
-        number: of pairs (drawn at random; all if None), or of training samples, the most harmful first (None: the best
-            on val of a quarter, a half, … of those that `unlearn` may leave out, or `replace` finds harmful).
-        matching: of pairs that are two samples: as `given` by the data set, or the `nearest` in the features.
-        steps: 1 is the published Newton step, in full, from the model as it was trained. More are damped steps with
-            backtracking on a convex objective, up to so many, after the layers have been converged on train.
-        alpha: candidates for the weight of the pairs in `external`, the best on val is taken; not used by the published
-            step. None: those at which α / (1 − α) is half, once and twice A − 1, for A values of the attribute: at once
-            A − 1, counterfactuals drawn uniformly balance training samples that are all bias-aligned.
-        damping: candidates for λ, in units of the mean square of a feature; the best on val is taken.
-        select: the rule on val, see `efface.methods.selection.score`.
-        search: candidates of `external` are tried on about so many training samples, evenly spaced, and the best is
-            fitted on all.
-        layers: 1 for the head, m > 1 for the last m linear layers together.
-        bias: the functional whose influence ranks the training samples.
-        signed: the counterfactual bias without the absolute value.
-        delta: a pair is called biased where its |bias| exceeds this.
-        solver: of the inverse Hessian.
-        from_scratch: start at zero instead of at the trained head.
+        matching: which samples are pairs, if a pair is two samples: as `given` by the data set, or each sample with
+            the `nearest` in the features.
+        layers: how many of the last linear layers are re-trained together; 1 for the head, whose Hessian is exact.
+        bias: which bias training samples are blamed for. `signed_counterfactual` leaves out the absolute value, as for
+            pairs of one direction.
+        delta: a pair is called biased if the absolute value of its bias exceeds this.
+        solver: how the inverse Hessian of the head is applied. Several layers have none to factor, and take `auto`.
     """
 
-    strategy: Strategy = "external"
-    number: int | None = None
     matching: Matching = "given"
-    steps: int = 100
-    alpha: Sequence[float] | None = None
-    damping: Sequence[float] = (1e-5, 1e-4)
-    select: Select = "unbiased_accuracy"
-    search: int = 10_000
-    layers: int = 1
-    bias: Literal["counterfactual", "demographic_parity", "equal_opportunity"] = "counterfactual"
-    signed: bool = False
-    delta: float = 0.1
+    layers: Annotated[int, Ge(1)] = 1
+    bias: BiasName = "counterfactual"
+    delta: Annotated[float, Ge(0), Le(1)] = 0.1
     solver: InverseSolver = "auto"
-    from_scratch: bool = False
 
-    uses_attribute_at_test: ClassVar[bool] = False
-    small: ClassVar[dict[str, Any]] = {"steps": 4, "alpha": [0.8]}
+    elsewhere: ClassVar[dict[str, str]] = {
+        "alpha": "FmdPairs has it (method=fmd or fmd_top)",
+        "search": "FmdPairs has it (method=fmd or fmd_top)",
+        "from_scratch": "FmdSamples has it (method=fmd_unlearn, fmd_replace or retrain)",
+        "strategy": "FmdSamples (method=fmd_unlearn, fmd_replace or retrain) and FmdPublishedStep (method="
+        "fmd_published) have it",
+        "steps": "FmdPairs and FmdSamples have it",
+        "select": "FmdPairs and FmdSamples have it",
+        "signed": "use bias='signed_counterfactual'",
+    }
+    """Options of other strategies, and where they are: said to whoever sets them here."""
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy is {self.strategy!r}, but must be one of {', '.join(STRATEGIES)}")
-        if self.number is not None and self.number < 1:
-            raise ValueError(f"number is {self.number}, but must be at least 1, or null")
-        if self.matching not in MATCHINGS:
-            raise ValueError(f"matching is {self.matching!r}, but must be one of {', '.join(MATCHINGS)}")
-        if self.steps < 1 or self.layers < 1 or self.search < 1:
-            raise ValueError(f"steps is {self.steps}, layers {self.layers}, search {self.search}: all must be positive")
-        if self.alpha is not None and (len(self.alpha) == 0 or not all(0 < alpha <= 1 for alpha in self.alpha)):
-            raise ValueError(f"alpha is {list(self.alpha)}, but must hold one or more weights in (0, 1], or be null")
-        if len(self.damping) == 0 or not all(damping > 0 for damping in self.damping):
-            raise ValueError(f"damping is {list(self.damping)}, but must hold one or more positive numbers")
-        if self.bias not in ("counterfactual", "demographic_parity", "equal_opportunity"):
+        if self.layers > 1 and self.solver != "auto":
             raise ValueError(
-                f"bias is {self.bias!r}, but must be 'counterfactual', 'demographic_parity' or 'equal_opportunity'"
+                f"solver is {self.solver!r}, but layers={self.layers} are solved by conjugate gradients, matrix-free: "
+                "leave it at 'auto', or use layers=1"
             )
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver is {self.solver!r}, but must be one of {', '.join(SOLVERS)}")
-        if self.from_scratch and (self.steps == 1 or self.layers > 1):
-            raise ValueError("from_scratch needs steps > 1 and layers 1: it goes to the minimum of a convex objective")
-        check_select(self.select)
 
-    def skip(self, problem: Problem) -> str | None:
+    def training_data(self, problem: Problem) -> Features:
         if len(problem.pairs) == 0:
-            return "the data set has no counterfactual pairs"
+            raise NotApplicable("the data set has no counterfactual pairs")
         if len(problem.pairs.a.unique()) < 2 and len(problem.pairs_cf.a.unique()) < 2:
-            return "the attribute has one value only among the pairs"
-        unmatched = why_not(problem, self.matching)
-        if unmatched is not None:
-            return unmatched
-        absent = torch.bincount(problem.train.y, minlength=problem.n_classes) == 0
-        if absent.any():
-            return f"no training sample of classes {absent.nonzero()[:, 0].tolist()}"
-        if self.strategy == "replace" and not problem.flippable:
-            return "strategy=replace: no counterfactual of a training sample exists in these data"
-        available = len(problem.pairs) if self.strategy == "external" else len(problem.train) - 1
-        if self.number is not None and self.number > available:
-            return f"number={self.number}: there are {available} that can be taken"
-        if self.layers > 1:
-            try:
-                problem.cut(self.layers)
-            except ValueError as error:
-                return f"layers={self.layers}: {error}"
-        return None
+            raise NotApplicable("the attribute has one value only among the pairs")
+        require_matching(problem, self.matching)
+        require_classes(problem.train, problem.n_classes, "in train")
+        return part_of(problem, self.layers).problem.train
 
     def fit(self, problem: Problem) -> Debiased:
-        problem = rematched(problem, self.matching)
-        check_pairs(problem.pairs.y, problem.pairs_cf.y)
-        check_labels(problem.train.y, problem.n_classes)
-        head_parameters(problem.head)  # first: it says if there is no linear head
-        base, stack = problem, None
-        if self.layers > 1:
-            problem, stack = problem.cut(self.layers)
-        trainable: Trainable = _layers(stack) if stack is not None else _head(problem)
-        theta0 = _layers(stack).parameters() if stack is not None else head_parameters(problem.head)
-        thinned = self._thinned(problem)
-        tried = [] if thinned is None else self._outcomes(thinned, trainable, theta0)
-        if tried:
-            near = max(tried, key=lambda outcome: outcome.score)
-            settled = replace(self, alpha=(near.told["alpha"],), damping=(near.told["damping"],))
-            outcomes = settled._outcomes(problem, trainable, near.start.theta, near.found.theta)
-        else:
-            outcomes = self._outcomes(problem, trainable, theta0)
-        best = max(outcomes, key=lambda outcome: outcome.score)  # the first of equals
-        found, start = best.found, best.start
-        influence = best.influence or self._influence(problem, trainable, best.law, start)
-        represent, head = _debiased_layers(found.theta, stack, problem)
-        info: dict[str, Any] = {
-            "strategy": self.strategy, "steps": found.iterations, "converged": found.converged,
-            "grad_norm": found.grad_norm, "base_converged": start.converged,
-            "selection": self.select, "chosen": best.told,
-            "tried": [outcome.told for outcome in (tried or outcomes)],
-            "tried_on": len((thinned or problem).train),
-            "identified": self._identified(problem, trainable, start.theta),
-            "influence": influence.summary(
-                aligned(base.train.y, base.train.a, base.n_classes, base.n_attributes)[base.train.y, base.train.a],
-                top=min(1000, len(base.train) // 10),
-            ),
-            **certification(self.strategy),
-        }  # fmt: skip
+        self.training_data(problem)  # says if it cannot run
+        part = part_of(rematched(problem, self.matching), self.layers)
+        check_pairs(part.problem.pairs.y, part.problem.pairs_cf.y)
+        edited = self.edit(part)
+        influence = edited.influence or self.influence(part, edited.objective, edited.start)
+        represent, head = part.model(edited.theta)
+        info = {
+            "strategy": edited.strategy,
+            **edited.info,
+            "identified": self._identified(part, edited.start),
+            "influence": _summary(influence, part.problem),
+            **certification(edited.strategy),
+        }
         ranking = influence.ranking()
         arrays = {
             "influence": influence.values.float(),
@@ -171,26 +122,30 @@ class Fmd:
         }
         return Debiased(represent=represent, head=head, cut=self.layers, info=info, arrays=arrays)
 
-    def _start(self, trainable: Trainable, law: TrainingObjective, theta: Tensor) -> Minimum:
-        """θ̂: as trained for the published step, else converged on train."""
-        if self.steps == 1:
-            return Minimum(theta=theta, iterations=0, grad_norm=0.0, converged=False)
-        return trainable.minimise(law, theta, max_iter=self.steps)
+    @abstractmethod
+    def edit(self, part: Part) -> Edited:
+        """Move the parameters of a part."""
 
-    def _bias(self, problem: Problem) -> Bias:
-        own, cf = problem.pairs, problem.pairs_cf
-        if self.bias == "counterfactual":
-            return CounterfactualBias(own.x, cf.x, own.y, signed=self.signed)
-        both = own + cf
+    def influence(self, part: Part, objective: TrainingObjective, theta: Tensor) -> Influence:
+        """Compute the influence of every training sample on the bias, at the minimum θ of the objective."""
+        inverse = part.trainable.inverse(objective, theta, self.solver, part.problem.seed)
+        return part.trainable.influence(objective, theta, self._functional(part.problem), inverse)
+
+    def _functional(self, problem: Problem) -> Bias:
+        pairs, pairs_cf = problem.pairs, problem.pairs_cf
+        if self.bias in ("counterfactual", "signed_counterfactual"):
+            signed = self.bias == "signed_counterfactual"
+            return CounterfactualBias(pairs.x, pairs_cf.x, pairs.y, signed=signed)
+        both = pairs + pairs_cf
         if self.bias == "demographic_parity":
             return DemographicParity(both.x, both.a)
         return EqualOpportunity(both.x, both.y, both.a)
 
-    def _identified(self, problem: Problem, trainable: Trainable, theta: Tensor) -> dict[str, Any]:
-        """The bias of θ̂ on the pairs: what there is to be removed."""
-        own, cf = problem.pairs, problem.pairs_cf
-        logits, logits_cf = (trainable.logits(theta, f.x) for f in (own, cf))
-        signed = bias_of_pairs(logits, logits_cf, own.y, signed=True)
+    def _identified(self, part: Part, theta: Tensor) -> dict[str, Any]:
+        """Measure the counterfactual bias of θ on the pairs: how much there is to remove."""
+        pairs, pairs_cf = part.problem.pairs, part.problem.pairs_cf
+        logits, logits_cf = (part.trainable.logits(theta, data.x) for data in (pairs, pairs_cf))
+        signed = bias_of_pairs(logits, logits_cf, pairs.y, signed=True)
         return {
             "counterfactual_bias": float(signed.abs().mean()),
             "signed": float(signed.mean()),
@@ -198,126 +153,113 @@ class Fmd:
             "biased_share": float(biased(signed, self.delta).double().mean()),
         }
 
-    def _thinned(self, problem: Problem) -> Problem | None:
-        """The problem on evenly spaced training samples, if there is something to choose and enough of them."""
-        every = len(problem.train) // self.search
-        if (
-            self.strategy != "external"
-            or len(self._alphas(problem)) * len(self.damping) == 1
-            or self.steps == 1
-            or every < 2
-        ):
-            return None
-        train = problem.train
-        return replace(problem, train=Features(train.x[::every], train.y[::every], train.a[::every]))
-
-    def _alphas(self, problem: Problem) -> Sequence[float]:
-        if self.alpha is not None:
-            return self.alpha
-        return tuple(1 - 1 / (1 + times * (problem.n_attributes - 1)) for times in (0.5, 1.0, 2.0))
-
-    def _influence(self, problem: Problem, trainable: Trainable, law: TrainingObjective, start: Minimum) -> Influence:
-        inverse = trainable.inverse(law, start.theta, self.solver, problem.seed)
-        return trainable.influence(law, start.theta, self._bias(problem), inverse)
-
-    def _outcomes(
-        self, problem: Problem, trainable: Trainable, theta: Tensor, at: Tensor | None = None
-    ) -> "list[_Outcome]":
-        """Where each candidate led, and how it scores on val. `at` is where to start on the edited objective."""
-        outcomes = []
-        for damping in self.damping:
-            law = law_of(problem, damping)
-            start = self._start(trainable, law, theta)
-            external = self.strategy == "external"
-            influence = None if external else self._influence(problem, trainable, law, start)
-            for told, found in (
-                self._by_alpha(problem, trainable, law, start, at)
-                if influence is None
-                else self._by_number(problem, trainable, law, start, influence)
-            ):
-                value = score(trainable.logits(found.theta, problem.val.x), problem.val, problem, self.select)
-                told = {"damping": damping, "l2": law.l2, **told, f"val_{self.select}": value}
-                outcomes.append(_Outcome(told, value, found, start, law, influence))
-        return outcomes
-
-    def _by_alpha(
-        self, problem: Problem, trainable: Trainable, law: TrainingObjective, start: Minimum, at: Tensor | None
-    ) -> Iterator[tuple[dict[str, Any], Minimum]]:
-        """The external strategy, for each weight of the pairs."""
-        rows = self._pairs(problem)
-        own, cf = problem.pairs, problem.pairs_cf
-        told: dict[str, Any] = {"pairs": len(rows)}
-        if self.steps == 1:
-            moved = published_step(
-                trainable, law, start.theta, trainable.inverse(law, start.theta, self.solver, problem.seed),
-                removed=(own.x[rows], own.y[rows]), added=(cf.x[rows], cf.y[rows]),
-            )  # fmt: skip
-            yield told, _stepped(moved)
-            return
-        at = start.theta if at is None else at
-        for alpha in self._alphas(problem):
-            edited = external(law, start.theta, cf.x[rows], cf.y[rows], alpha=alpha)
-            found = trainable.minimise(edited, at, max_iter=self.steps)
-            yield {**told, "alpha": alpha}, found
-            at = found.theta
-
-    def _by_number(
-        self, problem: Problem, trainable: Trainable, law: TrainingObjective, start: Minimum, influence: Influence
-    ) -> Iterator[tuple[dict[str, Any], Minimum]]:
-        """The strategies on training samples, for each number of them."""
-        at = torch.zeros_like(start.theta) if self.from_scratch else start.theta
-        for number in self._numbers(influence):
-            rows = influence.ranking()[:number]
-            cf = problem.counterfactual(rows) if self.strategy == "replace" else None
-            told = {"samples": number, "predicted_change": influence.predicted_change(rows)}
-            if self.steps == 1:
-                added = None if cf is None else (cf.x, cf.y)
-                removed = (problem.train.x[rows], problem.train.y[rows])
-                inverse = trainable.inverse(law, at, self.solver, problem.seed)
-                yield told, _stepped(published_step(trainable, law, at, inverse, removed=removed, added=added))
-            else:
-                edited = without(law, rows) if cf is None else replaced(law, rows, cf.x)
-                yield told, trainable.minimise(edited, at, max_iter=self.steps)
-
-    def _pairs(self, problem: Problem) -> Tensor:
-        generator = torch.Generator().manual_seed(problem.seed)
-        order = torch.randperm(len(problem.pairs), generator=generator).to(problem.pairs.y.device)
-        return order[: self.number]
-
-    def _numbers(self, influence: Influence) -> list[int]:
-        limit = influence.removal_limit()
-        if self.strategy == "replace":
-            limit = int((influence.values > 0).sum())
-        if limit == 0:
-            raise ValueError(f"the bias is {influence.bias:.3g}, and no training sample raises it: nothing to unlearn")
-        if self.number is None:
-            return sorted({max(1, int(share * limit)) for share in _SHARES})
-        if self.strategy == "unlearn" and self.number > limit:
-            raise ValueError(
-                f"number is {self.number}, but the predicted bias reaches 0 after {limit} samples: leave out at most "
-                "so many"
-            )
-        return [self.number]
-
 
 @dataclass(frozen=True)
-class _Outcome:
-    told: dict[str, Any]
+class Converged:
+    """The training objective with one damping, and its minimum θ̂."""
+
+    damping: float
+    objective: TrainingObjective
+    minimum: Minimum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An edit of the training objective, followed to its minimum. Subclasses say which edit."""
+
+    start: Converged
+    minimum: Minimum
+    """Of the edited objective."""
     score: float
-    found: Minimum
-    start: Minimum
-    law: TrainingObjective
-    influence: Influence | None
+    """On val."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the setting, for the record."""
+        return {"damping": self.start.damping, "l2": self.start.objective.l2}
 
 
-def law_of(problem: Problem, damping: float) -> TrainingObjective:
-    """The training objective on train, with λ = damping · E[x_j²] over samples and features."""
-    x = problem.train.x
-    return TrainingObjective(x=x, y=problem.train.y, l2=damping * float(x.double().square().mean()))
+@options
+class FmdMinimum(FmdBase):
+    """Converge the part on train, edit the objective, and follow its minimum by damped Newton steps with backtracking.
+
+    The objective of a head is convex, so that no step can destroy the model. That of several layers is not, and its
+    minimum is a local one.
+
+    Args:
+        steps: how many steps at most, before the edit and after it.
+        damping: candidates for λ, in units of the mean square of a feature; the best on val is taken.
+        select: the rule on val, see `efface.data.groups.val_score`.
+    """
+
+    steps: Annotated[int, Ge(1)] = 100
+    damping: Annotated[Sequence[Damping], Len(1)]
+    select: Rule = "unbiased_accuracy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps == 1:
+            raise ValueError("steps is 1: the published single Newton step is FmdPublishedStep (method=fmd_published)")
+
+    def converge(self, part: Part, damping: float, theta: Tensor) -> Converged:
+        """Minimise the training objective from θ."""
+        objective = training_objective(part.problem, damping)
+        return Converged(damping, objective, part.trainable.minimise(objective, theta, max_iter=self.steps))
+
+    def follow(self, part: Part, edited: TrainingObjective, theta: Tensor) -> tuple[Minimum, float]:
+        """Minimise an edited objective from θ. Returns the minimum, and its score on val."""
+        minimum = part.trainable.minimise(edited, theta, max_iter=self.steps)
+        logits = part.trainable.logits(minimum.theta, part.problem.val.x)
+        return minimum, score_on_val(logits, part.problem, self.select)
+
+
+def outcome(
+    strategy: Strategy, best: Candidate, selection: dict[str, Any], influence: Influence | None = None
+) -> Edited:
+    """Return where the best candidate ended, with how its minimisation and the selection went."""
+    start = best.start
+    info = {
+        "steps": best.minimum.iterations, "converged": best.minimum.converged, "grad_norm": best.minimum.grad_norm,
+        "base_converged": start.minimum.converged, **selection,
+    }  # fmt: skip
+    return Edited(
+        strategy=strategy, theta=best.minimum.theta, objective=start.objective, start=start.minimum.theta,
+        influence=influence, info=info,
+    )  # fmt: skip
+
+
+def samples_to_edit(influence: Influence, strategy: Strategy, number: int | None) -> int:
+    """Return how many of the most harmful training samples to edit: `number`, or as many as make sense if None.
+
+    `unlearn` may leave samples out until the predicted bias is 0. `replace` may replace all that are harmful.
+
+    Raises:
+        ValueError: no sample is harmful, or `unlearn` would leave out more than that.
+    """
+    limit = influence.removal_limit() if strategy == "unlearn" else int((influence.values > 0).sum())
+    if limit == 0:
+        raise ValueError(f"the bias is {influence.bias:.3g}, and no training sample raises it: nothing to unlearn")
+    if strategy == "unlearn" and number is not None and number > limit:
+        raise ValueError(
+            f"number is {number}, but the predicted bias reaches 0 after {limit} samples: leave out at most so many"
+        )
+    return limit if number is None else number
+
+
+def require_samples(problem: Problem, strategy: Strategy, number: int | None) -> None:
+    """Require that a strategy on training samples can be applied to `number` of them.
+
+    Raises:
+        NotApplicable: there are too few, or `replace` is asked for where they have no counterfactuals.
+    """
+    if strategy == "replace" and not problem.flippable:
+        raise NotApplicable("strategy=replace: no counterfactual of a training sample exists in these data")
+    available = len(problem.train) - 1
+    if number is not None and number > available:
+        raise NotApplicable(f"number={number}: there are {available} training samples that can be taken")
 
 
 def certification(strategy: Strategy) -> dict[str, Any]:
-    """Whether what was removed is certified to be gone, and if not, why.
+    """Say whether what was removed is certified to be gone, and if not, why.
 
     Only removals that were fixed before training, from an objective trained under a secret perturbation, can be: see
     `efface.unlearning.certified`. The samples here are chosen by the model that was trained on them.
@@ -329,31 +271,7 @@ def certification(strategy: Strategy) -> dict[str, Any]:
     return {"certified": False, "certified_reason": reason}
 
 
-def _stepped(theta: Tensor) -> Minimum:
-    return Minimum(theta=theta, iterations=1, grad_norm=0.0, converged=False)
-
-
-def _head(problem: Problem) -> Head:
-    return Head(n_classes=problem.n_classes, bias=problem.head.bias is not None)
-
-
-def _layers(stack: nn.Sequential) -> Layers:
-    return Layers(module=stack)
-
-
-def _debiased_layers(theta: Tensor, stack: nn.Sequential | None, problem: Problem) -> tuple[Representation, nn.Linear]:
-    if stack is None:
-        return Representation(), head_of(theta, bias=problem.head.bias is not None)
-    *inner, last = (i for i, layer in enumerate(stack) if isinstance(layer, nn.Linear))
-    tensors = _layers(stack).tensors(theta)
-    named = {
-        f"{kind}_{i}": tensors[f"{at}.{kind}"].clone()
-        for i, at in enumerate(inner)
-        for kind in ("weight", "bias")
-        if f"{at}.{kind}" in tensors
-    }
-    parts = [tensors[f"{last}.weight"]]
-    bias = tensors.get(f"{last}.bias")
-    if bias is not None:
-        parts.append(bias[:, None])
-    return Rectified(**named), head_of(torch.cat(parts, 1), bias=bias is not None)
+def _summary(influence: Influence, problem: Problem) -> dict[str, Any]:
+    train = problem.train
+    is_aligned = aligned(train.y, train.a, problem.n_classes, problem.n_attributes)[train.y, train.a]
+    return influence.summary(is_aligned, top=min(1000, len(train) // 10))

@@ -1,34 +1,38 @@
 """INLP as a method of the grid."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from efface.erasure.inlp import InlpEraser
 from efface.methods.erasure import Erasure
+from efface.options import Ge, Gt, options
 from efface.problem import Features, Problem
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Inlp(Erasure):
-    """Iterative nullspace projection (Ravfogel et al., 2020).
+    """Iterative nullspace projection: remove what a linear predictor uses, and repeat (Ravfogel et al., 2020).
 
     Args:
-        rank: directions removed at most; None for no limit.
-        iterations: predictors at most; None for no limit. Each removes one direction if the attribute is binary, else
-            one fewer than it has values.
+        rank: how many directions to remove at most; None for no limit.
+        iterations: how many predictors at most; None for no limit. Each removes one direction if the attribute is
+            binary, else one fewer than it has values.
         affine: keep the mean of the features where it is.
         l2: λ of the predictors.
     """
 
-    rank: int | None = None
-    iterations: int | None = 5
+    rank: Annotated[int, Ge(1)] | None = None
+    iterations: Annotated[int, Ge(1)] | None = 5
     affine: bool = True
-    l2: float = 1e-4
+    l2: Annotated[float, Gt(0)] = 1e-4
 
     small: ClassVar[dict[str, Any]] = {"iterations": 1}
+
+    def __post_init__(self) -> None:
+        if self.rank is None and self.iterations is None:
+            raise ValueError("rank and iterations are both null: set one of them, or INLP removes all but one feature")
 
     def erase(
         self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem

@@ -1,28 +1,30 @@
 """LEACE and SAL as methods of the grid."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from efface.erasure.leace import ErasureMethod, LeaceFitter
-from efface.methods.erasure import FLOAT32_RTOL, StreamedErasure
+from efface.methods.erasure import StreamedErasure
+from efface.options import Gt, Lt, options
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Leace(StreamedErasure):
-    """Least-squares concept erasure of the attribute (Belrose et al., 2023).
+    """Least-squares concept erasure: the smallest edit after which no linear predictor can read the attribute.
+
+    Belrose et al., 2023.
 
     Args:
         projection: `leace`, or `orth` for the orthogonal projection off the same directions (SAL, Shao et al., 2023).
         affine: keep the mean of the features where it is.
-        shrinkage: of `LeaceFitter`; `correlation` shrinks the correlation matrix of the features, true their
-            covariance, for which features in units of their own must be of one scale.
-        rtol: relative tolerance for singular values.
+        shrinkage: which estimate is shrunk, see `LeaceFitter`: the `correlation` matrix of the features, so that their
+            units do not matter; their covariance if true, for features of one scale; none if false.
+        rtol: relative tolerance for singular values. 1e-4 suits statistics of float32 data.
     """
 
     projection: ErasureMethod = "leace"
     affine: bool = True
     shrinkage: bool | Literal["correlation"] = "correlation"
-    rtol: float = FLOAT32_RTOL
+    rtol: Annotated[float, Gt(0), Lt(1)] = 1e-4
 
     def fitter(self, d: int, k: int, **options: Any) -> LeaceFitter:
         return LeaceFitter(

@@ -1,24 +1,25 @@
 """Oracle LEACE as a method of the grid."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from efface.erasure.oracle import OracleFitter
-from efface.methods.erasure import FLOAT32_RTOL, StreamedErasure
+from efface.methods.erasure import StreamedErasure
+from efface.options import Gt, Lt, options
 from efface.representations import OracleErased
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class OracleLeace(StreamedErasure):
-    """The residual of the features after regression on the attribute (Belrose et al., 2023, theorem 4.4).
+    """Replace the features by their residual after regression on the attribute (Belrose et al., 2023, theorem 4.4).
 
-    Needs the attribute at test time.
+    The debiased model needs the attribute at test time.
 
     Args:
-        rtol: relative tolerance for eigenvalues of the covariance of the attribute.
+        rtol: relative tolerance for eigenvalues of the covariance of the attribute. 1e-4 suits statistics of float32
+            data.
     """
 
-    rtol: float = FLOAT32_RTOL
+    rtol: Annotated[float, Gt(0), Lt(1)] = 1e-4
 
     uses_attribute_at_test: ClassVar[bool] = True
     representation = OracleErased

@@ -1,21 +1,22 @@
 """Quadratic LEACE as a method of the grid."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from efface.erasure.quadratic import QuadraticFitter
+from efface.methods.base import NotApplicable
 from efface.methods.erasure import StreamedErasure
-from efface.problem import Problem
+from efface.options import options
+from efface.problem import Features, Problem
 from efface.representations import QuadraticallyErased
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class QuadraticLeace(StreamedErasure):
-    """Optimal transport of every value of the attribute to one mean and one covariance.
+    """Transport the features under every value of the attribute to one mean and one covariance.
 
-    Needs the attribute at test time.
+    No quadratic predictor can then read the attribute. The debiased model needs the attribute at test time.
 
     Args:
         shrinkage: shrink the covariance of the features under each value.
@@ -26,14 +27,15 @@ class QuadraticLeace(StreamedErasure):
     uses_attribute_at_test: ClassVar[bool] = True
     representation = QuadraticallyErased
 
-    def skip(self, problem: Problem) -> str | None:
-        reason = super().skip(problem)
-        if reason is None:
-            few = torch.bincount(self._data(problem).a, minlength=problem.n_attributes) < 2
-            if few.any():
-                values = few.nonzero()[:, 0].tolist()
-                reason = f"fit_on={self.fit_on}: attributes {values} have fewer than two samples, so no covariance"
-        return reason
+    def training_data(self, problem: Problem) -> Features:
+        data = super().training_data(problem)
+        few = torch.bincount(data.a, minlength=problem.n_attributes) < 2
+        if few.any():
+            values = few.nonzero()[:, 0].tolist()
+            raise NotApplicable(
+                f"fit_on={self.fit_on}: attributes {values} have fewer than two samples, so no covariance"
+            )
+        return data
 
     def fitter(self, d: int, k: int, **options: Any) -> QuadraticFitter:
         return QuadraticFitter(d, k, shrinkage=self.shrinkage, weighted_mean=True, **options)

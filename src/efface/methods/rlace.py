@@ -1,40 +1,43 @@
 """R-LACE as a method of the grid."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from efface.erasure.rlace import RlaceEraser, RlaceSolver
 from efface.methods.erasure import RankedErasure
+from efface.options import Ge, Gt, options
 from efface.problem import Features, Problem
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Rlace(RankedErasure):
-    """Linear adversarial concept erasure of the attribute (Ravfogel et al., 2022).
+    """Linear adversarial concept erasure: the projection after which the best predictor of the attribute is worst.
+
+    Ravfogel et al., 2022.
 
     Args:
-        solver: see `efface.erasure.rlace`.
+        solver: how the game is solved, see `efface.erasure.rlace`.
         l2: λ of the adversary.
         max_iter: steps of the game, where it has to be played.
     """
 
     solver: RlaceSolver = "auto"
-    l2: float = 1e-4
-    max_iter: int = 300
+    l2: Annotated[float, Gt(0)] = 1e-4
+    max_iter: Annotated[int, Ge(1)] = 300
 
     small: ClassVar[dict[str, Any]] = {"rank": 1, "max_iter": 5}
+    eraser_class = RlaceEraser
 
-    def erase(
-        self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
-    ) -> tuple[RlaceEraser, dict[str, Any]]:
-        options: dict[str, Any] = {"seed": problem.seed} if self.solver == "sgd" else {}
-        eraser = RlaceEraser.fit(
-            drop(data.x), data.a, rank=self.rank_in(problem), solver=self.solver, weight=data.weight,
-            affine=self.affine, l2=self.l2, max_iter=self.max_iter, **options,
-        )  # fmt: skip
-        told = asdict(eraser.solution) if eraser.solution else {}
-        told.pop("seconds", None)  # those of the method are in the record, where what may differ on repetition is
-        return eraser, {"solution": told}
+    def eraser_options(self, problem: Problem) -> dict[str, Any]:
+        seed = {"seed": problem.seed} if self.solver == "sgd" else {}
+        return {"solver": self.solver, "l2": self.l2, "max_iter": self.max_iter, **seed}
+
+    def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
+        eraser, _ = super().erase(data, drop, problem)
+        solution = asdict(eraser.solution)
+        # Wall-clock time is recorded under `run`, with everything else that may differ between repetitions.
+        del solution["seconds"]
+        return eraser, {"solution": solution}

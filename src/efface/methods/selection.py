@@ -1,37 +1,48 @@
-"""Rules by which a method chooses its hyper-parameters on val, by name, so that the record can say which."""
+"""Choose among candidates on val, and say in the record what was chosen from what."""
 
-from typing import Literal, get_args
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from efface.data.groups import group_accuracies, group_counts
-from efface.problem import Features, Problem
-
-Select = Literal["unbiased_accuracy", "worst_group_accuracy", "accuracy", "balanced_loss"]
+from efface.data.groups import Rule, val_score
+from efface.problem import Problem
 
 
-def check_select(select: str) -> None:
-    """ValueError unless it is the name of a rule."""
-    if select not in get_args(Select):
-        raise ValueError(f"select is {select!r}, but must be one of {', '.join(get_args(Select))}")
+class Candidate(Protocol):
+    """A model that was fitted with one setting of the hyper-parameters."""
+
+    @property
+    def score(self) -> float:
+        """How good it is on val; higher is better."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return its hyper-parameters, and how its fit went, for the record."""
+        ...
 
 
-def score(logits: Tensor, features: Features, problem: Problem, select: Select) -> float:
-    """How good logits `[n, K]` of a split are; more is better.
+C = TypeVar("C", bound=Candidate)
 
-    `unbiased_accuracy` and `worst_group_accuracy` are the unweighted mean and the minimum over the groups (y, a) that
-    have samples there; `balanced_loss` is minus the cross-entropy in nats, each such group with equal weight.
+
+def score_on_val(logits: Tensor, problem: Problem, rule: Rule) -> float:
+    """Score logits `[n, K]` of the val samples of a problem, see `val_score`."""
+    val = problem.val
+    return val_score(logits, val.y, val.a, problem.n_classes, problem.n_attributes, rule)
+
+
+def best_on_val(candidates: Iterable[C], rule: Rule) -> tuple[C, dict[str, Any]]:
+    """Choose the candidate with the highest score, the first of equals.
+
+    Returns:
+        The candidate, and facts for the record: the rule, the chosen setting, and all that were tried.
     """
-    y, a = features.y, features.a
-    if select == "balanced_loss":
-        counts = group_counts(y, a, problem.n_classes, problem.n_attributes)
-        weight = 1 / counts[y, a] / (counts > 0).sum()
-        return -float(weight @ functional.cross_entropy(logits.double(), y, reduction="none"))
-    correct = logits.argmax(1) == y
-    if select == "accuracy":
-        return float(correct.double().mean())
-    per_group = group_accuracies(correct, y, a, problem.n_classes, problem.n_attributes)
-    per_group = per_group[~torch.isnan(per_group)]
-    return float(per_group.mean() if select == "unbiased_accuracy" else per_group.min())
+    tried = list(candidates)
+    best = max(tried, key=lambda candidate: candidate.score)
+    facts = {"selection": rule, "chosen": described(best, rule), "tried": [described(one, rule) for one in tried]}
+    return best, facts
+
+
+def described(candidate: Candidate, rule: Rule) -> dict[str, Any]:
+    """Return the facts of a candidate with its score, as the record has them."""
+    return {**candidate.facts(), f"val_{rule}": candidate.score}

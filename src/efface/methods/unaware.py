@@ -1,49 +1,49 @@
 """The model that is not told the attribute: its columns dropped, and the head trained without them."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated
 
 import torch
 
 from efface.debiased import Debiased
+from efface.methods.base import Method, NotApplicable
 from efface.methods.heads import refit_head
-from efface.problem import Problem
+from efface.options import Gt, options
+from efface.problem import Features, Problem
 from efface.representations import WithoutColumns
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unaware:
-    """Fairness through unawareness: the attribute's columns are dropped, and a converged head is fitted on the others.
+@options
+class Unaware(Method):
+    """Fairness through unawareness: drop the attribute's columns, and fit a converged head on the others.
 
-    Flipping the attribute changes no prediction then, so that `counterfactual_bias` is 0; what goes with the attribute
-    is all there, and a probe reads the attribute from it.
+    Flipping the attribute then changes no prediction, so that `counterfactual_bias` is 0. This does *not* hide the
+    attribute: the columns that correlate with it stay, and a probe reads it from them.
 
     Args:
-        l2: penalty λ/2 ‖W‖² of the head, on features in units of their standard deviation.
+        l2: penalty λ/2 ‖W‖² of the head, on features in units of their standard deviation. It must be positive, so
+            that the head has a minimum.
     """
 
-    l2: float = 1e-4
+    l2: Annotated[float, Gt(0)] = 1e-4
 
-    uses_attribute_at_test: ClassVar[bool] = False
-    small: ClassVar[dict[str, Any]] = {}
-
-    def __post_init__(self) -> None:
-        if self.l2 <= 0:
-            raise ValueError(f"l2 is {self.l2}, but must be positive, so that the head has a minimum")
-
-    def skip(self, problem: Problem) -> str | None:
-        if problem.attribute_columns is None:
-            return "the data set does not say which columns of its inputs are the attribute"
-        if not problem.features_are_inputs:
-            return "the features are not the columns of the inputs, but mixtures of them: use model=linear"
-        return None
+    def training_data(self, problem: Problem) -> Features:
+        _attribute_columns(problem)
+        return problem.train
 
     def fit(self, problem: Problem) -> Debiased:
-        train, columns = problem.train, problem.attribute_columns
-        assert columns is not None  # see skip
+        train, columns = problem.train, _attribute_columns(problem)
         dropped = torch.zeros(train.x.shape[1], dtype=torch.bool, device=train.x.device)
-        dropped[list(columns)] = True
+        dropped[columns] = True
         represent = WithoutColumns(dropped=dropped, constant=train.x.mean(0))
         head, converged = refit_head(represent(train.x), train, n_classes=problem.n_classes, l2=self.l2)
         info = {"dropped_columns": len(columns), "refit_converged": converged}
         return Debiased(represent=represent, head=head, fitted_on=train, info=info)
+
+
+def _attribute_columns(problem: Problem) -> list[int]:
+    """Return the columns of the features that are the attribute itself. NotApplicable if they are not known."""
+    if problem.attribute_columns is None:
+        raise NotApplicable("the data set does not say which columns of its inputs are the attribute")
+    if not problem.features_are_inputs:
+        raise NotApplicable("the features are not the columns of the inputs, but mixtures of them: use model=linear")
+    return list(problem.attribute_columns)

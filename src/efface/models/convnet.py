@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from efface.models.base import Model
+from efface.options import Ge, Len, checked
 
 
+@checked
 def convnet(
     *,
     input_shape: tuple[int, ...],
     n_classes: int,
-    channels: Sequence[int] = (32, 64, 128),
-    kernel_size: int = 3,
-    pool: int = 2,
+    channels: Annotated[Sequence[Annotated[int, Ge(1)]], Len(1)] = (32, 64, 128),
+    kernel_size: Annotated[int, Ge(1)] = 3,
+    pool: Annotated[int, Ge(1)] = 2,
 ) -> Model:
     """Build convolutions with batch norm, ReLU and max-pooling; the features are the means of the last channels.
 
@@ -24,17 +27,15 @@ def convnet(
 
     Args:
         input_shape: (channels, height, width).
-        n_classes: number of logits.
-        channels: number of channels of each layer.
-        kernel_size: side of the kernels, odd.
+        n_classes: logits of the head.
+        channels: how many each layer has.
+        kernel_size: side of the convolutions, odd.
         pool: side of the max-pooling after each layer; 1 for none.
     """
     if len(input_shape) != 3:
         raise ValueError(f"inputs have shape {input_shape}, but model=convnet takes images (channels, height, width)")
-    if len(channels) == 0 or min(channels) < 1:
-        raise ValueError(f"channels is {list(channels)}, but must name the width of one or more layers")
-    if kernel_size < 1 or kernel_size % 2 == 0 or pool < 1:
-        raise ValueError(f"kernel_size={kernel_size}, pool={pool}: kernel_size must be odd, pool at least 1")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is {kernel_size}, but must be odd, so that images keep their size")
     if min(input_shape[1:]) < pool ** len(channels):
         raise ValueError(f"pool={pool}: images of {input_shape[1:]} pixels are too small for {len(channels)} layers")
     layers: list[nn.Module] = []

@@ -8,5 +8,5 @@ from efface.models.base import Model
 
 
 def linear(*, input_shape: tuple[int, ...], n_classes: int) -> Model:
-    """Build a head whose features are the flattened inputs: methods then work on pixels or table columns."""
+    """Build a head on the flattened inputs themselves: methods then work on pixels or table columns."""
     return Model(nn.Flatten(), nn.Linear(math.prod(input_shape), n_classes))

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from efface.models.base import Model
+from efface.options import checked
 
 
+@checked
 def resnet(
     *,
     input_shape: tuple[int, ...],
@@ -18,16 +20,16 @@ def resnet(
     pretrained: bool = False,
     weights: str = "IMAGENET1K_V1",
 ) -> Model:
-    """Build a ResNet-18 (512 features) or ResNet-50 (2,048 features), channels last.
+    """Build ResNet-18 (512 features) or ResNet-50 (2,048 features), channels last.
 
     He et al., "Deep residual learning for image recognition", CVPR 2016.
 
     Args:
         input_shape: (3, height, width), or (1, height, width) for grey images.
-        n_classes: number of logits; the head is new and random.
-        depth: 18 or 50.
-        pretrained: start at weights trained on ImageNet, instead of random ones. torchvision downloads them once.
-        weights: torchvision's name of the weights: `IMAGENET1K_V1`, or `IMAGENET1K_V2` for depth 50.
+        n_classes: logits of the head, which is new and random.
+        depth: number of layers.
+        pretrained: start at weights trained on ImageNet, instead of random ones. torchvision fetches them once.
+        weights: which, by torchvision's name: `IMAGENET1K_V1`, and `IMAGENET1K_V2` for depth 50.
 
     Raises:
         ValueError: an option is wrong, or the inputs are not images.
@@ -35,8 +37,6 @@ def resnet(
     """
     from torchvision import models
 
-    if depth not in (18, 50):
-        raise ValueError(f"depth is {depth}, but must be 18 or 50")
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise ValueError(f"inputs have shape {input_shape}, but a ResNet takes images (1 or 3, height, width)")
     net = models.resnet18() if depth == 18 else models.resnet50()

@@ -28,9 +28,9 @@ class _Block(nn.Module):
 
 
 def resnet20(*, input_shape: tuple[int, ...], n_classes: int) -> Model:
-    """Build a ResNet-20 with 64 features.
+    """Build ResNet-20, with 64 features.
 
-    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2; the network of the Fast Model
+    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2. The network of the Fast Model
     Debias paper for CelebA. Made for 32 px; at 224 px it computes 49 times as much.
     """
     if len(input_shape) != 3:

@@ -1,1 +1,1 @@
-"""Records into a tidy data frame, tables and figures. Reads files, imports no torch."""
+"""Records into a tidy data frame, tables and plots. Reads files, imports no torch."""

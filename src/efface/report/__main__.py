@@ -1,17 +1,23 @@
-"""`python -m efface.report results`: the records below a folder as tables, figures and one HTML page."""
+"""`python -m efface.report results`: the records below a folder as tables, plots and one HTML page."""
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
-from efface.report import published, render, table
-from efface.report.figures import draw
+from efface.report import experiment, frames, published, render, table
 from efface.report.page import page
-from efface.report.records import RUNS, collect, flags
+from efface.report.plots import draw
+from efface.report.records import Collection, collect, flags
+from efface.report.table import Table
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write `index.html`, `table.md`, `table.csv`, `table.tex`, the figures and `runs.csv`; print the table."""
+    """Write `index.html`, `table.md`, `table.csv`, `table.tex`, the plots and `runs.csv`; print the table.
+
+    Where the folder is an experiment's, with a `README.md`, and the report goes into it, the tables that stand there
+    between markers are written too, see `efface.report.experiment`.
+    """
     parser = argparse.ArgumentParser(prog="python -m efface.report", description=__doc__)
     parser.add_argument(
         "results", nargs="*", default=[Path("results")], type=Path,
@@ -21,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", help="keys of the metrics in the table, with commas (default: all)")
     parser.add_argument(
         "--spread", choices=("std", "interval"), default="std",
-        help="behind each mean: standard deviation, or 95 %% bootstrap interval, over seeds (default: std)",
+        help="behind each mean: standard deviation over seeds, or half-width of its 95 %% t interval (default: std)",
     )  # fmt: skip
-    parser.add_argument("--published", type=Path, help="published figures (default: <results>/published.csv)")
+    parser.add_argument("--published", type=Path, help="published numbers (default: <results>/published.csv, if any)")
     options = parser.parse_args(argv)
     if options.out is not None and len(options.results) > 1:
         parser.error("--out is for one folder of results; without it each gets its own report")
@@ -31,39 +37,66 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _report(results: Path, options: argparse.Namespace) -> int:
+    """Report one folder. Returns the exit status."""
     out = options.out or results / "report"
     try:
-        collection = collect(results)
-        made = table.build(
-            collection.runs,
-            published=published.read(options.published or results / published.PUBLISHED),
-            metrics=options.metrics.split(",") if options.metrics else None,
-            kind=options.spread,
-            failures=collection.failures,
-        )
-        out.mkdir(parents=True, exist_ok=True)
+        collection, made = _made(results, options)
+        for title, lines in (
+            ("left out", collection.problems),
+            ("failed", collection.failures),
+            ("flagged", flags(collection.runs)),
+        ):
+            for line in lines:
+                print(f"{title}: {line}", file=sys.stderr)
+        names = _write(out, made, collection)
+        if options.out is None:
+            experiment.write_tables(results / experiment.PAGE, collection.runs)
     except (FileExistsError, NotADirectoryError):
         print(f"--out: {out} is a file, or lies below one: name a folder", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    for title, lines in (
-        ("left out", collection.problems), ("failed", collection.failures), ("flagged", flags(collection.runs)),
-    ):  # fmt: skip
-        for line in lines:
-            print(f"{title}: {line}", file=sys.stderr)
-    figures = draw(collection, out)
-    collection.runs.to_csv(out / RUNS, index=False)
-    texts = {
-        "index.html": page(made, collection, figures), "table.md": render.markdown(made),
-        "table.csv": render.to_csv(made), "table.tex": render.latex(made),
-    }  # fmt: skip
-    for name, text in texts.items():
-        (out / name).write_text(text)
     print(render.markdown(made, words=False))
-    print(f"report: {out}  ({', '.join([*texts, RUNS, *(path.name for f in figures for path in f.paths)])})")
+    print(f"report: {out}  ({', '.join(names)})")
     return 1 if collection.problems else 0
+
+
+def _made(results: Path, options: argparse.Namespace) -> tuple[Collection, Table]:
+    collection = collect(results)
+    beside = results / published.PUBLISHED
+    source = options.published or (beside if beside.is_file() else None)
+    if source and not source.is_file():
+        raise FileNotFoundError(f"--published: there is no file {source}: name one, or leave the option out")
+    made = table.build(
+        collection.runs,
+        published=published.read(source) if source else (),
+        metrics=options.metrics.split(",") if options.metrics else None,
+        kind=options.spread,
+        failures=collection.failures,
+    )
+    return collection, made
+
+
+def _write(out: Path, made: Table, collection: Collection) -> list[str]:
+    """Write all files to a temporary folder and rename them into `out`: a full disk leaves an old report as it was."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as name:
+        folder = Path(name)
+        plots = draw(collection, folder)
+        texts = {
+            "index.html": page(made, collection, plots),
+            "table.md": render.markdown(made),
+            "table.csv": render.to_csv(made),
+            "table.tex": render.latex(made),
+        }
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        csv_files = frames.write(collection.runs, collection.histories, collection.layers, folder)
+        names = [*texts, *csv_files, *(path.name for plot in plots for path in plot.paths)]
+        for file in names:
+            (folder / file).replace(out / file)
+    return names
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Names of rows and columns: what is called alike is told apart by the options in which it differs."""
+"""Names of rows and columns: equal names are told apart by the options in which they differ, in the end by the id."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,88 +9,130 @@ import pandas as pd
 LEVELS = ("dataset", "model", "training", "method")
 """Columns of the frame that name a table's cell, in this order; the first three are a *setting*."""
 
-
-def options(node: Mapping[str, Any]) -> str:
-    """The options of one node of a configuration as `key=value key=value`, sorted, without blanks in values."""
-    flat = {key: value for key, value in _flatten(node).items() if key != "name"}
-    return " ".join(f"{key}={_short(value)}" for key, value in sorted(flat.items()))
+Options = Mapping[str, Any]
+_ABSENT = "null"
+"""What a label shows for an option that a run does not have."""
 
 
-def parse(text: str) -> dict[str, str]:
-    """The reverse of `options`."""
-    return {key: value for key, _, value in (word.partition("=") for word in text.split())}
+def options(node: Options) -> dict[str, Any]:
+    """Return the options of one node of a configuration, nested keys joined by dots, without name and `_`-keys."""
+    return {key: value for key, value in sorted(_flat(node).items()) if key != "name"}
+
+
+def show(value: object) -> str:
+    """Return an option's value as a label shows it: floats in full precision, no blanks."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(show, value))}]"
+    return "".join(str(value).split())
+
+
+def parse(words: str) -> dict[str, str]:
+    """Return the options that `key=value key=value` names, as a label or a published number has them."""
+    return {key: value for key, _, value in (word.partition("=") for word in words.split())}
+
+
+def same(value: str | None, wanted: str) -> bool:
+    """Return whether a shown value is the wanted one; numbers are compared as numbers."""
+    try:
+        return value is not None and float(value) == float(wanted)
+    except ValueError:
+        return value == wanted
 
 
 def label(runs: pd.DataFrame) -> pd.DataFrame:
-    """Append to each level's name the options in which rows differ that are alike in the levels before it.
+    """Append to each level's name the options in which runs differ that are alike in the levels before it.
 
-    What differs is shown wherever the name stands, so that one row of a table is one method; what differs from setting
-    to setting alone, such as a data set's own defaults, is no part of a label. Rows that differ in their evaluation
-    only are told apart by the method's label.
+    An option that differs is shown wherever the name stands, so that one row of a table is one method. An option that
+    differs only from setting to setting, such as a data set's own defaults, is no part of a label. Runs that differ
+    only in their evaluation are told apart by the method's label. Where one label would still cover two ids, the
+    method's label ends with the id: runs with equal labels have equal ids.
+
+    Args:
+        runs: names in `LEVELS`; `<level>_options` and `evaluation_options` as dicts, where they are known.
     """
     runs = runs.copy()
-    for at, level in enumerate(LEVELS):
-        given = runs[f"{level}_options"].map(parse)
-        if level == "method":
-            evaluation = runs["evaluation_options"].map(parse)
-            given = pd.Series([a | b for a, b in zip(given, evaluation, strict=True)], index=runs.index)
-        before = list(LEVELS[:at])
-        names = runs[level].copy()
-        for rows in runs.groupby(level, sort=False).groups.values():
-            blocks = [of.index for _, of in runs.loc[rows].groupby(before, sort=False)] if before else [rows]
-            keys = {key for block in blocks for key in _differing([given[i] for i in block])}
-            for i in rows:
-                names[i] += "".join(f" {key}={given[i].get(key, 'null')}" for key in sorted(keys))
-        runs[level] = names
-    return runs
+    for i, level in enumerate(LEVELS):
+        if f"{level}_options" in runs:
+            runs[level] = _names(runs, level, list(LEVELS[:i]))
+    return _by_id(runs)
 
 
-def natural(text: str) -> tuple[tuple[int, float, str], ...]:
-    """A key that sorts numbers in a name as numbers."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", str(text))
-    return tuple((1, float(part), "") if i % 2 else (0, 0.0, part) for i, part in enumerate(parts))
+def _names(runs: pd.DataFrame, level: str, before: list[str]) -> pd.Series:
+    """Return the labels of one level."""
+    settings = runs[f"{level}_options"]
+    if level == "method" and "evaluation_options" in runs:
+        pairs = zip(settings, runs["evaluation_options"], strict=True)
+        settings = pd.Series([_merged(method, evaluation) for method, evaluation in pairs], index=runs.index)
+    names = runs[level].copy()
+    for rows in runs.groupby(level, sort=False).groups.values():
+        blocks = [block.index for _, block in runs.loc[rows].groupby(before, sort=False)] if before else [rows]
+        keys = {key for block in blocks for key in differing([settings[i] for i in block])}
+        for i in rows:
+            names[i] += "".join(f" {key}={show(settings[i].get(key))}" for key in sorted(keys))
+    return names
 
 
-def method_order(method: str) -> tuple[bool, tuple[tuple[int, float, str], ...]]:
-    """The model without intervention first, then by name."""
-    return method.partition(" ")[0] != "none", natural(method)
+def _merged(method: Options, evaluation: Options) -> dict[str, Any]:
+    return {**method, **{f"evaluation.{key}" if key in method else key: value for key, value in evaluation.items()}}
 
 
-def differences(runs: pd.DataFrame) -> list[str]:
-    """Options of a method that differ between settings under one label, in words."""
-    if "method_options" not in runs:
-        return []
-    found = []
-    for method, group in runs.groupby("method", sort=True):
-        given = group["method_options"].map(parse)
-        for key in sorted(_differing(list(given))):
-            by_value: dict[str, set[str]] = {}
-            for setting, options_ in zip(group["dataset"], given, strict=True):
-                by_value.setdefault(options_.get(key, "null"), set()).add(setting)
-            parts = "; ".join(f"{value} on {', '.join(sorted(where))}" for value, where in sorted(by_value.items()))
-            found.append(f"{method}: {key} is {parts}")
-    return found
+def _by_id(runs: pd.DataFrame) -> pd.DataFrame:
+    """Append the id to the methods of every cell that would hold several."""
+    ids = runs.groupby(list(LEVELS), sort=False)["id"].transform("nunique")
+    return runs.assign(method=runs["method"].where(ids < 2, runs["method"] + " id=" + runs["id"].astype(str)))
 
 
-def _differing(given: list[dict[str, str]]) -> set[str]:
-    distinct = {tuple(sorted(each.items())) for each in given}
-    if len(distinct) < 2:
-        return set()
-    values = [dict(each) for each in distinct]
-    return {key for each in values for key in each if len({other.get(key) for other in values}) > 1}
+def differing(settings: Sequence[Options]) -> set[str]:
+    """Return the keys under which settings differ: 1 and 1.0 are the same value, null and an absent key are not."""
+    distinct = [dict(pairs) for pairs in {frozenset((k, _key(v)) for k, v in each.items()) for each in settings}]
+    keys = {key for each in distinct for key in each}
+    return {key for key in keys if len({each.get(key) for each in distinct}) > 1}
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _key(value: object) -> Hashable:
+    """Return what two values share if and only if an id takes them for the same."""
+    if isinstance(value, list | tuple):
+        return "list", tuple(map(_key, value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number", repr(float(value))
+    return type(value).__name__, str(value)
+
+
+def _flat(node: Options, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         elif not key.startswith("_"):
             flat[f"{prefix}{key}"] = value
     return flat
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+def natural(text: str) -> tuple[tuple[int, float, str], ...]:
+    """Return a key that sorts numbers in a name as numbers."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", str(text))
+    return tuple((1, float(part), "") if i % 2 else (0, 0.0, part) for i, part in enumerate(parts))
+
+
+def method_order(method: str) -> tuple[bool, tuple[tuple[int, float, str], ...]]:
+    """Return a key that sorts the model without intervention first, then by name."""
+    return method.partition(" ")[0] != "none", natural(method)
+
+
+def differences(runs: pd.DataFrame) -> list[str]:
+    """Return the options of a method that differ between settings under one label, in words."""
+    if "method_options" not in runs:
+        return []
+    notes = []
+    for method, group in runs.groupby("method", sort=True):
+        for key in sorted(differing(list(group["method_options"]))):
+            by_value: dict[str, set[str]] = {}
+            for setting, settings in zip(group["dataset"], group["method_options"], strict=True):
+                by_value.setdefault(show(settings[key]) if key in settings else _ABSENT, set()).add(setting)
+            parts = "; ".join(f"{value} on {', '.join(sorted(where))}" for value, where in sorted(by_value.items()))
+            notes.append(f"{method}: {key} is {parts}")
+    return notes

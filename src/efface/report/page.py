@@ -1,4 +1,4 @@
-"""One self-contained HTML page: tables, figures, where each number comes from. The same bytes for the same input."""
+"""One self-contained HTML page: tables, plots, where each number comes from. The same bytes for the same input."""
 
 import base64
 import html
@@ -11,16 +11,16 @@ import pandas as pd
 
 from efface.metrics import METRICS
 from efface.report import render
-from efface.report.figures import Drawn
+from efface.report.plots import Plot
 from efface.report.records import Collection
 from efface.report.table import Table
 
 _LEFT_OUT = ("_options", "val_", "seconds_", "cache_", "reasons", "method_name", "evaluation")
-"""Columns of the frame that the page's list of runs leaves to runs.csv, by a part of their name."""
+"""Parts of the names of columns that the page's list of runs leaves to runs.csv."""
 
 
-def page(table: Table, collection: Collection, figures: Sequence[Drawn]) -> str:
-    """The page. It fetches nothing: figures are inside, and a content policy forbids the rest."""
+def page(table: Table, collection: Collection, plots: Sequence[Plot]) -> str:
+    """Return the page. It fetches nothing: plots are inside, and a content policy forbids the rest."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -28,12 +28,12 @@ def page(table: Table, collection: Collection, figures: Sequence[Drawn]) -> str:
     return environment.get_template("page.html").render(
         title=table.title, table=render.to_html(table), caption=table.caption, notes=table.notes,
         problems=collection.problems, facts=_facts(collection.runs), runs=_runs(collection.runs), metrics=recorded,
-        figures=[(figure.name, figure.caption, _uri(figure)) for figure in figures],
+        plots=[(plot.name, plot.caption, _uri(plot)) for plot in plots],
     )  # fmt: skip
 
 
-def _uri(figure: Drawn) -> str:
-    svg = next(path for path in figure.paths if path.suffix == ".svg")
+def _uri(plot: Plot) -> str:
+    svg = next(path for path in plot.paths if path.suffix == ".svg")
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
@@ -49,13 +49,13 @@ def _facts(runs: pd.DataFrame) -> str:
 
 
 def _runs(runs: pd.DataFrame) -> str:
-    """The list of runs as HTML, without the columns that hold nothing."""
-    shown = [
+    """Return the list of runs as HTML, without the columns that hold nothing."""
+    names = [
         name for name in map(str, runs) if runs[name].notna().any() and not any(part in name for part in _LEFT_OUT)
     ]  # fmt: skip
-    shown += ["seconds_method"] if "seconds_method" in runs else []
-    head = "".join(f'<th scope="col">{html.escape(name.replace("_", " "))}</th>' for name in shown)
-    columns = [[_cell(value) for value in runs[name].tolist()] for name in shown]
+    names += ["seconds_method"] if "seconds_method" in runs else []
+    head = "".join(f'<th scope="col">{html.escape(name.replace("_", " "))}</th>' for name in names)
+    columns = [[_cell(value) for value in runs[name].tolist()] for name in names]
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
     return f'<table class="sortable runs">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
 

@@ -1,11 +1,11 @@
-"""Published figures, to print beside the measured ones: `published.csv` of an experiment."""
+"""Published numbers, to print beside the measured ones: `published.csv` of an experiment."""
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from efface.report.labels import parse
+from efface.report.labels import Options, parse, same, show
 
 PUBLISHED = "published.csv"
 COLUMNS = ("method", "dataset", "metric", "value", "spread", "source", "table", "cell")
@@ -13,7 +13,7 @@ COLUMNS = ("method", "dataset", "metric", "value", "spread", "source", "table", 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published figure, in the units of our metrics: fractions of 1 and bits.
+    """One published number, in the units of our metrics: fractions of 1 and bits.
 
     `method` and `dataset` are a name and as many options as it needs, `rlace rank=1`: a run is of that method if its
     name is the same and it has those options. Those of a data set may say `model=` and `training=` too.
@@ -30,44 +30,49 @@ class Published:
 
     @property
     def text(self) -> str:
-        """Where it stands."""
+        """Where it was published."""
         return ", ".join(filter(None, [self.source, self.table, self.cell]))
 
 
 def read(path: Path) -> tuple[Published, ...]:
-    """The figures of a file; none if there is no file.
+    """Return the numbers of a file.
 
     Raises:
-        ValueError: a column is missing or a value is no number; the message names file and line.
+        OSError: there is no such file.
+        ValueError: a column is missing or a value is no finite number; the message names file and line.
     """
-    if not path.is_file():
-        return ()
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, but has {reader.fieldnames}")
-        figures = []
+        numbers = []
         for row in reader:
             try:
-                spread = float(row["spread"]) if row["spread"] else None
-                figures.append(Published(**{**row, "value": float(row["value"]), "spread": spread}))  # type: ignore[arg-type]
+                spread = _number(row["spread"]) if row["spread"] else None
+                numbers.append(Published(**{**row, "value": _number(row["value"]), "spread": spread}))  # type: ignore[arg-type]
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}; value and spread are numbers") from error
             if not row["source"]:
                 raise ValueError(f"{path}, line {reader.line_num}: no source: what has none is not quoted")
-    return tuple(figures)
+    return tuple(numbers)
 
 
-def is_of(text: str, label: Any, given: str) -> bool:
-    """Whether a run's label and options are of the method or data set that a published figure names by `text`."""
-    name, _, rest = text.partition(" ")
-    own, _, shown = str(label).partition(" ")
-    has = parse(shown) | parse(given)
-    return name == own and all(_same(has.get(key), value) for key, value in parse(rest).items())
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is not finite")
+    return number
 
 
-def _same(one: str | None, other: str) -> bool:
-    try:
-        return one is not None and float(one) == float(other)
-    except ValueError:
-        return one == other
+def is_of(text: str, label: str, options: Options) -> bool:
+    """Return whether a run of this label and these options is of the method or data set that a published number names.
+
+    Args:
+        text: the name and options that the published number has.
+        label: the run's label.
+        options: the run's options, shown in the label or not.
+    """
+    name, _, wanted = text.partition(" ")
+    own_name, _, words = label.partition(" ")
+    values = parse(words) | {key: show(value) for key, value in options.items()}
+    return name == own_name and all(same(values.get(key), value) for key, value in parse(wanted).items())

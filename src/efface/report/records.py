@@ -1,22 +1,31 @@
 """Records on disk into one tidy data frame, a row for each run."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from efface.identity import NODES, run_id
-from efface.record import ERROR, RECORD, Record
+from efface.identity import NODES, run_id, run_id_v1
+from efface.metrics import METRICS
+from efface.record import ERROR, READABLE, RECORD, Record
+from efface.report import frames
 from efface.report.labels import LEVELS, label, natural, options
 
-RUNS, ARRAYS = "runs.csv", "arrays.safetensors"
+ARRAYS = "arrays.safetensors"
+_INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
+"""Numbers of a record's `info` that are columns of the frame."""
+_KNOWN = frozenset(metric.key for metric in METRICS)
+_IDS = {1: run_id_v1, 2: run_id}
+"""How each schema version hashed a configuration into an id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """The runs below a folder, and all that a reader of their tables must be told."""
+    """The runs below a folder, and all that a reader of their tables must know."""
 
     runs: pd.DataFrame
     """A row for each run that is finished, or that failed while others of its id are; see `collect`."""
@@ -24,142 +33,189 @@ class Collection:
     """What was left out, and why: damaged, of another schema or hash, twice there."""
     failures: tuple[str, ...] = ()
     """Runs that failed and have not been finished since."""
-    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    """The training history by the run's path."""
-    layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """What language models' runs tell of each layer, by the run's path."""
+    histories: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Training histories: `path` of the run, `epoch`, and what was recorded in it."""
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What language models' runs record of each layer: `path` of the run, `layer` from 1, `site`, and its metrics."""
     arrays: dict[str, Path] = field(default_factory=dict)
     """Files of arrays by the run's path."""
 
 
+class _Run(NamedTuple):
+    """One record, made into rows of the frames."""
+
+    path: Path
+    record: Record
+    row: dict[str, Any]
+    history: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+
+
 def collect(results: Path) -> Collection:
-    """All runs below a folder of records; or those of its `runs.csv`, where it holds that and no record.
+    """Return all runs below a folder of records; or those of its `runs.csv`, where it holds that and no record.
 
     Columns: the levels, `evaluation`, `id`, `seed`, `status`, `reason`, one for each metric on test, `val_<metric>` for
-    those on val, `method_name`, `rank`, `n_fit` and `d` where a method tells them, `seconds_<step>`, `peak_memory_mb`,
-    `cache_hit_model`, `fingerprint`, `commit`, `versions`, `reasons` (JSON, by metric), `<level>_options` and `path`.
-    Ids of one name are told apart by the options in which they differ.
+    those on val, `method_name`, numbers of `info` such as `rank`, `seconds_<step>`, `peak_memory_mb`,
+    `cache_hit_model`, `fingerprint`, `commit`, `device`, `threads`, `versions`, `schema_version`, `reasons` (JSON, by
+    metric), `<level>_options` (dicts) and `path`. Ids of one name are told apart by the options in which they differ. A
+    record that cannot be used is left out and named in `problems`.
 
     Raises:
         FileNotFoundError: there is nothing to report.
-        ValueError: a `runs.csv` without the columns that every table needs.
+        ValueError: a `runs.csv` that cannot be read as such a frame.
     """
     files = sorted([*results.rglob(RECORD), *results.rglob(ERROR)])
-    if not files and (results / RUNS).is_file():
-        return Collection(runs=_read_csv(results / RUNS))
-    records, problems, failed = _read(files, results)
-    finished = {record.id for _, record in records}
-    failures = tuple(f"{path}: {' '.join(str(record.reason).split())}" for path, record in failed)
-    if not records:
+    if not files and (results / frames.RUNS).is_file():
+        runs, histories, layers = frames.read(results)
+        return Collection(runs=label(runs), histories=histories, layers=layers)
+    finished, failed, problems = _read(files, results)
+    failures = tuple(f"{run.path}: {one_line(run.record.reason)}" for run in failed)
+    if not finished:
         raise FileNotFoundError(
             f"no finished run below {results.resolve()}: run something first, such as python run.py method=leace"
             + "".join(f"\n{line}" for line in (*problems, *(f"failed: {failure}" for failure in failures)))
         )
-    records += [(path, record) for path, record in failed if record.id in finished]
-    runs = label(pd.DataFrame([_row(path, record) for path, record in records]))
+    ids = {run.record.id for run in finished}
+    collected = finished + [run for run in failed if run.record.id in ids]
+    runs = label(pd.DataFrame([run.row for run in collected]))
     return Collection(
         runs=runs.sort_values([*LEVELS, "id", "seed"], key=_natural, ignore_index=True),
         problems=tuple(problems),
         failures=failures,
-        histories={str(path): h for path, record in records if (h := record.info.get("training", {}).get("history"))},
-        layers={str(path): layers for path, record in records if (layers := record.info.get("layers"))},
-        arrays={str(path): results / path / ARRAYS for path, record in records if ARRAYS in record.artifacts},
+        histories=pd.DataFrame([row for run in collected for row in run.history]),
+        layers=pd.DataFrame([row for run in collected for row in run.layers]),
+        arrays={str(run.path): results / run.path / ARRAYS for run in collected if ARRAYS in run.record.artifacts},
     )
 
 
-Found = list[tuple[Path, Record]]
+def one_line(text: object) -> str:
+    """Return a note as one line, so that no foreign text can begin another."""
+    return " ".join(str(text).split())
 
 
 def _natural(column: pd.Series) -> pd.Series:
     return column if column.name == "seed" else column.map(natural)
 
 
-def _read(files: list[Path], results: Path) -> tuple[Found, list[str], Found]:
-    """Finished runs, what is wrong, and runs that failed; paths relative to the results."""
+def _read(files: Sequence[Path], results: Path) -> tuple[list[_Run], list[_Run], list[str]]:
+    """Return finished runs, failed runs, and what is wrong; paths are relative to the results."""
     problems: list[str] = []
-    seen: dict[tuple[str, int], tuple[Path, Record]] = {}
-    failed: Found = []
+    seen: dict[tuple[str, int], _Run] = {}
+    failed: list[_Run] = []
     for file in files:
-        path = file.parent.relative_to(results)
         if file.name == ERROR and (file.parent / RECORD).is_file():
             continue
         try:
-            record = Record.read(file)
-            own = run_id(record.config)
-        except (ValueError, KeyError, OSError) as error:
-            problems.append(str(error).splitlines()[0] if not isinstance(error, KeyError) else f"{file}: no {error}")
+            run = _run(file, results)
+        except Exception as error:  # whatever a foreign file holds: one bad record must not cost the others their table
+            text = one_line(str(error).partition("\n")[0])
+            named = text if str(file) in text else f"{file}: {text or type(error).__name__}"
+            problems.append(named)
             continue
-        if own != record.id:
-            problems.append(
-                f"{file} has id {record.id}, but its configuration hashes to {own}: it was edited, or written by "
-                "another version of efface; run its job again"
-            )
-        elif file.name == ERROR:
-            failed.append((path, record))
-        elif (key := (record.id, record.seed)) in seen:
-            first, other = seen[key]
-            same = record.model_dump(exclude={"run"}) == other.model_dump(exclude={"run"})
-            problems.append(
-                f"{path} is seed {record.seed} of id {record.id}, as is {first}, with "
-                f"{'the same' if same else 'OTHER'} figures: the first is taken"
-            )
+        key = (run.record.id, run.record.seed)
+        if file.name == ERROR:
+            failed.append(run)
+        elif key in seen:
+            problems.append(_twins(seen[key], run))
         else:
-            seen[key] = (path, record)
-    failed = [(path, record) for path, record in failed if (record.id, record.seed) not in seen]
-    return list(seen.values()), problems, failed
+            seen[key] = run
+    return list(seen.values()), [run for run in failed if (run.record.id, run.record.seed) not in seen], problems
+
+
+def _run(file: Path, results: Path) -> _Run:
+    """Read one record. Raises an error of any kind for one that cannot be used."""
+    record = Record.read(file, versions=READABLE)
+    identity = _IDS[record.schema_version](record.config)
+    if identity != record.id:
+        raise ValueError(
+            f"{file} has id {record.id}, but its configuration hashes to {identity}: it was edited, or written by "
+            "another version of efface; run its job again"
+        )
+    path = file.parent.relative_to(results)
+    history = record.info.get("training", {}).get("history") or []
+    layers = [{"layer": i, "site": site.get("path"), **site} for i, site in enumerate(record.info.get("layers", ()), 1)]
+    place = {"path": path.as_posix()}
+    return _Run(
+        path=path,
+        record=record,
+        row=_row(path, record),
+        history=[place | _numbers(row, texts=()) for row in history],
+        layers=[place | _numbers({k: v for k, v in row.items() if k != "path"}, texts=("site",)) for row in layers],
+    )
+
+
+def _twins(first: _Run, other: _Run) -> str:
+    same = first.record.model_dump(exclude={"run"}) == other.record.model_dump(exclude={"run"})
+    return (
+        f"{other.path} is seed {other.record.seed} of id {other.record.id}, as is {first.path}, with "
+        f"{'the same' if same else 'OTHER'} metrics: the first is taken"
+    )
 
 
 def _row(path: Path, record: Record) -> dict[str, Any]:
+    """Return the row of one run; what names it cannot be overwritten by a metric of that name."""
     run, info = record.run, record.info
-    row: dict[str, Any] = {node: record.config[node]["name"] for node in NODES}
-    row |= {"id": record.id, "seed": record.seed, "status": record.status, "reason": record.reason}
-    row |= {name: value for name, value in record.metrics.items() if not isinstance(value, dict)}
-    row |= {f"val_{name}": value for name, value in record.val_metrics.items() if not isinstance(value, dict)}
-    row |= {f"seconds_{step}": seconds for step, seconds in run.get("seconds", {}).items()}
-    row["peak_memory_mb"] = run.get("peak_memory_bytes", float("nan")) / 1e6
-    row["cache_hit_model"] = run.get("cache_hit", {}).get("model")
-    row["method_name"] = record.config["method"]["name"]
-    row |= {name: info.get(name) for name in ("rank", "n_fit", "d")}
-    row["uses_attribute_at_test"] = bool(info.get("uses_attribute_at_test", False))
-    row["fingerprint"] = record.fingerprint
-    row["commit"] = run.get("commit")
-    row["versions"] = " ".join(f"{name}={version}" for name, version in sorted(run.get("versions", {}).items()))
-    row["reasons"] = json.dumps(info["reasons"], sort_keys=True) if info.get("reasons") else None
-    row |= {f"{node}_options": options(record.config[node]) for node in NODES}
-    row["path"] = path.as_posix()
-    return row
+    names = {node: "_".join(str(record.config[node]["name"]).split()) for node in NODES}
+    head = names | {"id": record.id, "seed": record.seed, "status": record.status, "reason": record.reason}
+    texts = tuple(name for name in record.metrics if name not in _KNOWN)
+    test, val = _numbers(record.metrics, texts=texts), _numbers(record.val_metrics, texts=texts)
+    memory = _numbers({"peak_memory_bytes": run.get("peak_memory_bytes")}, texts=())["peak_memory_bytes"]
+    tail = {
+        "peak_memory_mb": math.nan if memory is None else memory / 1e6,
+        "cache_hit_model": run.get("cache_hit", {}).get("model"),
+        "method_name": names["method"],
+        **_numbers({name: info.get(name) for name in _INFO}, texts=()),
+        "uses_attribute_at_test": bool(info.get("uses_attribute_at_test", False)),
+        "fingerprint": record.fingerprint,
+        "commit": run.get("commit"),
+        "device": run.get("device"),
+        **_numbers({"threads": run.get("threads")}, texts=()),
+        "versions": " ".join(f"{name}={version}" for name, version in sorted(run.get("versions", {}).items())),
+        "schema_version": record.schema_version,
+        "reasons": json.dumps(dict(info["reasons"]), sort_keys=True) if info.get("reasons") else None,
+        **{f"{node}_options": options(record.config[node]) for node in NODES},
+        "path": path.as_posix(),
+    }
+    seconds = _numbers(run.get("seconds", {}), texts=())
+    return {
+        **head,
+        **test,
+        **{f"val_{name}": value for name, value in val.items()},
+        **{f"seconds_{step}": value for step, value in seconds.items()},
+        **tail,
+        **head,
+    }
 
 
-_NEEDED = ("dataset", "model", "training", "method", "id", "seed", "status", "reason")
+def _numbers(values: Mapping[str, Any], *, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the values that are no dicts.
 
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    runs = pd.read_csv(path, dtype={"id": str, "commit": str, "fingerprint": str})
-    missing = [name for name in _NEEDED if name not in runs]
-    if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}: write it with python -m efface.report results")
-    if "uses_attribute_at_test" not in runs:
-        runs["uses_attribute_at_test"] = False
-    if "method_name" not in runs:
-        runs["method_name"] = runs["method"].str.split().str[0]
-    given = [name for name in map(str, runs) if name.endswith("_options")]  # nothing is what a node without options has
-    runs = runs.assign(**{name: runs[name].fillna("") for name in given})
-    text = runs.select_dtypes(exclude="number").columns
-    return runs.assign(**{name: runs[name].astype(object).where(runs[name].notna(), None) for name in text})
+    Raises:
+        ValueError: a value is no finite number and not null, and not among those that may be `texts`.
+    """
+    flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    for name, value in flat.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (value is None or number or (name in texts and isinstance(value, str))):
+            raise ValueError(f"{name} is {value!r}, but must be a finite number or null")
+    return flat
 
 
 def flags(runs: pd.DataFrame) -> tuple[str, ...]:
-    """What makes rows of one table hard to compare: several commits, versions or data files behind them."""
+    """Return what makes rows of one table hard to compare: several commits, versions, machines or data files."""
     done = runs[runs["status"] == "done"]
-    found = []
-    for column, what in (("commit", "commits of the code"), ("versions", "versions of packages")):
-        names = [str(name) if isinstance(name, str) else "unknown" for name in done.get(column, [])]
+    notes = []
+    for column, what in (
+        ("commit", "commits of the code"), ("versions", "versions of packages"), ("schema_version", "schema versions"),
+        ("device", "devices"), ("threads", "numbers of threads"),
+    ):  # fmt: skip
+        names = ["unknown" if pd.isna(name) else one_line(name) for name in done.get(column, [])]
         if len(set(names)) > 1:
             parts = "; ".join(f"{name} ({names.count(name)} runs)" for name in sorted(set(names)))
-            found.append(f"mixed {what}: {parts}")
+            notes.append(f"mixed {what}: {parts}")
     if "fingerprint" in done:
         for dataset, group in done.groupby("dataset", sort=True):
-            prints = sorted(group["fingerprint"].dropna().unique())
+            prints = sorted(map(one_line, group["fingerprint"].dropna().unique()))
             if len(prints) > 1:
-                found.append(f"{dataset}: runs read different data files (fingerprints {', '.join(prints)})")
-    return tuple(found)
+                notes.append(f"{dataset}: runs read different data files (fingerprints {', '.join(prints)})")
+    return tuple(notes)

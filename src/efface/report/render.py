@@ -3,10 +3,11 @@
 import csv
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from efface.report.frames import quoted
 from efface.report.table import Cell, Column, Table
 
 WIDEST = 14
@@ -36,25 +37,37 @@ def _words(table: Table) -> str:
 
 
 def markdown(table: Table, *, words: bool = True) -> str:
-    """Title, table, notes, and in words how to read it. A wide table is cut into one for each setting."""
+    """Return title, table, notes, and in words how to read it. A wide table is cut into one for each setting."""
     settings = _settings(table)
     several = len(settings) > 1
     if len(table.columns) > WIDEST and several:
         parts = [(s, [c for c in table.columns if c[0] == s]) for s in settings]
-        body = "\n\n".join(f"**{s}**\n\n{_pipes(table, columns, named=False)}" for s, columns in parts)
+        body = "\n\n".join(f"**{plain(s)}**\n\n{_pipes(table, columns, named=False)}" for s, columns in parts)
     else:
         body = _pipes(table, table.columns, named=several)
-    notes = "".join(f"\n- {note}" for note in table.notes)
-    told = f"{_words(table)}\n" if words else ""
-    return f"**{table.title}**\n\n{body}\n\n{told}{notes}\n"
+    notes = "".join(f"\n- {plain(note)}" for note in table.notes)
+    below = f"{plain(_words(table))}\n" if words else ""
+    return f"**{plain(table.title)}**\n\n{body}\n\n{below}{notes}\n"
+
+
+def plain(text: str) -> str:
+    """Return text that markdown does not take for HTML."""
+    return text.replace("<", "&lt;")
+
+
+def pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def _pipes(table: Table, columns: tuple[Column, ...] | list[Column], *, named: bool) -> str:
     header = ["method", *(" ".join(column) if named else column[1] for column in columns)]
     rows = [row for row in table.rows if any((row, column) in table.cells for column in columns)]
-    body = [[row, *(_marked(table.cell(row, column), "**{}**", "<u>{}</u>") for column in columns)] for row in rows]
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    body = [
+        [plain(row), *(_marked(table.cell(row, column), "**{}**", "<u>{}</u>") for column in columns)] for row in rows
+    ]
+    return pipes([*map(plain, header)], body)
 
 
 def _marked(cell: Cell, best: str, tied: str) -> str:
@@ -62,20 +75,20 @@ def _marked(cell: Cell, best: str, tied: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Settings and headings in two header rows; cells as text."""
+    """Return settings and headings in two header rows; cells as text that no spreadsheet runs."""
     out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    write(["", *(setting for setting, _ in table.columns)])
-    write(["method", *(title for _, title in table.columns)])
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["", *(quoted(setting) for setting, _ in table.columns)])
+    writer.writerow(["method", *(quoted(title) for _, title in table.columns)])
     for row in table.rows:
-        write([row, *(table.cell(row, column).text for column in table.columns)])
+        writer.writerow([quoted(row), *(quoted(table.cell(row, column).text) for column in table.columns)])
     return out.getvalue()
 
 
 def latex(table: Table) -> str:
-    r"""A booktabs table: needs \usepackage{booktabs}, and graphicx if it is wide."""
+    r"""Return a booktabs table: needs \usepackage{booktabs}, and graphicx if it is wide."""
     spans = [(s, sum(setting == s for setting, _ in table.columns)) for s in _settings(table)]
-    lines = [f"% {note}" for note in table.notes]
+    lines = [f"% {note}" for note in table.notes]  # each is one line
     lines += [r"\begin{table}[t]", r"\centering", rf"\caption{{{_escape(f'{table.title}. {_words(table)}')}}}"]
     if len(table.columns) > 8:
         lines.append(r"\resizebox{\textwidth}{!}{%")
@@ -99,10 +112,10 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _rules(spans: list[tuple[str, int]]) -> Iterator[str]:
-    at = 2
+    first = 2
     for _, n in spans:
-        yield rf"\cmidrule(lr){{{at}-{at + n - 1}}}"
-        at += n
+        yield rf"\cmidrule(lr){{{first}-{first + n - 1}}}"
+        first += n
 
 
 def _escape(text: str) -> str:
@@ -110,7 +123,7 @@ def _escape(text: str) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A `<table>` in which each number tells the runs behind it, in its title and in `data-runs`."""
+    """Return a `<table>` in which each number names the runs behind it, in its title and in `data-runs`."""
     columns = pd.MultiIndex.from_tuples(table.columns)
     frame = pd.DataFrame([[_html_cell(table.cell(row, c)) for c in table.columns] for row in table.rows])
     frame.columns, frame.index = columns, pd.Index(map(html.escape, table.rows))
@@ -124,6 +137,6 @@ def to_html(table: Table) -> str:
 def _html_cell(cell: Cell) -> str:
     text = _marked(Cell(text=html.escape(cell.text), mark=cell.mark), "<b>{}</b>", "<u>{}</u>")
     if cell.runs:
-        told = html.escape("\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs))
-        return f'<span class="number" role="button" tabindex="0" data-runs="{told}" title="{told}">{text}</span>'
+        runs = html.escape("\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs))
+        return f'<span class="number" role="button" tabindex="0" data-runs="{runs}" title="{runs}">{text}</span>'
     return f'<span title="{html.escape(cell.note)}">{text}</span>' if cell.note else text

@@ -1,7 +1,7 @@
-"""Figures over seeds: means, spreads and intervals, and which methods are not significantly worse than the best."""
+"""Metrics over seeds: means, spreads and intervals, and which methods are not significantly worse than the best."""
 
-import functools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,67 +10,71 @@ import numpy as np
 Spread = Literal["std", "interval"]
 
 LEVEL = 0.95
-RESAMPLES = 2000
 ALPHA = 0.05
 FEWEST = 5
-"""Seeds that two methods must share to be compared."""
+"""Common seeds that a test needs."""
+
+
+def half_width(values: np.ndarray) -> float:
+    """Return how far the 95 % t interval of the mean of `values` `[n]` reaches: t(n − 1, .975) · s / √n; 0 for n = 1.
+
+    Right for normal values at every n, unlike the percentile bootstrap, which covers 74 % of the time at n = 3.
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        return 0.0
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / math.sqrt(n))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of `values` `[n]`, at level 0.95; the same at every call."""
-    means = np.sort(values[_draws(len(values))].mean(1))
-    tail = (1 - LEVEL) / 2
-    return float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))
+    """Return the ends of the 95 % t interval of the mean of `values` `[n]`; the mean twice for a single value."""
+    mean, reach = float(values.mean()), half_width(values)
+    return mean - reach, mean + reach
 
 
-@functools.cache
-def _draws(n: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
-
-
-def spread(values: np.ndarray, kind: Spread) -> tuple[float, float]:
-    """How far below and above its mean a figure reaches: one standard deviation, or to the ends of the interval."""
-    if len(values) < 2:
-        return 0.0, 0.0
-    if kind == "std":
-        return (float(values.std(ddof=1)),) * 2
-    low, high = interval(values)
-    mean = float(values.mean())
-    return mean - low, high - mean
+def spread(values: np.ndarray, kind: Spread) -> float:
+    """Return what stands behind a mean: one standard deviation (n − 1), or the half-width of its interval."""
+    if kind == "interval":
+        return half_width(values)
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def best_and_tied(by_row: Mapping[Any, Mapping[int, float]], direction: str) -> tuple[set[Any], set[Any]]:
-    """The rows of the best mean, and those not significantly worse.
+    """Return the rows of the best mean, and those not significantly worse.
 
-    Each other row is compared with the best by a two-sided paired t-test over the seeds that both have, if they are at
-    least `FEWEST`; the p-values of a column are corrected by Holm's method at 5 %. Rows with fewer common seeds are
-    neither.
+    Rows are compared on common seeds, those that more than half of the rows have, so that no row is best for having met
+    easy seeds only. A row without all of them is neither. If they are at least `FEWEST`, each other row is compared
+    with the best by a two-sided paired t-test, and the p-values are corrected by Holm's method at 5 %. The test knows
+    the spread over seeds, not the sampling of the test split.
 
     Args:
-        by_row: a figure by row and seed.
+        by_row: a metric by row and seed.
         direction: `higher` or `lower` is better, or what is nearer to `zero` or `one`.
     """
-    rows = [row for row, values in by_row.items() if values]
-    if len(rows) < 2 or not direction:
+    filled = [values for values in by_row.values() if values]
+    counts = Counter(seed for values in filled for seed in values)
+    seeds = sorted(seed for seed, count in counts.items() if 2 * count > len(filled))
+    rows = [row for row, values in by_row.items() if values and set(seeds) <= set(values)]
+    if len(rows) < 2 or not seeds or not direction:
         return set(), set()
+    values = {row: np.array([by_row[row][seed] for seed in seeds]) for row in rows}
     fair = {"zero": 0.0, "one": 1.0}.get(direction)
     if fair is not None:
-        by_row = {row: {seed: abs(value - fair) for seed, value in by_row[row].items()} for row in rows}
+        values = {row: np.abs(numbers - fair) for row, numbers in values.items()}
     sign = 1 if direction == "higher" else -1
-    means = {row: sign * float(np.mean(list(by_row[row].values()))) for row in rows}
+    means = {row: sign * float(numbers.mean()) for row, numbers in values.items()}
     top = max(means.values())
     best = [row for row in rows if means[row] >= top - 1e-12 * max(1, abs(top))]
-    against = by_row[best[0]]
-    compared = {}
-    for row in rows:
-        seeds = sorted(set(against) & set(by_row[row]))
-        if row not in best and len(seeds) >= FEWEST:
-            compared[row] = paired_t(np.array([against[s] - by_row[row][s] for s in seeds]))
-    return set(best), set(compared) - holm(compared)
+    if len(seeds) < FEWEST:
+        return set(best), set()
+    p_values = {row: paired_t(values[best[0]] - values[row]) for row in rows if row not in best}
+    return set(best), set(p_values) - holm(p_values)
 
 
 def paired_t(differences: np.ndarray) -> float:
-    """The two-sided p-value of a t-test of the mean of `differences` `[n]` against 0."""
+    """Return the two-sided p-value of a t-test of the mean of `differences` `[n]` against 0."""
     from scipy.special import stdtr
 
     n, mean, std = len(differences), float(differences.mean()), float(differences.std(ddof=1))
@@ -80,7 +84,7 @@ def paired_t(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Mapping[Any, float]) -> set[Any]:
-    """The hypotheses that Holm's step-down method rejects at family-wise level 5 %."""
+    """Return the hypotheses that Holm's step-down method rejects at family-wise level 5 %."""
     rejected: set[Any] = set()
     for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         if p > ALPHA / (len(p_values) - i):

@@ -1,4 +1,4 @@
-"""Images cut and mirrored at random."""
+"""Cut and mirror images at random."""
 
 import math
 
@@ -12,7 +12,7 @@ _TRIES = 10
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image of x `[n, c, h, w]` cut out at random, stretched to the full size, and mirrored every other time.
+    """Cut each image of x `[n, c, h, w]` out at random, stretch it to the full size, and mirror every other one.
 
     torchvision's `RandomResizedCrop` and `RandomHorizontalFlip` with group DRO's numbers, but of images that have their
     final size, where group DRO cuts the original photographs.

@@ -1,9 +1,9 @@
-"""Empirical risk minimisation, and the loop that the other ways of training share."""
+"""Empirical risk minimisation, and the training loop that the other ways of training share."""
 
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,32 +11,37 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from efface.data.base import Dataset
-from efface.data.groups import group_accuracies
-from efface.devices import Precision, autocast, require_precision
+from efface.data.groups import Rule, val_score
+from efface.devices import Precision, autocast
 from efface.models.base import Model
+from efface.options import Ge, Gt, options
 from efface.training.augment import augment
 from efface.training.reading import read_out
+
+Selection = Literal["last", Rule]
+"""Which epoch is kept: the last, or the best on val by a rule."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training did."""
+    """How a training went."""
 
     history: list[dict[str, float]]
-    """Per epoch: epoch, loss, accuracy, and the selection metric on val if there is one."""
+    """One row per epoch: `epoch`, `loss`, `accuracy`, the score on val if epochs are chosen by one, and the metrics of
+    the objective."""
     best_epoch: int
     seconds: float
 
 
 class Objective(Protocol):
-    """A loss, with what it needs to know of train."""
+    """A loss on train, with the labels and weights that it needs."""
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The loss of a batch, from logits `[len(rows), K]` of `rows` of train."""
+        """Return the loss of a batch, from logits `[len(rows), K]` of `rows` of train."""
         ...
 
     def report(self) -> dict[str, float]:
-        """What the record shall tell of it after an epoch."""
+        """Return metrics of the epoch that is over, for the training history."""
         ...
 
 
@@ -63,49 +68,37 @@ class CrossEntropy:
         return {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Erm:
     """Empirical risk minimisation: minibatch gradient descent on the mean cross-entropy.
 
     Args:
         optimizer: `adam`, `adamw` or `sgd` (with momentum 0.9).
-        lr, weight_decay: of the optimiser.
+        lr: learning rate.
+        weight_decay: of the optimiser.
         epochs: passes over train.
         batch_size: samples per step.
-        select: the epoch to keep: `last`, or the best on val of `accuracy`, `unbiased_accuracy` or
-            `worst_group_accuracy`, the earliest of equals.
+        select: which epoch to keep: the `last`, or the best on val by a rule of `efface.data.groups.val_score`, the
+            earliest of equals.
         augment: show images cut and mirrored at random, see `efface.training.augment`.
         precision: `float32`, `bfloat16` (autocast), or `auto`: see `efface.devices`.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    epochs: int = 10
-    batch_size: int = 256
-    select: str = "last"
+    lr: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    epochs: Annotated[int, Ge(0)] = 10
+    batch_size: Annotated[int, Ge(1)] = 256
+    select: Selection = "last"
     augment: bool = False
     precision: Precision = "auto"
 
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("adam", "adamw", "sgd"):
-            raise ValueError(f"optimizer is {self.optimizer!r}, but must be 'adam', 'adamw' or 'sgd'")
-        if self.lr <= 0 or self.weight_decay < 0 or self.epochs < 0 or self.batch_size < 1:
-            raise ValueError(
-                f"lr={self.lr}, weight_decay={self.weight_decay}, epochs={self.epochs}, batch_size={self.batch_size}: "
-                "lr and batch_size must be positive, the others not negative"
-            )
-        selections = ("last", "accuracy", "unbiased_accuracy", "worst_group_accuracy")
-        if self.select not in selections:
-            raise ValueError(f"select is {self.select!r}, but must be one of {', '.join(selections)}")
-        require_precision(self.precision)
-
     def order(self, dataset: Dataset, generator: torch.Generator) -> Tensor:
-        """Rows of train in the order in which an epoch shows them."""
+        """Draw the rows of train in the order in which an epoch shows them."""
         return torch.randperm(len(dataset.train), generator=generator)
 
     def objective(self, dataset: Dataset, device: str) -> Objective:
-        """The loss to minimise on train."""
+        """Return the loss to minimise on train."""
         return CrossEntropy(dataset.train.y, None, device)
 
     def fit(
@@ -138,7 +131,7 @@ class Erm:
                 loss, accuracy = self._epoch(model, dataset, objective, optimizer, generator, device, bar)
                 row = {"epoch": epoch, "loss": loss, "accuracy": accuracy, **objective.report()}
                 if self.select != "last":
-                    row[f"val_{self.select}"] = score = self._score(model, dataset, device)
+                    row[f"val_{self.select}"] = score = self._score(self.select, model, dataset, device)
                     if score > best:
                         best, best_epoch = score, epoch
                         best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -166,7 +159,7 @@ class Erm:
         device: str,
         bar: "tqdm[Any]",
     ) -> tuple[float, float]:
-        """One pass; mean loss and accuracy over it."""
+        """Make one pass over train. Returns the mean loss and the accuracy over it."""
         train = dataset.train
         total_loss = torch.zeros((), device=device)
         total_hits = torch.zeros((), device=device)
@@ -195,13 +188,9 @@ class Erm:
             )
         return loss_mean, float(total_hits / seen)
 
-    def _score(self, model: Model, dataset: Dataset, device: str) -> float:
+    def _score(self, rule: Rule, model: Model, dataset: Dataset, device: str) -> float:
         model.eval()
         val = dataset.val
-        correct = read_out(model, val, device=device, precision=self.precision).argmax(1) == val.y
+        logits = read_out(model, val, device=device, precision=self.precision)
         model.train()
-        if self.select == "accuracy":
-            return float(correct.double().mean())
-        per_group = group_accuracies(correct, val.y, val.a, len(dataset.classes), len(dataset.attributes))
-        per_group = per_group[~per_group.isnan()]
-        return float(per_group.mean() if self.select == "unbiased_accuracy" else per_group.min())
+        return val_score(logits, val.y, val.a, len(dataset.classes), len(dataset.attributes), rule)

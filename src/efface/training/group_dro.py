@@ -4,7 +4,7 @@ Sagawa, Koh, Hashimoto & Liang, "Distributionally robust neural networks for gro
 regularization for worst-case generalization", ICLR 2020.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from efface.data.base import Dataset
 from efface.data.groups import group_counts, groups
-from efface.training.erm import Erm
+from efface.options import Ge, options
+from efface.training.erm import Erm, Selection
 from efface.training.resampled import balanced_order
 
 
 class WorstGroup:
-    """Σ_g q_g ℓ_g, where q grows with the loss of its group: q_g ← q_g exp(η (ℓ_g + C / √n_g)), normalised.
+    """The loss Σ_g q_g ℓ_g, where q grows with the loss of its group: q_g ← q_g exp(η (ℓ_g + C / √n_g)), normalised.
 
     Algorithm 1 and section 3.3 of the paper. ℓ_g is the mean loss of the group in the batch, and 0 where the batch has
     none of it, as in its authors' code.
@@ -51,14 +52,14 @@ class WorstGroup:
         return mean @ self.q
 
     def report(self) -> dict[str, float]:
-        """q of each group."""
+        """Return q of each group."""
         names = [f"q_y={i},a={j}" for i in range(self._shape[0]) for j in range(self._shape[1])]
         return dict(zip(names, self.q.tolist(), strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class GroupDro(Erm):
-    """Minimise the loss of the worst group.
+    """Group DRO: minimise the loss of the worst group.
 
     Args:
         step_size: η, how fast the weights of the groups move; 0.01 in the paper.
@@ -69,20 +70,16 @@ class GroupDro(Erm):
         ValueError: in `fit`, where a group is empty in train.
     """
 
-    step_size: float = 0.01
-    adjustment: float = 0.0
+    select: Selection = "worst_group_accuracy"
+    step_size: Annotated[float, Ge(0)] = 0.01
+    adjustment: Annotated[float, Ge(0)] = 0.0
     balanced: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.step_size < 0 or self.adjustment < 0:
-            raise ValueError(f"step_size={self.step_size}, adjustment={self.adjustment}: neither may be negative")
 
     def order(self, dataset: Dataset, generator: torch.Generator) -> Tensor:
         return balanced_order(dataset, generator) if self.balanced else super().order(dataset, generator)
 
     def objective(self, dataset: Dataset, device: str) -> WorstGroup:
-        """The loss of the groups under weights that follow it."""
+        """Return the loss of the groups, under weights that follow it."""
         y, a, n_attributes = dataset.train.y, dataset.train.a, len(dataset.attributes)
         counts = group_counts(y, a, len(dataset.classes), n_attributes)
         if (counts == 0).any():

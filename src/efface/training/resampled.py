@@ -1,17 +1,16 @@
 """Empirical risk minimisation on groups drawn equally often."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from efface.data.base import Dataset
 from efface.data.groups import group_weights
-from efface.training.erm import Erm
+from efface.options import options
+from efface.training.erm import Erm, Selection
 
 
 def balanced_order(dataset: Dataset, generator: torch.Generator) -> Tensor:
-    """As many rows as train has, drawn with replacement, every group equally often on average.
+    """Draw as many rows as train has, with replacement, every group equally often on average.
 
     Raises:
         ValueError: a group is empty.
@@ -21,9 +20,11 @@ def balanced_order(dataset: Dataset, generator: torch.Generator) -> Tensor:
     return torch.multinomial(weight, len(train), replacement=True, generator=generator)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Resampled(Erm):
-    """Every step draws a group at random and then a sample of it: the "resampling" baseline of group DRO."""
+    """Draw a group at random, then a sample of it: the "resampling" baseline of the group DRO paper."""
+
+    select: Selection = "worst_group_accuracy"
 
     def order(self, dataset: Dataset, generator: torch.Generator) -> Tensor:
         """See `balanced_order`."""

@@ -6,42 +6,42 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from efface.report.figures.style import COLOURS, Drawn, save, styled
+from efface.report.plots.style import COLOURS, Plot, plain_powers, save, styled
 
 SHOWN = 8
 """Images in a row."""
 
 
-def influence(runs: pd.DataFrame, arrays: dict[str, Path], folder: Path) -> list[Drawn]:
-    """A histogram for the first seed of each method in each setting whose run kept an array `influence` `[n_train]`.
+def influence(runs: pd.DataFrame, arrays: dict[str, Path], folder: Path) -> list[Plot]:
+    """Draw a histogram for the first seed of each method and setting with an array `influence` `[n_train]`.
 
     Beside it the training images that raise and that lower the bias most, `harmful_images` and `helpful_images` uint8
-    `[m, h, w, c]`, where they were kept.
+    `[m, h, w, c]`, where they were saved.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    drawn: list[Drawn] = []
+    plots: list[Plot] = []
     if "path" not in runs:
-        return drawn
+        return plots
     for (_, identity), group in runs.groupby(["method", "id"], sort=True):
         first = group.sort_values("seed").iloc[0]
         file = arrays.get(first["path"])
         if file is None or not file.is_file():
             continue
         try:
-            kept = load_file(file)
+            saved = load_file(file)
         except (SafetensorError, OSError):
             continue  # the run's own check names a damaged file
-        if kept.get("influence", np.empty(0)).size:
-            drawn += _one(kept, first, folder, f"influence_{identity}")
-    return drawn
+        if saved.get("influence", np.empty(0)).size:
+            plots += _one(saved, first, folder, f"influence_{identity}")
+    return plots
 
 
-def _one(kept: dict[str, np.ndarray], run: pd.Series, folder: Path, name: str) -> list[Drawn]:
-    rows = {"raise the bias most": kept.get("harmful_images"), "lower the bias most": kept.get("helpful_images")}
+def _one(saved: dict[str, np.ndarray], run: pd.Series, folder: Path, name: str) -> list[Plot]:
+    rows = {"raise the bias most": saved.get("harmful_images"), "lower the bias most": saved.get("helpful_images")}
     rows = {title: images for title, images in rows.items() if images is not None and len(images)}
-    values = kept["influence"].astype(float)
+    values = saved["influence"].astype(float)
     values = values[np.isfinite(values)]
     with styled():
         fig = plt.figure(figsize=(6.4 if rows else 4.2, 2.6), layout="constrained")
@@ -49,9 +49,10 @@ def _one(kept: dict[str, np.ndarray], run: pd.Series, folder: Path, name: str) -
         ax = parts[0].subplots()
         counts, edges = np.histogram(values, bins=60)
         middle = (edges[:-1] + edges[1:]) / 2
-        colours = [COLOURS[1] if at > 0 else COLOURS[0] for at in middle]
+        colours = [COLOURS[1] if x > 0 else COLOURS[0] for x in middle]
         ax.bar(middle, counts, width=np.diff(edges), color=colours)
         ax.set_yscale("log")
+        plain_powers(ax.yaxis)
         ax.axvline(0, color="black", linewidth=0.7)
         ax.set(xlabel="influence on the bias", ylabel="training samples")
         ax.set_title(f"{run['method']}, seed {run['seed']}", loc="left")

@@ -1,5 +1,6 @@
-"""What all figures share: their look, colours of methods, and how they are saved."""
+"""What all plots share: their look, colours of methods, and how they are saved."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ import pandas as pd
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from efface.report.labels import method_order
-from efface.report.seeds import interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#6A3D9A", "#A6A61D", "#1B4F4A")
 """The first six are those of Okabe and Ito, which colour-blind readers tell apart."""
 GREY = "#555555"
 MARKERS = "osD^vPX<>ph*"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SETTING = ["dataset", "model", "training"]
 
 _STYLE: dict[str, Any] = {
@@ -33,12 +36,13 @@ _STYLE: dict[str, Any] = {
     "ytick.major.width": 0.7, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "figure.dpi": 100, "axes.edgecolor": "#444444",
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a `$` in the name of a run is a dollar
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A figure on disk."""
+class Plot:
+    """A plot on disk."""
 
     name: str
     caption: str
@@ -48,50 +52,70 @@ class Drawn:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The look of all figures."""
+    """Apply the look of all plots."""
     with plt.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 
 def looks(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method's label: one colour for a name, its markers for its options.
+    """Return colour and marker of each method's label: one colour for a name, its markers for its options.
 
     The model without intervention is grey.
     """
     names = sorted(set(runs["method_name"]) - {"none"})
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)} | {"none": GREY}
-    found = {}
+    by_label = {}
     for name, group in runs.groupby("method_name", sort=True):
         for i, label in enumerate(sorted(group["method"].unique(), key=method_order)):
-            found[label] = (colours[name], MARKERS[i % len(MARKERS)])
-    return dict(sorted(found.items(), key=lambda item: method_order(item[0])))
+            by_label[label] = (colours[name], MARKERS[i % len(MARKERS)])
+    return dict(sorted(by_label.items(), key=lambda item: method_order(item[0])))
+
+
+def room_for(labels: Iterable[str]) -> float:
+    """Return the inches that the longest label of a legend or an axis needs, with its marker."""
+    return 0.5 + 0.062 * max(map(len, labels), default=0)
 
 
 def settings(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs of each (dataset, model, training), and what to call it: the data set, and what else varies."""
+    """Return the runs of each (dataset, model, training), and what to call it: the data set, and what else varies."""
     named = ["dataset", *(level for level in SETTING[1:] if several(runs[level]))]
     return [(" · ".join(group[named].iloc[0]), group) for _, group in runs.groupby(SETTING, sort=True)]
 
 
 def numbers(runs: pd.DataFrame, key: str) -> np.ndarray:
-    """The values of one column that are there, as float64."""
+    """Return the values of one column that are there, as float64."""
     if key not in runs:
         return np.empty(0)
     values = np.asarray(pd.to_numeric(runs[key]), dtype=float)
     return np.asarray(values[~np.isnan(values)])
 
 
-def by(group: pd.DataFrame, label: str, keys: Sequence[str]) -> dict[Any, np.ndarray]:
-    """The values `[n, len(keys)]` of some columns for each value of `label`, where a run has them all."""
+def by(group: pd.DataFrame, label: str | list[str], keys: Sequence[str]) -> dict[Any, np.ndarray]:
+    """Return the values `[n, len(keys)]` of some columns for each value of `label`, where a run has them all."""
     table = np.column_stack([np.asarray(pd.to_numeric(group[key]), dtype=float) for key in keys])
     there = ~np.isnan(table).any(1)
-    found = {name: table[rows[there[rows]]] for name, rows in group.groupby(label).indices.items()}
-    return {name: values for name, values in found.items() if len(values)}
+    by_name = {name: table[rows[there[rows]]] for name, rows in group.groupby(label).indices.items()}
+    return {name: values for name, values in by_name.items() if len(values)}
 
 
-def ends(values: np.ndarray) -> tuple[float, float]:
-    """The ends of the bootstrap interval of the mean; the mean twice for a single value."""
-    return interval(values) if len(values) > 1 else (float(values.mean()),) * 2
+class _Powers(LogFormatter):
+    """Labels of a logarithmic axis in plain characters, as formulas are not read; which ticks have one is as usual."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        if not super().__call__(x, pos):
+            return ""
+        if 1e-4 < x < 1e5:
+            return f"{x:g}"
+        exponent = math.floor(math.log10(x))
+        power = "10" + str(exponent).translate(_RAISED)
+        return power if x == 10.0**exponent else f"{x / 10.0**exponent:g}·{power}"
+
+
+def plain_powers(*axes: Axis) -> None:
+    """Label logarithmic axes in plain characters."""
+    for axis in axes:
+        axis.set_major_formatter(_Powers())
+        axis.set_minor_formatter(_Powers(labelOnlyBase=False, minor_thresholds=(1.5, 0.4)))
 
 
 def absent(ax: Axes, text: str = "not defined here") -> None:
@@ -100,20 +124,20 @@ def absent(ax: Axes, text: str = "not defined here") -> None:
     ax.set(xticks=[], yticks=[])
 
 
-def save(fig: Figure, folder: Path, name: str, caption: str) -> list[Drawn]:
-    """Write both files and close the figure."""
+def save(fig: Figure, folder: Path, name: str, caption: str) -> list[Plot]:
+    """Write PNG and SVG and close the figure."""
     paths = tuple(folder / f"{name}.{kind}" for kind in ("png", "svg"))
     if (engine := fig.get_layout_engine()) is not None:
-        engine.execute(fig)  # found once, for both files
+        engine.execute(fig)  # once, for both files
         fig.set_layout_engine("none")
     # As `savefig` does, which however draws everything twice.
     fig.set_dpi(200)
     FigureCanvasAgg(fig).print_png(paths[0], metadata={"Software": None})  # type: ignore[no-untyped-call]
     FigureCanvasSVG(fig).print_svg(paths[1], metadata={"Date": None})  # type: ignore[no-untyped-call]
     plt.close(fig)
-    return [Drawn(name=name, caption=caption, paths=paths)]
+    return [Plot(name=name, caption=caption, paths=paths)]
 
 
 def several(values: Iterable[Any]) -> bool:
-    """Whether there are two that differ."""
+    """Return whether there are two that differ."""
     return len(set(values)) > 1

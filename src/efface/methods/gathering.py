@@ -1,0 +1,46 @@
+"""Gather what a method learns from, or say why it cannot: the steps that several methods share."""
+
+import torch
+from torch import Tensor
+
+from efface.data.groups import kamiran_calders
+from efface.methods.base import NotApplicable
+from efface.problem import Features, Problem
+
+
+def drawn_pairs(problem: Problem, number: int | None) -> Tensor:
+    """Draw pairs at random by the seed of the run: their rows `[number]`, or all in random order if None.
+
+    Raises:
+        NotApplicable: there are no pairs, or fewer than `number`.
+    """
+    available = len(problem.pairs)
+    if available == 0:
+        raise NotApplicable("the data set has no counterfactual pairs")
+    if number is not None and number > available:
+        raise NotApplicable(f"number={number}: there are {available} pairs")
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(problem.seed))
+    return order[:number].to(problem.pairs.y.device)
+
+
+def require_classes(data: Features, n_classes: int, where: str) -> None:
+    """Require a sample of every class, without which no head can be fitted.
+
+    Raises:
+        NotApplicable: a class has none; the message ends with `where`.
+    """
+    absent = (torch.bincount(data.y, minlength=n_classes) == 0).nonzero()[:, 0].tolist()
+    if absent:
+        raise NotApplicable(f"no sample of classes {absent} {where}")
+
+
+def balanced(data: Features, problem: Problem) -> Features:
+    """Weight samples so that the attribute is independent of the label, after Kamiran and Calders.
+
+    Raises:
+        NotApplicable: a group is empty, so that no weights can fill it.
+    """
+    try:
+        return data.weighted(kamiran_calders(data.y, data.a, problem.n_classes, problem.n_attributes))
+    except ValueError as error:
+        raise NotApplicable(f"reweigh=true: {error}") from error

@@ -1,0 +1,155 @@
+"""Tables on the page of an experiment, written from its runs between two markers.
+
+    <!-- table: rows=method method=none,leace dataset.bias_ratio=0.99 metrics=unbiased_accuracy,seconds_method,n -->
+    ...
+    <!-- /table -->
+
+`rows` names what tells the rows apart and `metrics` the columns: metrics, other numbers of `runs.csv`, and `n`, how
+many runs are finished. Every other word is a condition, `name=value,value`; rows stand in the order of its values. A
+name is a level (`method`), one of its options (`dataset.bias_ratio`), or a column of `runs.csv`; `name:heading` gives a
+column another heading, with `_` for blanks.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from efface.files import write_atomically
+from efface.metrics import METRICS
+from efface.report.cells import COSTS, EMPTY, heading, number, numbers_of
+from efface.report.labels import LEVELS, method_order, natural, same, show
+from efface.report.render import pipes, plain
+
+PAGE = "README.md"
+_TABLE = re.compile(r"(<!-- table: (?P<words>[^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
+_HEADINGS = (
+    {metric.key: heading(metric) for metric in METRICS}
+    | {key: title for key, (title, _) in COSTS.items()}
+    | {"seconds_training": "training, s", "rank": "directions removed"}
+)
+_DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0}
+
+
+class _Spec(NamedTuple):
+    """What a marker asks for."""
+
+    words: str
+    rows: dict[str, str]
+    """Headings by name."""
+    metrics: dict[str, str]
+    conditions: dict[str, tuple[str, ...]]
+
+
+def write_tables(page: Path, runs: pd.DataFrame) -> None:
+    """Write the tables between the markers of a page; a page that does not exist, or is right, is left alone.
+
+    Raises:
+        ValueError: a marker is not understood, or asks for a table that would pool two ids in one row.
+    """
+    if not page.is_file():
+        return
+    text = page.read_text(encoding="utf-8")
+    new = with_tables(text, runs, name=str(page))
+    if new != text:
+        write_atomically(page, lambda path: path.write_text(new, encoding="utf-8"))
+
+
+def with_tables(text: str, runs: pd.DataFrame, *, name: str = PAGE) -> str:
+    """Return a page's text with the tables between its markers made anew; see `write_tables`."""
+
+    def made(match: re.Match[str]) -> str:
+        try:
+            return f"{match.group(1)}{_table(_spec(match['words']), runs)}\n{match.group(3)}"
+        except ValueError as error:
+            raise ValueError(f"{name}, table: {match['words']}: {error}") from error
+
+    if text.count("<!-- table:") != len(_TABLE.findall(text)):
+        raise ValueError(f"{name}: each <!-- table: ... --> needs a <!-- /table --> below it")
+    return _TABLE.sub(made, text)
+
+
+def _spec(words: str) -> _Spec:
+    pairs = [word.partition("=") for word in words.split()]
+    wanted = {name: value for name, _, value in pairs}
+    if not wanted.get("rows") or not wanted.get("metrics"):
+        raise ValueError("name rows=... and metrics=..., with commas")
+    conditions = {name: tuple(value.split(",")) for name, value in wanted.items() if name not in ("rows", "metrics")}
+    return _Spec(words, _named(wanted["rows"]), _named(wanted["metrics"]), conditions)
+
+
+def _named(text: str) -> dict[str, str]:
+    """Return the headings of the names in `name,name:heading`."""
+    named = {}
+    for part in text.split(","):
+        name, _, title = part.partition(":")
+        last = name.partition(".")[2] or name
+        named[name] = (title or _HEADINGS.get(name, last)).replace("_", " ")
+    return named
+
+
+def _table(spec: _Spec, runs: pd.DataFrame) -> str:
+    meets = [all(_meets(run, name, values) for name, values in spec.conditions.items()) for _, run in runs.iterrows()]
+    runs = runs[pd.Series(meets, index=runs.index, dtype=bool)]
+    if len(runs) == 0:
+        raise ValueError("no run meets the conditions")
+    keys = pd.Series([tuple(_value(run, name) for name in spec.rows) for _, run in runs.iterrows()], index=runs.index)
+    lines = []
+    for key in sorted(keys.unique(), key=lambda key: _order(spec, key)):
+        group = runs[keys == key]
+        ids = sorted(set(group["id"]))
+        if len(ids) > 1:
+            raise ValueError(f"the row {', '.join(key)} would pool ids {', '.join(ids)}: name another option in rows")
+        marked = " †" if group["uses_attribute_at_test"].any() else ""
+        words = [_word(name, word, marked) for name, word in zip(spec.rows, key, strict=True)]
+        lines.append([*words, *(_cell(group, name) for name in spec.metrics)])
+    return pipes([*spec.rows.values(), *spec.metrics.values()], lines)
+
+
+def _word(name: str, word: str, mark: str) -> str:
+    return f"`{plain(word)}`{mark if name == 'method' else ''}" if name in LEVELS else plain(word)
+
+
+def _meets(run: pd.Series, name: str, values: Iterable[str]) -> bool:
+    value = _value(run, name)
+    return any(same(value, wanted) for wanted in values)
+
+
+def _value(run: pd.Series, name: str) -> str:
+    """Return what a run has under a name, as text: a level's name without options, an option, or a column."""
+    level, _, option = name.partition(".")
+    if level in LEVELS and not option:
+        return str(run[level]).partition(" ")[0]
+    if option and f"{level}_options" in run:
+        options = run[f"{level}_options"]
+        return show(options[option]) if option in options else ""
+    if name not in run:
+        raise ValueError(f"there is no {name}: name a level ({', '.join(LEVELS)}), an option of one, or a column")
+    return "" if pd.isna(run[name]) else show(run[name])
+
+
+def _order(spec: _Spec, key: tuple[str, ...]) -> list[object]:
+    """Return what sorts rows: the order in which conditions name values, else the natural one."""
+    order: list[object] = []
+    for name, value in zip(spec.rows, key, strict=True):
+        listed = spec.conditions.get(name, ())
+        place = next((i for i, each in enumerate(listed) if same(value, each)), len(listed))
+        order.append((place, method_order(value) if name == "method" else natural(value)))
+    return order
+
+
+def _cell(group: pd.DataFrame, name: str) -> str:
+    done = group[group["status"] == "done"]
+    if name == "n":
+        return str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
+    if name not in group:
+        raise ValueError(f"there is no metric {name}")
+    values = np.array([value for _, value, _ in numbers_of(done, name)])
+    if len(values) == 0:
+        return EMPTY
+    if name == "rank":
+        return ", ".join(show(float(rank)) for rank in sorted(set(values)))
+    return number(values, _DIGITS.get(name, 3), "std")

@@ -1,0 +1,133 @@
+"""The frames of a collection as CSV files, and back: `runs.csv`, `layers.csv` and `histories.csv`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from efface.metrics import METRICS
+from efface.report.labels import LEVELS
+
+RUNS, LAYERS, HISTORIES = "runs.csv", "layers.csv", "histories.csv"
+_NEEDED = (*LEVELS, "id", "seed", "status", "reason")
+_STATUSES = ("done", "not_applicable", "failed")
+_TEXTS = ("id", "commit", "fingerprint", "versions", "reasons", "reason", "path")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a cell begins that a spreadsheet would run, or that was quoted because it did."""
+
+
+def quoted(text: str) -> str:
+    """Return a CSV cell that no spreadsheet takes for a formula: a leading `=`, `+`, `-` or `@` is put behind a `'`.
+
+    Numbers stay numbers.
+    """
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if _FORMULA.match(text) else text
+    return text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def write(runs: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list[str]:
+    """Write the frames; options as JSON, floats in full. Returns the names of the files: empty frames have none."""
+    encoded = runs.assign(
+        **{name: runs[name].map(lambda value: json.dumps(value, sort_keys=True)) for name in _option_columns(runs)}
+    )
+    files = []
+    for file, frame in ((RUNS, encoded), (HISTORIES, histories), (LAYERS, layers)):
+        if len(frame):
+            texts = [name for name in map(str, frame) if frame[name].map(lambda value: isinstance(value, str)).any()]
+            frame.assign(**{name: frame[name].map(_safe) for name in texts}).to_csv(folder / file, index=False)
+            files.append(file)
+    return files
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Read the frames of runs, with names for labels where the options are known, of histories and of layers.
+
+    Raises:
+        ValueError: a file cannot be read as such a frame; the message names it, the column and the line.
+    """
+    return _runs(folder / RUNS), _beside(folder / HISTORIES), _beside(folder / LAYERS)
+
+
+def _beside(path: Path) -> pd.DataFrame:
+    return _read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=True)
+    except ValueError as error:  # pandas' own errors and a wrong encoding are all of this kind
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    texts = list(map(str, frame.select_dtypes(exclude="number").columns))
+    columns = {name: [_cell(value) for value in frame[name].tolist()] for name in texts}
+    return frame.assign(**{name: pd.Series(cells, index=frame.index, dtype=object) for name, cells in columns.items()})
+
+
+def _safe(value: Any) -> Any:
+    return quoted(value) if isinstance(value, str) else value
+
+
+def _cell(value: Any) -> Any:
+    """Return what a cell that is no number holds; None for nothing."""
+    if isinstance(value, str):
+        return _unquoted(value)
+    return None if pd.isna(value) else value
+
+
+def _runs(path: Path) -> pd.DataFrame:
+    runs = _read_csv(path)
+    missing = [name for name in _NEEDED if name not in runs]
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(missing)}: write it with python -m efface.report results")
+    if len(runs) == 0:
+        raise ValueError(f"{path} holds no run: write it with python -m efface.report results")
+    _check(runs, path, "status", runs["status"].isin(_STATUSES), f"is none of {', '.join(_STATUSES)}")
+    for name in ("seed", *(metric.key for metric in METRICS if metric.key in runs)):
+        numbers = pd.to_numeric(runs[name], errors="coerce")
+        there = runs[name].notna() if name != "seed" else pd.Series(True, index=runs.index)
+        _check(runs, path, name, ~there | np.isfinite(numbers), "is no finite number")
+        runs[name] = numbers
+    runs["seed"] = runs["seed"].astype(int)
+    runs["method_name"] = runs["method"].str.split().str[0]
+    if "uses_attribute_at_test" not in runs:
+        runs["uses_attribute_at_test"] = False
+    if "reasons" in runs:
+        _decoded(runs, path, "reasons")
+    for name in _option_columns(runs):
+        runs[name] = _decoded(runs, path, name)
+        if (level := name.removesuffix("_options")) in LEVELS:  # labels are made anew
+            runs[level] = runs[level].str.split().str[0]
+    return runs
+
+
+def _option_columns(runs: pd.DataFrame) -> list[str]:
+    return [name for name in map(str, runs) if name.endswith("_options")]
+
+
+def _decoded(runs: pd.DataFrame, path: Path, name: str) -> pd.Series:
+    values = pd.Series([_json(cell) for cell in runs[name]], index=runs.index, dtype=object)
+    wrong = "is no JSON object: write the file anew with python -m efface.report results"
+    _check(runs, path, name, values.map(lambda value: isinstance(value, dict)), wrong)
+    return values
+
+
+def _json(cell: Any) -> Any:
+    try:
+        return {} if cell is None else json.loads(cell)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check(runs: pd.DataFrame, path: Path, name: str, good: pd.Series, wrong: str) -> None:
+    if not good.all():
+        line = int(np.flatnonzero(~good.to_numpy(dtype=bool))[0])
+        raise ValueError(f"{path}, line {line + 2}: {name} is {runs[name].tolist()[line]!r}, which {wrong}")

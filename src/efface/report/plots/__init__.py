@@ -1,0 +1,30 @@
+"""Plots of runs. Each function writes a PNG and an SVG, the same bytes for the same runs, or nothing."""
+
+from pathlib import Path
+
+from efface.report.plots.influence import influence
+from efface.report.plots.layers import probe_by_layer
+from efface.report.plots.leakage import leakage, probe_against_rank
+from efface.report.plots.style import Plot
+from efface.report.plots.tradeoff import accuracy_against_bias
+from efface.report.plots.training import time_against_size, training_curves
+from efface.report.records import Collection
+
+__all__ = ["Plot", "accuracy_against_bias", "draw", "influence", "leakage", "probe_against_rank", "probe_by_layer",
+           "time_against_size", "training_curves"]  # fmt: skip
+
+
+def draw(collection: Collection, folder: Path) -> list[Plot]:
+    """Draw all plots for which there are data, in the order in which they are read."""
+    runs = collection.runs[collection.runs["status"] == "done"]
+    if len(runs) == 0:
+        return []
+    return [
+        *accuracy_against_bias(runs, folder),
+        *leakage(runs, folder),
+        *probe_against_rank(runs, folder),
+        *probe_by_layer(runs, collection.layers, folder),
+        *time_against_size(runs, folder),
+        *influence(runs, collection.arrays, folder),
+        *training_curves(runs, collection.histories, folder),
+    ]

@@ -1,0 +1,103 @@
+"""What stands in words below a table: how to read it, what its metrics are, and why cells are empty."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from efface.metrics import Metric
+from efface.report.cells import EMPTY, Block, Slot, Values, heading, unfinished
+from efface.report.labels import differences
+from efface.report.reasons import reason
+from efface.report.records import flags, one_line
+from efface.report.seeds import FEWEST, Spread
+
+_OVER = {
+    "std": "mean ± standard deviation over n seeds",
+    "interval": "mean ± half-width of its 95 % t interval, t(n − 1, .975) · s / √n, over n seeds",
+}
+
+
+def caption(runs: pd.DataFrame, columns: Sequence[Slot], *, tested: bool, kind: Spread) -> tuple[str, ...]:
+    """Return sentences on how to read the table.
+
+    Args:
+        runs: all of it.
+        columns: its columns.
+        tested: whether a test was made.
+        kind: what stands behind a mean.
+    """
+    best = (
+        "Bold: the best mean (nearest to 0 or 1 where the arrow says so) over common seeds, those that most methods of "
+        "the column have; a method without all of them is not compared"
+    )
+    if tested:
+        best += (
+            "; underlined: not significantly worse than it on them (two-sided paired t-test, Holm-corrected within the "
+            f"column, 5 %, made where they are {FEWEST} seeds or more; it knows the spread over seeds, not the "
+            "sampling of the test split)"
+        )
+    sentences = [
+        f"All metrics are on the test split, which no method and no selection saw; {_OVER[kind]}.",
+        f"{best}.",
+        "The model of the last epoch is kept, unless the training names a metric on val; methods fit on train or "
+        "on the pairs, never on test.",
+    ]
+    if runs["uses_attribute_at_test"].any():
+        sentences.append("† uses the protected attribute at test time, and is left out when the best is marked.")
+    if any(slot.kind == "published" for slot in columns):
+        sentences.append("Published: as printed in the source; difference: ours minus published.")
+    return tuple(sentences)
+
+
+def definitions(metrics: Iterable[Metric], columns: Sequence[Slot]) -> tuple[str, ...]:
+    """Return a sentence for each metric that the table has."""
+    titles = {slot.title for slot in columns}
+    return tuple(
+        f"{m.heading[0].upper()}{m.heading[1:]}: {m.formula}{f' ({m.source})' if m.source else ''}."
+        for m in metrics
+        if heading(m) in titles
+    )
+
+
+def notes(
+    runs: pd.DataFrame, settings: Sequence[Block], metrics: Sequence[Metric], numbers: Values, columns: Sequence[Slot],
+    failures: Sequence[str],
+) -> tuple[str, ...]:  # fmt: skip
+    """Return why cells are empty, what failed, and what is hard to compare; each is one line."""
+    lines = [
+        *(line for block in settings for line in _open_runs(block)),
+        *_gaps(settings, metrics, numbers, columns),
+        *differences(runs),
+        *(f"flagged: {flag}" for flag in flags(runs)),
+        *(f"failed, not in the table: {failure}" for failure in failures),
+    ]
+    return tuple(map(one_line, lines))
+
+
+def _open_runs(block: Block) -> list[str]:
+    return [
+        f"{block.setting} / {method}, seed {', '.join(map(str, seeds))}: {why}"
+        for method, group in block.runs.groupby("method", sort=False)
+        for seeds, why in unfinished(group)
+    ]
+
+
+def _gaps(settings: Sequence[Block], metrics: Sequence[Metric], numbers: Values, columns: Sequence[Slot]) -> list[str]:
+    """Return one line for all metrics that lack a value in the same settings for the same reason."""
+    has_column = {(slot.setting, slot.key) for slot in columns if slot.kind == "metric"}
+    places: dict[tuple[str, str, str], dict[str, None]] = {}
+    for block in settings:
+        for metric in metrics:
+            if (block.setting, metric.key) in has_column:
+                empty = {m: runs for m, runs in block.done.items() if (block.setting, m, metric.key) not in numbers}
+                gaps = [(f"{EMPTY} under", reason(runs, metric.key)) for runs in empty.values()]
+            elif metric.key in block.runs and block.done:
+                gaps = [("no", reason(pd.concat(block.done.values()), metric.key))]
+            else:
+                gaps = []
+            for kind, why in gaps:
+                places.setdefault((kind, metric.heading, why), {})[block.setting] = None
+    headings: dict[tuple[str, str, str], list[str]] = {}
+    for (kind, name, why), where in places.items():
+        headings.setdefault((", ".join(where), kind, why), []).append(name)
+    return [f"{where}: {kind} {'; '.join(names)}: {why}" for (where, kind, why), names in headings.items()]
