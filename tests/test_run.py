@@ -112,7 +112,7 @@ def test_a_failed_job_does_not_stop_the_others(efface: Callable, tmp_path: Path)
         (["method=leac"], ["Could not find 'method/leac'", "leace", "none"]),
         (["method.refit_hed=true", "method=leace"], ["Keys of method", "Did you mean method.refit_head?"]),
         (["datset=colored_mnist"], ["Groups and keys", "Did you mean dataset?"]),
-        (["dataset.bias_ratio=2"], ["bias_ratio is 2, but must lie in [0, 1]"]),
+        (["dataset.bias_ratio=2"], ["bias_ratio is 2, but must be a number >= 0"]),
         (["dataset=features"], ["Missing mandatory value: path", "path=..."]),
         (["dataset=features", "path=none.npz"], ["no file", "numpy.savez(path"]),
         (["objective=acuracy", "training.epochs=100000"], ["objective is 'acuracy'", "unbiased_accuracy"]),
