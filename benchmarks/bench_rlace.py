@@ -83,7 +83,7 @@ def per_iteration(x: Tensor, y: Tensor, rank: int, batch: int) -> float:
     times = []
     for n in (20, 120):  # the difference leaves set-up and final evaluation out
         start = time.perf_counter()
-        solve_adv_game(x, y, x, y, rank=rank, out_iters=n, batch_size=batch, evaluate_every=n, progress=False)
+        solve_adv_game(x, y, x, y, rank=rank, out_iters=n, batch_size=batch, evalaute_every=n, progress=False)
         times.append(time.perf_counter() - start)
     return max(times[1] - times[0], 1e-2) / 100
 
@@ -138,7 +138,7 @@ def below_full_rank(x: Tensor, y: Tensor, found: RlaceEraser, ours: float) -> Ro
         for rate in RATES:
             with contextlib.suppress(FloatingPointError):  # diverged
                 end = published(
-                    x, y, found.rank, rate, out_iters=iterations, evaluate_every=iterations // 10, epsilon=0.0
+                    x, y, found.rank, rate, out_iters=iterations, evalaute_every=iterations // 10, epsilon=0.0
                 )
                 values[rate] = end.solution.value if end.solution else 0.0
         taken = (time.perf_counter() - start) / len(RATES)

@@ -29,7 +29,7 @@ def assert_same(one: Moments, other: Moments, rtol: float = 1e-12) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_moments_are_numpy_s(weighted: bool) -> None:
+def test_moments_agree_with_numpy(weighted: bool) -> None:
     x, z, w = data()
     m = moments((x, z, w) if weighted else (x, z))
     joint = np.cov(np.hstack([x, z]), rowvar=False, aweights=w.numpy() if weighted else None)
@@ -39,7 +39,7 @@ def test_moments_are_numpy_s(weighted: bool) -> None:
     np.testing.assert_allclose(m.mean_x, np.average(x, axis=0, weights=w if weighted else None))
 
 
-def test_streamed_and_merged_are_batch() -> None:
+def test_streaming_and_merging_equal_batch() -> None:
     x, z, w = data()
     whole = moments((x, z, w))
     cuts = (slice(0, 1), slice(1, 120), slice(120, 120), slice(120, 500))
@@ -69,7 +69,7 @@ def test_many_batches_with_a_large_mean_keep_their_covariance() -> None:
     torch.testing.assert_close(m.cov_xx(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_billion_samples_still_register_a_batch() -> None:
+def test_billion_samples_still_register_a_batch() -> None:
     m = Moments(1, 1)
     m.update(torch.zeros(2, 1), torch.zeros(2, 1), torch.full((2,), 5e8))
     m.update(torch.ones(1, 1), torch.ones(1, 1))
@@ -107,14 +107,28 @@ def test_half_precision_is_accumulated_in_float32() -> None:
         (torch.zeros(3, 7), torch.zeros(3, 3), -torch.ones(3), "weight has negative"),
     ],
 )
-def test_a_refused_batch_changes_nothing(x: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, message: str) -> None:
+def test_refused_batch_changes_nothing(x: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, message: str) -> None:
     m = moments(data()[:2])
     with pytest.raises(ValueError, match=message):
         m.update(x, z, weight)
     assert_same(m, moments(data()[:2]))
 
 
-def test_too_few_samples() -> None:
+def test_frequency_weights_count_repetitions() -> None:
+    x, z, _ = data()
+    repeat = torch.arange(len(x)) % 4
+    weighted = Moments(7, 3, dtype=torch.float64, weights="frequency")
+    weighted.update(x, z, repeat.double())
+    repeated = moments((x.repeat_interleave(repeat, 0), z.repeat_interleave(repeat, 0)))
+    torch.testing.assert_close(weighted.cov_xx(), repeated.cov_xx())
+    assert weighted.n_eff == repeated.n_eff == repeated.count
+    with pytest.raises(ValueError, match="make both with the same arguments"):
+        weighted.merge(repeated)
+    with pytest.raises(ValueError, match="weights is 'counts', but must be 'importance' or 'frequency'"):
+        Moments(7, 3, weights="counts")  # type: ignore[arg-type]
+
+
+def test_too_few_samples_raise() -> None:
     m = Moments(2, 1)
     with pytest.raises(ValueError, match="no samples yet"):
         _ = m.mean_x

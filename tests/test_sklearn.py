@@ -27,7 +27,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     [LEACE(), LEACE(shrinkage=False, affine=False), SAL(), OracleLEACE(), RLACE(), RLACE(solver="squared")],
     expected_failed_checks=expected_failures,
 )
-def test_scikit_learn_s_own_checks(estimator: Any, check: Any) -> None:
+def test_transformers_pass_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
@@ -52,7 +52,7 @@ def reads(X: Any, sex: Any) -> float:
 
 
 @pytest.mark.parametrize("transformer", [LEACE(), SAL(), OracleLEACE(), RLACE()])
-def test_numpy_pandas_and_torch(transformer: Any) -> None:
+def test_transformers_take_numpy_pandas_and_torch(transformer: Any) -> None:
     X, _, sex = people()
     assert reads(X, sex) > 1
     as_numpy = transformer.fit_transform(X.to_numpy(), sensitive_features=sex)
@@ -65,7 +65,7 @@ def test_numpy_pandas_and_torch(transformer: Any) -> None:
     np.testing.assert_allclose(framed, as_numpy)
 
 
-def test_leace_is_the_eraser() -> None:
+def test_leace_transformer_applies_the_leace_eraser() -> None:
     X, _, sex = people()
     x, z = torch.from_numpy(X.to_numpy()), torch.tensor((sex == "male").to_numpy()).double()
     for shrinkage in (True, "correlation"):
@@ -83,7 +83,7 @@ def test_several_columns_are_erased_jointly() -> None:
     assert np.abs(np.cov(erased, both["age"], rowvar=False)[:4, 4]).max() < 1e-12
 
 
-def test_a_pipeline_routes_the_attribute(routing: None) -> None:
+def test_pipeline_routes_the_attribute(routing: None) -> None:
     X, y, sex = people()
     pipeline = make_pipeline(
         StandardScaler(), LEACE().set_fit_request(sensitive_features=True), LogisticRegression()
@@ -95,7 +95,7 @@ def test_a_pipeline_routes_the_attribute(routing: None) -> None:
     assert reads(erased.transform(X, sensitive_features=sex), sex) < 1e-6
 
 
-def test_a_grid_search_routes_it_to_every_fold(routing: None) -> None:
+def test_grid_search_routes_the_attribute_to_every_fold(routing: None) -> None:
     X, y, sex = people()
     pipeline = make_pipeline(LEACE().set_fit_request(sensitive_features=True), LogisticRegression())
     search = GridSearchCV(pipeline, {"leace__shrinkage": [True, False], "logisticregression__C": [0.1, 1.0]}, cv=3)
@@ -104,7 +104,7 @@ def test_a_grid_search_routes_it_to_every_fold(routing: None) -> None:
     assert reads(search.best_estimator_[:-1].transform(X), sex) < 1e-6
 
 
-def test_a_column_transformer_erases_some_columns(routing: None) -> None:
+def test_column_transformer_erases_some_columns(routing: None) -> None:
     X, _, sex = people()
     columns = ColumnTransformer(
         [("erase", LEACE().set_fit_request(sensitive_features=True), ["a", "c"])], remainder="passthrough"
@@ -115,7 +115,7 @@ def test_a_column_transformer_erases_some_columns(routing: None) -> None:
     assert reads(erased[["erase__a", "erase__c"]], sex) < 1e-6
 
 
-def test_oracle_without_the_attribute_is_leace() -> None:
+def test_oracle_without_the_attribute_falls_back_to_leace() -> None:
     X, _, sex = people()
     oracle = OracleLEACE().fit(X, sensitive_features=sex)
     np.testing.assert_allclose(oracle.transform(X), LEACE().fit(X, sensitive_features=sex).transform(X))
@@ -137,7 +137,12 @@ def test_bad_input() -> None:
         LEACE().fit(X)
 
 
-def test_rlace_is_the_eraser() -> None:
+def test_transformers_are_no_subclasses_of_one_another() -> None:
+    kinds = (LEACE, SAL, RLACE, OracleLEACE)
+    assert all(isinstance(kind(), other) == (kind is other) for kind in kinds for other in kinds)
+
+
+def test_rlace_transformer_applies_the_rlace_eraser() -> None:
     X, _, sex = people()
     rlace = RLACE(rank=1).fit(X, sensitive_features=sex)
     assert rlace.eraser_.solution.solver == "closed_form"

@@ -1,7 +1,7 @@
 """Streaming, mergeable, weighted first and second moments of a pair (x, z).
 
-Everything that an eraser needs to know of the data: n, the means, Cov(x), Cov(x, z) and Cov(z). Batches may come in any
-number and order; two accumulators merge exactly.
+These are all the statistics that an eraser needs: n, the means, Cov(x), Cov(x, z) and Cov(z). Batches may come in any
+number and order, and two accumulators merge exactly.
 
 Products of a batch are formed in the working dtype (float32 unless the data are wider), which is where the time goes;
 they are summed in float64, so that a state of a billion samples still registers a batch. A fixed shift, the mean of the
@@ -9,13 +9,17 @@ first batch, is subtracted first: without it, data whose mean is large against t
 cancellation (Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983, eq. 1.3 and 2.1).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+WeightKind = Literal["importance", "frequency"]
+"""What a weight means. `importance`: how much a sample counts; n samples of unequal weight are worth fewer than n.
+`frequency`: how often a sample was seen; the weights sum to the number of samples."""
 
 # Σ is symmetric: only the upper block triangle is formed, in block rows, over chunks of rows. Measured in turn against
 # one `x.T @ x`, n = 20,000, everything included: 1.4 times its time at d = 256, .9 at 768, .8 at 2,048. Chunks of half
@@ -26,24 +30,37 @@ _SHIFT_ROWS = 512
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which products of such data are formed: at least float32, complex stays complex."""
+    """Return the dtype in which products of such data are formed: at least float32; complex stays complex."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums are kept: float64, or complex128 for complex data."""
+    """Return the dtype in which sums are kept: float64, or complex128 for complex data."""
     return torch.promote_types(dtype, torch.float64)
 
 
+def as_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `x` as it is, or in `dtype` if it holds integers or booleans, which no eraser can move by a fraction."""
+    return x if x.is_floating_point() or x.is_complex() else x.to(dtype)
+
+
 def as_matrix(x: Tensor, dim: int, name: str) -> Tensor:
-    """Flatten `x` of shape `[..., dim]` to `[n, dim]`; ValueError if its last dimension is another."""
+    """Flatten `x` of shape `[..., dim]` to `[n, dim]`.
+
+    Raises:
+        ValueError: the last dimension is not `dim`; the message begins with `name`.
+    """
     if x.ndim == 0 or x.shape[-1] != dim:
         raise ValueError(f"{name} has shape {list(x.shape)}, but its last dimension must be {dim}")
     return x.reshape(x.shape[:-1].numel(), dim)
 
 
 def require_finite(x: Tensor, name: str) -> None:
-    """ValueError, with how many and where, if a matrix `[n, d]` holds NaN or infinite values."""
+    """Check that a matrix `[n, d]` is finite.
+
+    Raises:
+        ValueError: it holds NaN or infinite values; the message says how many, and where the first is.
+    """
     if bool(torch.isfinite(x.sum())):  # a sum is finite unless a term is not, or it overflows
         return
     bad = ~torch.isfinite(x)
@@ -56,8 +73,16 @@ def require_finite(x: Tensor, name: str) -> None:
         )
 
 
+def _checked_weight(weight: Tensor, n: int) -> Tensor:
+    if weight.shape != (n,):
+        raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{n}], one for each sample")
+    if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
+        raise ValueError("weight has negative or non-finite values: importance weights are >= 0")
+    return weight
+
+
 def _as_real(x: Tensor) -> Tensor:
-    """A view that every backend of torch.distributed can send."""
+    """View complex numbers as pairs of real ones, which every backend of torch.distributed can send."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
@@ -70,6 +95,7 @@ class Moments:
         device: where the sums are kept.
         dtype: dtype of the data; products are formed in it, or in float32 if it is narrower.
         track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
+        weights: what the weights mean; see `WeightKind`.
 
     Memory: 8 x_dim² bytes for Cov(x); while a batch is added, x_dim² numbers of the working dtype and 8 MiB.
     """
@@ -82,8 +108,11 @@ class Moments:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         track_xx: bool = True,
+        weights: WeightKind = "importance",
     ) -> None:
-        self.x_dim, self.z_dim = x_dim, z_dim
+        if weights not in ("importance", "frequency"):
+            raise ValueError(f"weights is {weights!r}, but must be 'importance' or 'frequency'")
+        self.x_dim, self.z_dim, self.weights = x_dim, z_dim, weights
         self.dtype = working_dtype(dtype or torch.get_default_dtype())
         self.count = 0
         """Number of samples seen."""
@@ -91,6 +120,7 @@ class Moments:
         self.weight = torch.zeros((), device=device, dtype=torch.float64)
         """Sum of the weights: n if there are none."""
         self.weight_sq = torch.zeros_like(self.weight)
+        """Sum of the squared importance weights; of the weights themselves if they are frequencies."""
         self._shift_x = torch.zeros(x_dim, device=device, dtype=self.dtype)
         self._shift_z = torch.zeros(z_dim, device=device, dtype=self.dtype)
         self._sum_x = torch.zeros(x_dim, device=device, dtype=sums)
@@ -102,7 +132,7 @@ class Moments:
 
     @torch.no_grad()
     def update(self, x: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
-        """Add a batch: x `[n, x_dim]`, z `[n, z_dim]`, importance weights `[n]` (all 1 if None).
+        """Add a batch: x `[n, x_dim]`, z `[n, z_dim]`, weights `[n]` (all 1 if None).
 
         Raises:
             ValueError: shapes do not fit, values are not finite, or a weight is negative. The sums are then unchanged.
@@ -111,12 +141,7 @@ class Moments:
         z = as_matrix(z, self.z_dim, "z").to(self._xz.device, self.dtype)
         if len(x) != len(z):
             raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
-        if weight is not None:
-            if weight.shape != (len(x),):
-                raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(x)}], one for each sample")
-            weight = weight.to(x.device, torch.float64)
-            if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
-                raise ValueError("weight has negative or non-finite values: importance weights are >= 0")
+        weight = None if weight is None else _checked_weight(weight, len(x)).to(x.device, torch.float64)
         if len(x) == 0:
             return
         if self.count == 0:
@@ -124,22 +149,25 @@ class Moments:
             shift_x, shift_z = x[:_SHIFT_ROWS].mean(0), z[:_SHIFT_ROWS].mean(0)
         else:
             shift_x, shift_z = self._shift_x, self._shift_z
-        added = self._products(x, z, weight, shift_x, shift_z)
+        batch_sums = self._products(x, z, weight, shift_x, shift_z)
         # Sums are finite unless a term is not: no pass of its own over the data.
-        if not all(bool(torch.isfinite(added[name]).all()) for name in ("_sum_x", "_sum_z")):
+        if not all(bool(torch.isfinite(batch_sums[name]).all()) for name in ("_sum_x", "_sum_z")):
             require_finite(x, "x")
             require_finite(z, "z")
         self._shift_x, self._shift_z = shift_x, shift_z
-        for name, value in added.items():
+        for name, value in batch_sums.items():
             getattr(self, name).add_(value)
         self.count += len(x)
         self.weight += len(x) if weight is None else weight.sum()
-        self.weight_sq += len(x) if weight is None else weight.square().sum()
+        if weight is None:
+            self.weight_sq += len(x)
+        else:
+            self.weight_sq += weight.sum() if self.weights == "frequency" else weight.square().sum()
 
     def _products(
         self, x: Tensor, z: Tensor, weight: Tensor | None, shift_x: Tensor, shift_z: Tensor
     ) -> dict[str, Tensor]:
-        """Sums of the shifted batch and of its products, in the working dtype, over chunks that fit in a cache."""
+        """Sum the shifted batch and its products, in the working dtype, over chunks that fit in a cache."""
         d, k = self.x_dim, self.z_dim
         # z and a column of ones side by side: one product gives Σ(z, x) and the sums of x, another those of z. With the
         # short side first BLAS is several times faster than for Σ(x, z).
@@ -147,12 +175,12 @@ class Moments:
         xx = x.new_zeros(d, d) if self._xx is not None else None
         rows = max(_CHUNK_BYTES // (max(d, 1) * x.element_size()), 512)
         columns = d if d < _BLOCKED_FROM else 256 if d < 4096 else 512
-        for at in range(0, len(x), rows):
-            u, v = x[at : at + rows] - shift_x, z[at : at + rows] - shift_z
+        for start in range(0, len(x), rows):
+            u, v = x[start : start + rows] - shift_x, z[start : start + rows] - shift_z
             v1 = torch.cat([v, v.new_ones(len(v), 1)], 1)
             wu = u
             if weight is not None:
-                w = weight[at : at + rows].to(x.dtype)[:, None]
+                w = weight[start : start + rows].to(x.dtype)[:, None]
                 v1 = w * v1
                 wu = w * u if xx is not None else u
             sum_z1x.addmm_(v1.mH, u)
@@ -163,14 +191,27 @@ class Moments:
         sums = {"_sum_x": sum_z1x[k], "_sum_z": sum_z1z[k], "_xz": sum_z1x[:k].mH, "_zz": sum_z1z[:k]}
         return sums if xx is None else {**sums, "_xx": xx}
 
-    @torch.no_grad()
-    def merge(self, other: "Moments") -> None:
-        """Add the samples of another accumulator, exactly as if they had been seen here."""
-        if (self.x_dim, self.z_dim) != (other.x_dim, other.z_dim) or (self._xx is None) != (other._xx is None):
+    def require_mergeable(self, other: "Moments") -> None:
+        """Check that `merge(other)` is possible.
+
+        Raises:
+            ValueError: the two were made with other widths, `track_xx` or `weights`.
+        """
+        mine, theirs = ((m.x_dim, m.z_dim, m._xx is None, m.weights) for m in (self, other))
+        if mine != theirs:
             raise ValueError(
                 f"cannot merge moments of {other.x_dim} x {other.z_dim} into moments of {self.x_dim} x {self.z_dim}"
                 " that track other sums: make both with the same arguments"
             )
+
+    @torch.no_grad()
+    def merge(self, other: "Moments") -> None:
+        """Add the samples of another accumulator, exactly as if they had been seen here.
+
+        Raises:
+            ValueError: the two were made with other widths, `track_xx` or `weights`. Nothing is added then.
+        """
+        self.require_mergeable(other)
         device = self._xz.device
         if self.count == 0:
             self._shift_x, self._shift_z = other._shift_x.to(device, self.dtype), other._shift_z.to(device, self.dtype)
@@ -203,7 +244,7 @@ class Moments:
         self.count = int(sum(counts))
 
     def _sums(self, shift_x: Tensor, shift_z: Tensor) -> dict[str, Tensor]:
-        """All sums as they stand with other shifts: Σ w (u + a)ᴴ(v + b), a and b the differences of the shifts."""
+        """Convert all sums to other shifts: Σ w (u + a)ᴴ(v + b), with a and b the differences of the shifts."""
         device, dtype = self._xz.device, self._sum_x.dtype
         a = (self._shift_x.to(dtype) - shift_x.to(device, dtype)).reshape(1, -1)
         b = (self._shift_z.to(dtype) - shift_z.to(device, dtype)).reshape(1, -1)
@@ -222,7 +263,7 @@ class Moments:
 
     @property
     def n_eff(self) -> float:
-        """Kish's effective sample size, (Σw)² / Σw²; the number of samples if they have no weights."""
+        """Kish's effective sample size, (Σw)² / Σw²; without weights, or with frequencies, the number of samples."""
         return float(self.weight.square() / self.weight_sq) if self.weight > 0 else 0.0
 
     @property
@@ -236,7 +277,7 @@ class Moments:
         return self._shift_z + self._sum_z / self._total()
 
     def cov_xx(self, *, unbiased: bool = True) -> Tensor:
-        """Cov(x) = E[(x−μ)ᴴ(x−μ)], `[x_dim, x_dim]`, Hermitian, float64.
+        """Return Cov(x) = E[(x−μ)ᴴ(x−μ)], `[x_dim, x_dim]`, Hermitian, float64.
 
         Args:
             unbiased: divide by Σw − Σw²/Σw (n − 1 without weights), else by Σw.
@@ -245,7 +286,7 @@ class Moments:
         return upper + upper.triu(1).mH
 
     def cov_xx_upper(self, *, unbiased: bool = True) -> Tensor:
-        """The upper triangle of `cov_xx`, zero below: half the work where a Cholesky factor is all that is wanted."""
+        """Return the upper triangle of `cov_xx`, zero below: half the work where only a Cholesky factor is needed."""
         if self._xx is None:
             raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")
         mean, divisor = (self._sum_x / self._total())[None], self._divisor(unbiased)
@@ -253,12 +294,12 @@ class Moments:
         return upper.triu_()
 
     def cov_xz(self, *, unbiased: bool = True) -> Tensor:
-        """Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""
+        """Return Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""
         mean_x, mean_z = (self._sum_x / self._total())[None], (self._sum_z / self._total())[None]
         return (self._xz - self.weight * (mean_x.mH @ mean_z)) / self._divisor(unbiased)
 
     def cov_zz(self, *, unbiased: bool = True) -> Tensor:
-        """Cov(z) = E[(z−ν)ᴴ(z−ν)], `[z_dim, z_dim]`, Hermitian, float64."""
+        """Return Cov(z) = E[(z−ν)ᴴ(z−ν)], `[z_dim, z_dim]`, Hermitian, float64."""
         mean = (self._sum_z / self._total())[None]
         return (self._zz - self.weight * (mean.mH @ mean)) / self._divisor(unbiased)
 

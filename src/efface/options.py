@@ -19,7 +19,12 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from annotated_types import Ge, Gt, Le, Len, Lt
+try:
+    from annotated_types import Ge, Gt, Le, Len, Lt
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "data sets, models and methods need annotated-types and pydantic: pip install 'efface[grid]'"
+    ) from error
 
 T = TypeVar("T")
 R = TypeVar("R")

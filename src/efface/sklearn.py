@@ -60,14 +60,25 @@ class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> FrozenTensors:
-        """The eraser of z `[n, k]` from x `[n, d]`, of one dtype."""
+        """Fit an eraser of z `[n, k]` from x `[n, d]`, of one dtype."""
 
     def _tensor(self, X: Any) -> Tensor:
         check_is_fitted(self)
         return torch.from_numpy(np.array(validate_data(self, _numpy(X), dtype=[np.float64, np.float32], reset=False)))
 
 
-class LEACE(_Transformer):
+class _AffineTransformer(_Transformer):
+    """A transformer whose eraser needs no concept when it is applied."""
+
+    eraser_: AffineEraser
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Erase the concept from X `[n, d]`."""
+        x = self._tensor(X)
+        return np.asarray(self.eraser_(x))
+
+
+class LEACE(_AffineTransformer):
     """Least-squares concept erasure: no linear predictor of the concept beats a constant on the data fitted on.
 
     Args:
@@ -78,8 +89,6 @@ class LEACE(_Transformer):
         eraser_: the `efface.LeaceEraser`.
     """
 
-    eraser_: AffineEraser
-
     def __init__(self, *, affine: bool = True, shrinkage: bool | Literal["correlation"] = "correlation") -> None:
         self.affine = affine
         self.shrinkage = shrinkage
@@ -87,13 +96,8 @@ class LEACE(_Transformer):
     def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
         return _leace(x, z, weight, affine=self.affine, shrinkage=self.shrinkage)
 
-    def transform(self, X: Any) -> np.ndarray:
-        """`[n, d]`, the concept erased."""
-        x = self._tensor(X)
-        return np.asarray(self.eraser_(x))
 
-
-class SAL(LEACE):
+class SAL(_AffineTransformer):
     """Spectral attribute removal (Shao et al., 2023): the orthogonal projection off the span of Cov(X, concept).
 
     Args:
@@ -110,18 +114,18 @@ class SAL(LEACE):
         return _leace(x, z, weight, affine=self.affine, method="orth")
 
 
-class RLACE(LEACE):
-    """Linear adversarial concept erasure: the projection of given rank that leaves a linear predictor of the concept
-    least.
+class RLACE(_AffineTransformer):
+    """Linear adversarial concept erasure: the projection of the given rank after which the best linear predictor of the
+    concept has the highest loss.
 
     Args:
-        rank: directions removed, fewer than X has columns.
-        solver: of `efface.RlaceEraser.fit`.
+        rank: number of directions removed, fewer than X has columns.
+        solver: see `efface.RlaceEraser.fit`.
         l2: λ of the adversary.
         affine: keep the mean of X where it is.
 
     Attributes:
-        eraser_: the `efface.RlaceEraser`; its `solution` says what is known of it.
+        eraser_: the `efface.RlaceEraser`; its `solution` bounds the distance from the optimum.
     """
 
     def __init__(self, *, rank: int = 1, solver: RlaceSolver = "auto", l2: float = 1e-4, affine: bool = True) -> None:
@@ -158,7 +162,7 @@ class OracleLEACE(_Transformer):
         return self.transform(X, sensitive_features=sensitive_features)
 
     def transform(self, X: Any, *, sensitive_features: Any = None) -> np.ndarray:
-        """`[n, d]`, the concept erased.
+        """Erase the concept from X `[n, d]`.
 
         Args:
             X: `[n, d]`
@@ -166,7 +170,7 @@ class OracleLEACE(_Transformer):
                 just as well and moves X further.
 
         Raises:
-            ValueError: a value of the concept was not there in `fit`.
+            ValueError: the concept has a value that `fit` did not see.
         """
         x = self._tensor(X)
         if sensitive_features is None:
@@ -176,10 +180,7 @@ class OracleLEACE(_Transformer):
 
 
 def _leace(x: Tensor, z: Tensor, weight: Tensor | None, **options: Any) -> LeaceEraser:
-    fitter = LeaceFitter.fit(x, z, weight=weight, rtol=_rtol(x), **options)
-    # scikit-learn's weights are repetitions, not importance: n is their sum.
-    fitter.moments.weight_sq = fitter.moments.weight.clone()
-    return fitter.eraser
+    return LeaceFitter.fit(x, z, weight=weight, weights="frequency", rtol=_rtol(x), **options).eraser
 
 
 def _rtol(x: Tensor) -> float:
@@ -187,19 +188,22 @@ def _rtol(x: Tensor) -> float:
 
 
 def _numpy(values: Any) -> Any:
-    """Torch tensors as numpy arrays; anything else as it is, so that column names survive."""
+    """Convert torch tensors to numpy arrays; return anything else as it is, so that column names survive."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def _encode(
     concept: Any, n: int, columns: list[np.ndarray | None] | None
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """A concept as numbers `[n, k]`, and the categories of each of its columns (None: continuous).
+    """Encode a concept as numbers `[n, k]`; return them, and the categories of each of its columns (None: continuous).
 
     Args:
         concept: `[n]` or `[n, m]`, numbers or strings.
-        n: how many samples there must be.
-        columns: the categories to encode by; found if None.
+        n: the number of samples that X has.
+        columns: the categories to encode by; those that occur if None.
+
+    Raises:
+        ValueError: n or the number of columns differs, values are not finite, or a category is not in `columns`.
     """
     values = np.asarray(_numpy(concept))
     values = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
@@ -207,28 +211,31 @@ def _encode(
         raise ValueError(f"X has {n} samples but sensitive_features {len(values)}: give one for each row of X")
     if columns is not None and len(columns) != values.shape[1]:
         raise ValueError(f"sensitive_features have {values.shape[1]} columns, but were fitted with {len(columns)}")
-    encoded, found = [], []
-    for j in range(values.shape[1]):
-        column = values[:, j]
-        if columns is None:
-            categories = None if column.dtype.kind in "fc" else np.unique(column.astype(_plain(column)))
-        else:
-            categories = columns[j]
-        found.append(categories)
-        if categories is None:
-            numbers = column.astype(np.float64)
-            if not np.isfinite(numbers).all():
-                raise ValueError("sensitive_features have NaN or infinite values: drop or impute those samples first")
-            encoded.append(numbers[:, None])
-            continue
-        column = column.astype(categories.dtype)
-        unknown = np.setdiff1d(column, categories)
-        if len(unknown):
-            raise ValueError(f"sensitive_features hold {unknown[:5].tolist()}, which were not there in fit")
-        encoded.append((column[:, None] == categories).astype(np.float64))
-    return np.hstack(encoded), found
+    if columns is None:
+        columns = [_categories(column) for column in values.T]
+    encoded = [_encode_column(column, categories) for column, categories in zip(values.T, columns, strict=True)]
+    return np.hstack(encoded), columns
 
 
-def _plain(column: np.ndarray) -> Any:
-    """Object columns hold strings, or numbers that pandas has boxed."""
-    return str if column.dtype.kind == "O" else column.dtype
+def _categories(column: np.ndarray) -> np.ndarray | None:
+    """Return the sorted values of a column of categories; None if it is continuous."""
+    if column.dtype.kind in "fc":
+        return None
+    # Object columns hold strings, or numbers that pandas has boxed.
+    categories: np.ndarray = np.unique(column.astype(str if column.dtype.kind == "O" else column.dtype))
+    return categories
+
+
+def _encode_column(column: np.ndarray, categories: np.ndarray | None) -> np.ndarray:
+    """Encode a column as `[n, 1]` numbers if it is continuous, else as one-hot `[n, len(categories)]`."""
+    if categories is None:
+        numbers: np.ndarray = column.astype(np.float64)
+        if not np.isfinite(numbers).all():
+            raise ValueError("sensitive_features have NaN or infinite values: drop or impute those samples first")
+        return numbers[:, None]
+    column = column.astype(categories.dtype)
+    unknown = np.setdiff1d(column, categories)
+    if len(unknown):
+        raise ValueError(f"sensitive_features hold {unknown[:5].tolist()}, which were not there in fit")
+    one_hot: np.ndarray = (column[:, None] == categories).astype(np.float64)
+    return one_hot

@@ -31,12 +31,12 @@ def test_matched_pairs_share_the_label_and_differ_in_the_attribute(generator: to
     assert len(matched_pairs(split([0, 1], [0, 1]), generator)) == 0
 
 
-def test_a_tensor_split_has_no_counterfactuals() -> None:
+def test_tensor_split_has_no_counterfactuals() -> None:
     s = split([0, 1], [0, 1])
     with pytest.raises(ValueError, match="no counterfactual"):
         s.inputs(torch.tensor([0]), a=torch.tensor([1]))
 
 
-def test_a_missing_class_is_named() -> None:
+def test_missing_class_is_named() -> None:
     with pytest.raises(ValueError, match="split 'val' has no sample of class cat"):
         require_every_class({"train": split([0, 1], [0, 1]), "val": split([0], [0])}, ("dog", "cat"))

@@ -57,7 +57,7 @@ def test_splits_are_official_and_people_stay_together(official: Path) -> None:
     assert sum(len(split) for split in splits(data).values()) == len(table["part"])
 
 
-def test_a_pair_is_two_people_of_one_label(official: Path) -> None:
+def test_pairs_are_two_people_of_one_label(official: Path) -> None:
     data = load(official)
     pairs = data.pairs
     assert len(pairs) == len(pairs.split)
@@ -92,7 +92,7 @@ def test_grey_images_have_one_channel(official: Path) -> None:
     torch.testing.assert_close(data.train.inputs(torch.tensor([2]))[0, 0], (x - 0.449) / 0.226)
 
 
-def test_several_attributes_make_all_their_combinations(official: Path) -> None:
+def test_several_attributes_give_all_combinations(official: Path) -> None:
     data = load(official, attributes=["Male", "Smiling"])
     values = celeba_files.people()["values"][data.train.index.numpy() - 1]
     np.testing.assert_array_equal(data.train.a, (values[:, 2] == 1) + 2 * (values[:, 3] == 1))
@@ -102,7 +102,7 @@ def test_several_attributes_make_all_their_combinations(official: Path) -> None:
     )
 
 
-def test_both_layouts_are_the_same_data(official: Path, tmp_path: Path) -> None:
+def test_txt_and_csv_layouts_give_the_same_data(official: Path, tmp_path: Path) -> None:
     celeba_files.write(tmp_path, csv=True)
     one, other = load(official), load(tmp_path)
     for name, split in splits(one).items():
@@ -113,7 +113,7 @@ def test_both_layouts_are_the_same_data(official: Path, tmp_path: Path) -> None:
         assert torch.equal(split.inputs(rows), twin.inputs(rows))
 
 
-def test_the_folders_of_the_official_archive(official: Path, copy: Path) -> None:
+def test_folders_of_the_official_archive_are_read(official: Path, copy: Path) -> None:
     folder = copy / "celeba"
     for within, name in (
         ("Anno", "list_attr_celeba.txt"),
@@ -126,7 +126,7 @@ def test_the_folders_of_the_official_archive(official: Path, copy: Path) -> None
     assert CelebA().fingerprint(copy) == CelebA().fingerprint(official)
 
 
-def test_without_identities_nobody_knows_who_is_shown(tmp_path: Path) -> None:
+def test_missing_identities_give_no_clusters_and_a_warning(tmp_path: Path) -> None:
     celeba_files.write(tmp_path, identities=False)
     with pytest.warns(UserWarning, match=r"no identity_CelebA.txt, so that a person may be in both val and pairs"):
         data = load(tmp_path)
@@ -143,7 +143,7 @@ def test_images_are_decoded_once(official: Path, tmp_path: Path, monkeypatch: py
     assert np.load(file, mmap_mode="r").shape == (64, 16, 16, 3)
 
 
-def test_a_damaged_cache_is_noticed(official: Path, tmp_path: Path) -> None:
+def test_damaged_cache_is_noticed(official: Path, tmp_path: Path) -> None:
     before = load(official, cache=tmp_path).train.inputs(torch.arange(32))
     (file,) = tmp_path.glob("images/*.npy")
     content = bytearray(file.read_bytes())
@@ -154,7 +154,7 @@ def test_a_damaged_cache_is_noticed(official: Path, tmp_path: Path) -> None:
     assert torch.equal(before, after)
 
 
-def test_the_fingerprint_follows_lists_and_images(copy: Path) -> None:
+def test_fingerprint_changes_with_lists_and_images(copy: Path) -> None:
     source = CelebA(resolution=16)
     before = source.fingerprint(copy)
     with (copy / "celeba" / "img_align_celeba" / "000003.jpg").open("ab") as file:
@@ -196,31 +196,31 @@ def edit(data_dir: Path, name: str, old: str, new: str) -> None:
         ("identity_CelebA.txt", "000001.jpg", "000099.jpg 9\n000001.jpg", r"images of .*identity.*attr.*: 000099.jpg"),
         ("list_attr_celeba.txt", "000002.jpg  -1  1", "000002.jpg  -1  2", r"celeba.txt, line 4: .*'2', but must"),
         ("list_attr_celeba.txt", "000002.jpg  -1", "000002.jpg", r"line 4: 5 fields, but there must be 6"),
-        ("list_attr_celeba.txt", "000002.jpg", "two.jpg", r"line 4: 'two.jpg' is no image's name"),
+        ("list_attr_celeba.txt", "000002.jpg", "two.jpg", r"line 4: 'two.jpg' does not name an image"),
         ("list_attr_celeba.txt", "64\n", "202599\n", r"names 64 images, but its first line says 202599"),
     ],
 )
-def test_lists_that_are_wrong(copy: Path, name: str, old: str, new: str, message: str) -> None:
+def test_wrong_lists_are_named(copy: Path, name: str, old: str, new: str, message: str) -> None:
     edit(copy, name, old, new)
     with pytest.raises(ValueError, match=message):
         load(copy)
 
 
-def test_images_that_are_missing_are_counted_and_named(copy: Path) -> None:
+def test_missing_images_are_counted_and_named(copy: Path) -> None:
     for i in range(1, 41):
         (copy / "celeba" / "img_align_celeba" / f"{i:06d}.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks 40 of the 64 images .*: 000001.jpg, .* and 35 more"):
         load(copy)
 
 
-def test_images_that_are_not_listed_are_counted_and_named(copy: Path) -> None:
+def test_unlisted_images_are_counted_and_named(copy: Path) -> None:
     images = copy / "celeba" / "img_align_celeba"
     shutil.copy(images / "000001.jpg", images / "000999.jpg")
     with pytest.warns(UserWarning, match=r"has 1 images that .* does not name, and that are not used: 000999.jpg"):
         load(copy)
 
 
-def test_images_that_are_damaged_are_all_named(copy: Path) -> None:
+def test_damaged_images_are_all_named(copy: Path) -> None:
     images = copy / "celeba" / "img_align_celeba"
     whole = (images / "000007.jpg").read_bytes()
     (images / "000007.jpg").write_bytes(whole[: len(whole) // 2])
@@ -234,7 +234,7 @@ def test_images_that_are_damaged_are_all_named(copy: Path) -> None:
     assert not list(copy.glob("cache/images/.*.tmp"))
 
 
-def test_a_wrong_folder(tmp_path: Path) -> None:
+def test_wrong_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         load(tmp_path)
     for part in (str(tmp_path / "celeba"), "no list_attr_celeba.txt or .csv", "no the folder img_align_celeba"):
@@ -283,7 +283,7 @@ def test_halves_are_even_and_keep_clusters() -> None:
     assert torch.equal(halve(strata[shuffled], cluster[shuffled]), half[shuffled])
 
 
-def test_it_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., GridRun]) -> None:
+def test_grid_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., GridRun]) -> None:
     parts = parts_of(
         *("dataset=celeba", "dataset.resolution=16", "model=convnet", "model.channels=[8,8]", "method=leace"),
         *("training.epochs=1", f"data_dir={official}", "dataset.target=Smiling"),
@@ -294,7 +294,7 @@ def test_it_runs_from_photographs_to_a_record(official: Path, parts_of: Callable
     assert record.fingerprint == parts.dataset.fingerprint(official)
 
 
-def test_reading_gives_memory_back(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_releases_memory(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efface.data.images._RESIDENT", 1000)
     data = load(official, cache=tmp_path)
     rows = torch.arange(32)

@@ -25,7 +25,7 @@ ROWS = """# newdoc id = a
 """
 
 
-def test_a_document_is_its_text_and_its_words(tmp_path: Path) -> None:
+def test_documents_hold_text_and_words(tmp_path: Path) -> None:
     path = tmp_path / "x.conllu"
     path.write_text(ROWS, encoding="utf-8")
     first, second = documents(path)
@@ -53,9 +53,9 @@ def test_bad_files(tmp_path: Path) -> None:
         Treebank(folder="x", prefix="y").load(tmp_path)
 
 
-def test_parts_share_one_tag_set() -> None:
+def test_parts_must_share_one_tag_set() -> None:
     known, other = Document("go", ((0, 2, "VERB"),)), Document("hm", ((0, 2, "INTJ"),))
-    with pytest.raises(ValueError, match="test has the tags INTJ, which train has not"):
+    with pytest.raises(ValueError, match="test has the tags INTJ, which train lacks"):
         TaggedText((known,), (known,), (other,), ("VERB",), "")
     with pytest.raises(ValueError, match="dev has no labelled word"):
         TaggedText((known,), (Document("", ()),), (known,), ("VERB",), "")
@@ -63,7 +63,7 @@ def test_parts_share_one_tag_set() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif("DATA_DIR" not in os.environ, reason="set DATA_DIR to a folder with the data sets")
-def test_the_treebank_reads_as_it_was_written() -> None:
+def test_treebank_reads_as_it_was_written() -> None:
     root = Path(os.environ["DATA_DIR"])
     text = Treebank(folder="ud_english_ewt", prefix="en_ewt-ud").load(root)
     assert len(text.tags) == 17

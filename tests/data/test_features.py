@@ -37,13 +37,13 @@ def test_split_by_ratio(tmp_path: Path) -> None:
     assert [data.classes[i] for i in data.test.y] == source["y"][data.test.index].tolist()
 
 
-def test_given_split(tmp_path: Path) -> None:
+def test_split_column_decides_the_parts(tmp_path: Path) -> None:
     names = np.array(["train", "val", "pairs", "test"])[np.arange(200) % 4]
     data = load(save(tmp_path, split=names))
     assert data.val.index.tolist() == list(range(1, 200, 4))
 
 
-def test_fingerprint_follows_the_file(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_the_file(tmp_path: Path) -> None:
     source = FeatureFile(path=save(tmp_path))
     before = source.fingerprint(Path())
     save(tmp_path, a=np.arange(200) % 2)
@@ -105,7 +105,7 @@ def test_whole_floats_are_labels(tmp_path: Path) -> None:
     assert torch.equal(data.train.y, load(save(tmp_path)).train.y)
 
 
-def test_standardising_is_by_train_and_takes_any_scale(tmp_path: Path) -> None:
+def test_standardising_uses_train_and_takes_any_scale(tmp_path: Path) -> None:
     x = arrays()["x"] * np.array([1e20, 1e-20, 1, 1, 0]) + np.array([1e20, 1, 1e6, 0, 5])
     data = load(save(tmp_path, x=x), standardise=True)
     train, test = data.train.inputs(torch.arange(120)), data.test.inputs(torch.arange(40))
@@ -119,7 +119,7 @@ def test_standardising_is_by_train_and_takes_any_scale(tmp_path: Path) -> None:
         load(save(tmp_path, x=np.where(x == x.max(), 1e200, x)), standardise=True)
 
 
-def test_columns_that_are_the_attribute_are_named(tmp_path: Path) -> None:
+def test_attribute_columns_are_checked_and_passed_on(tmp_path: Path) -> None:
     path = save(tmp_path)
     assert load(path).attribute_columns is None
     assert load(path, attribute_columns=[1, 4]).attribute_columns == (1, 4)

@@ -22,16 +22,17 @@ def test_fantope_projection_is_that_of_a_brute_force_solver(rank: int) -> None:
         assert values.min() > -1e-10
         assert values.max() < 1 + 1e-10
         # The nearest point shares eigenvectors with R: what remains is a quadratic program in the eigenvalues.
-        own = torch.linalg.eigvalsh(R).numpy()
+        target = torch.linalg.eigvalsh(R).numpy()
         brute = minimize(
-            lambda v, own=own: np.square(v - own).sum(), np.full(5, rank / 5), method="SLSQP", bounds=[(0, 1)] * 5,
+            lambda v, target=target: np.square(v - target).sum(), np.full(5, rank / 5), method="SLSQP",
+            bounds=[(0, 1)] * 5,
             constraints={"type": "eq", "fun": lambda v: v.sum() - rank}, options={"ftol": 1e-14, "maxiter": 500},
         )  # fmt: skip
         assert float((projected - R).square().sum()) == pytest.approx(brute.fun, rel=1e-6)
         np.testing.assert_allclose(np.sort(values.numpy()), np.sort(brute.x), atol=1e-5)
 
 
-def test_a_point_of_the_fantope_stays() -> None:
+def test_fantope_projection_keeps_points_of_the_fantope() -> None:
     U = torch.linalg.qr(torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     for point in (U @ U.mT, torch.eye(6, dtype=torch.float64) / 3):
         torch.testing.assert_close(project_to_fantope(point, 2), point)
@@ -48,7 +49,7 @@ FAST: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_it_finds_a_projection_that_hides_the_label(problem: tuple[np.ndarray, np.ndarray]) -> None:
+def test_solve_adv_game_finds_a_projection_that_hides_the_label(problem: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = problem
     result = solve_adv_game(X[:600], y[:600], X[600:], y[600:], 1, out_iters=800, evalaute_every=100, **FAST)
     P = result["P"]
@@ -69,30 +70,30 @@ def test_it_finds_a_projection_that_hides_the_label(problem: tuple[np.ndarray, n
     assert best.value >= reached.solution.value
 
 
-def test_the_seed_decides_and_epsilon_stops(problem: tuple[np.ndarray, np.ndarray]) -> None:
+def test_seed_decides_the_result_and_epsilon_stops_early(problem: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = problem
     runs = [
-        solve_adv_game(X, y, X, y, 2, out_iters=60, evaluate_every=30, seed=seed, **FAST)["P"] for seed in (0, 0, 1)
+        solve_adv_game(X, y, X, y, 2, out_iters=60, evalaute_every=30, seed=seed, **FAST)["P"] for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert np.abs(runs[0] - runs[2]).max() > 1e-3
-    stopped = solve_adv_game(X, y, X, y, 1, out_iters=60, evaluate_every=10, epsilon=0.9, **FAST)
+    stopped = solve_adv_game(X, y, X, y, 1, out_iters=60, evalaute_every=10, epsilon=0.9, **FAST)
     assert stopped["iterations"] == 10
 
 
 def test_labels_of_every_kind_and_tensors(problem: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = problem
-    plain = solve_adv_game(X, y, X, y, 1, out_iters=20, evaluate_every=20, **FAST)
+    plain = solve_adv_game(X, y, X, y, 1, out_iters=20, evalaute_every=20, **FAST)
     for labels in (y.astype(bool), np.where(y == 1, "woman", "man").astype(object)):
-        same = solve_adv_game(X, labels, X, labels, 1, out_iters=20, evaluate_every=20, **FAST)
+        same = solve_adv_game(X, labels, X, labels, 1, out_iters=20, evalaute_every=20, **FAST)
         if labels.dtype == bool:
             np.testing.assert_array_equal(same["P"], plain["P"])
         assert same["score"] == pytest.approx(plain["score"], abs=0.1)
-    tensors = solve_adv_game(torch.from_numpy(X), torch.from_numpy(y), X, y, 1, out_iters=20, evaluate_every=20, **FAST)
+    tensors = solve_adv_game(torch.from_numpy(X), torch.from_numpy(y), X, y, 1, out_iters=20, evalaute_every=20, **FAST)
     assert isinstance(tensors["P"], torch.Tensor)
     np.testing.assert_array_equal(tensors["P"].numpy(), plain["P"])
     weight = torch.from_numpy(y).float() + 1
-    weighted = solve_adv_game(X, y, X, y, 1, out_iters=20, evaluate_every=20, weight=weight, **FAST)
+    weighted = solve_adv_game(X, y, X, y, 1, out_iters=20, evalaute_every=20, weight=weight, **FAST)
     assert np.abs(weighted["P"] - plain["P"]).max() > 1e-4
 
 
@@ -107,7 +108,7 @@ def test_labels_of_every_kind_and_tensors(problem: tuple[np.ndarray, np.ndarray]
         ({"X_train": np.full((800, 8), np.nan)}, "X_train has 6400 NaN"),
         ({"X_dev": np.zeros((800, 3))}, "same features in both"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"evalaute_every": 0}, "evaluate_every is 0"),
+        ({"evalaute_every": 0}, "evalaute_every is 0"),
     ],
 )
 def test_bad_input(problem: tuple[np.ndarray, np.ndarray], change: dict[str, Any], message: str) -> None:
@@ -117,10 +118,10 @@ def test_bad_input(problem: tuple[np.ndarray, np.ndarray], change: dict[str, Any
         solve_adv_game(**arguments, progress=False)
 
 
-def test_an_optimiser_that_diverges_says_so(problem: tuple[np.ndarray, np.ndarray]) -> None:
+def test_diverging_optimiser_raises(problem: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = problem
     with pytest.raises(FloatingPointError, match="lower the lr in optimizer_params"):
         solve_adv_game(
-            X, y, X, y, 1, out_iters=200, evaluate_every=50, progress=False, optimizer_params_P={"lr": 1e30},
+            X, y, X, y, 1, out_iters=200, evalaute_every=50, progress=False, optimizer_params_P={"lr": 1e30},
             optimizer_params_predictor={"lr": 1e30},
         )  # fmt: skip

@@ -15,7 +15,7 @@ def data(n: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-def test_before_erasure_it_is_the_first_canonical_correlation() -> None:
+def test_whitened_covariance_is_the_first_canonical_correlation_before_erasure() -> None:
     x, y = data()
     z = torch.nn.functional.one_hot(y, 3)[:, 1:].double()
     u, v = CCA(1, max_iter=10_000, tol=1e-12).fit_transform(x.numpy(), z.numpy())
@@ -24,7 +24,7 @@ def test_before_erasure_it_is_the_first_canonical_correlation() -> None:
         assert certify(lambda x: x, x, concept).whitened_covariance == pytest.approx(correlation, abs=1e-6)
 
 
-def test_on_the_data_fitted_on_nothing_is_left() -> None:
+def test_all_measures_are_zero_on_the_data_fitted_on() -> None:
     x, y = data()
     before, after = certify(lambda x: x, x, y), certify(LeaceEraser.fit(x, y), x, y)
     assert before.information is not None
@@ -37,7 +37,7 @@ def test_on_the_data_fitted_on_nothing_is_left() -> None:
     assert (after.n, after.d) == (600, 8)
 
 
-def test_float32_rounding_is_no_leak() -> None:
+def test_float32_rounding_is_not_reported_as_leakage() -> None:
     x, y = data()
     x = x.float()
     after = certify(LeaceEraser.fit(x, y), x, y)
@@ -46,7 +46,7 @@ def test_float32_rounding_is_no_leak() -> None:
     assert after.information < 1e-6
 
 
-def test_held_out_data_gain_by_chance_alone() -> None:
+def test_held_out_data_show_only_the_gain_by_chance() -> None:
     x, y = data(4000)
     eraser = LeaceEraser.fit(x[:2000], y[:2000])
     held_out = certify(eraser, x[2000:], y[2000:])
@@ -69,7 +69,7 @@ def test_weights_and_continuous_concepts() -> None:
     assert after.linear_gain < 1e-20
 
 
-def test_an_unfinished_erasure_is_seen() -> None:
+def test_incomplete_erasure_is_detected() -> None:
     x, y = data()
     eraser = LeaceEraser.fit(x, y)
     half = lambda x: (x + eraser(x)) / 2  # noqa: E731

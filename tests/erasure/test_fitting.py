@@ -11,7 +11,7 @@ from torch import distributed
 from efface.erasure.leace import LeaceEraser, LeaceFitter
 
 
-def test_streamed_is_batch_and_update_invalidates() -> None:
+def test_streaming_equals_batch_and_update_invalidates_the_eraser() -> None:
     x, z, _ = data()
     fitter = LeaceFitter(12, 4, dtype=x.dtype)
     fitter.update(x[:300], z[:300])
@@ -31,7 +31,7 @@ def test_any_leading_dimensions_and_dtypes() -> None:
     torch.testing.assert_close(eraser(x), x @ eraser.P.mT + eraser.bias @ (torch.eye(12) - eraser.P.mT))
 
 
-def test_absolute_tolerance_warns_of_what_it_leaves() -> None:
+def test_absolute_tolerance_warns_of_directions_that_stay() -> None:
     x, _, _ = data(n=3000)
     g = torch.Generator().manual_seed(2)
     rare = (torch.rand(3000, 1, generator=g) < 0.003).double()
@@ -74,7 +74,7 @@ def test_integer_features_are_taken_as_float32() -> None:
     assert covariance(eraser(x).double(), z) < 1e-3
 
 
-def test_merged_is_batch() -> None:
+def test_merging_equals_batch() -> None:
     x, z, y = data()
     w = torch.rand(len(x), dtype=x.dtype)
     parts = [LeaceFitter(12, 4, dtype=x.dtype).update(x[i::3], y[i::3], weight=w[i::3]) for i in range(3)]
@@ -102,7 +102,7 @@ def _gather(rank: int, folder: str, results: Any) -> None:
     distributed.destroy_process_group()
 
 
-def test_all_reduced_over_two_processes(tmp_path: Path) -> None:
+def test_all_reduce_over_two_processes_equals_batch(tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Manager() as manager:
         results = manager.dict()
         torch.multiprocessing.start_processes(_gather, (str(tmp_path), results), nprocs=2, start_method="fork")
@@ -117,7 +117,7 @@ def test_all_reduced_over_two_processes(tmp_path: Path) -> None:
     assert n == n_other == 814
 
 
-def test_a_failed_update_changes_nothing() -> None:
+def test_failed_update_changes_nothing() -> None:
     x, z, y = data()
     fitter = LeaceFitter.fit(x, z)
     before = fitter.eraser
@@ -138,7 +138,7 @@ def test_a_failed_update_changes_nothing() -> None:
     assert fitter.n == 400
 
 
-def test_what_cannot_be_fitted_says_so() -> None:
+def test_unfit_data_raise() -> None:
     x, z, _ = data()
     with pytest.raises(ValueError, match="at least two samples"):
         _ = LeaceFitter.fit(x[:1], z[:1]).eraser

@@ -7,7 +7,7 @@ from efface.softmax import fit_softmax
 
 
 @pytest.mark.parametrize("k", [2, 4])
-def test_every_predictor_s_weights_are_in_the_nullspace(k: int) -> None:
+def test_predictor_weights_lie_in_the_nullspace(k: int) -> None:
     x, y = mixture(k=k)
     eraser = InlpEraser.fit(x, y, iterations=2)
     require_projection(eraser, 2 * (k - 1))
@@ -17,7 +17,7 @@ def test_every_predictor_s_weights_are_in_the_nullspace(k: int) -> None:
     assert (contrast @ eraser.P).abs().max() < 1e-8 * contrast.abs().max()
     one = InlpEraser.fit(x, y, iterations=1)
     second = fit_softmax((one(x) - x.mean(0)) / scale, y, l2=1e-4)
-    # On what the first iteration left, the second predictor's reading is gone too.
+    # After the second iteration, the second predictor reads nothing either.
     readings = (eraser(x) - x.mean(0)) / scale @ (second.weight - second.weight.mean(0)).mT
     assert readings.abs().max() < 1e-6
     # What is removed stays removed.
@@ -43,7 +43,7 @@ def test_rank_limits_and_weights_count() -> None:
     torch.testing.assert_close(weighted.P, repeated.P, atol=1e-5, rtol=0)
 
 
-def test_it_stops_where_nothing_is_left_to_tell() -> None:
+def test_inlp_stops_when_no_predictor_is_informative() -> None:
     y = torch.arange(400) % 2
     x = torch.randn(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x.repeat_interleave(2, 0)[:400]  # each value under both labels: no predictor tells them apart

@@ -35,7 +35,7 @@ def covariance(x: torch.Tensor, z: torch.Tensor, weight: torch.Tensor | None = N
 @pytest.mark.parametrize("shrinkage", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_no_covariance_is_left(method: str, shrinkage: bool, affine: bool, dtype: torch.dtype) -> None:
+def test_covariance_is_zero_after_erasure(method: str, shrinkage: bool, affine: bool, dtype: torch.dtype) -> None:
     x, z, _ = data(dtype=dtype)
     eraser = LeaceEraser.fit(x, z, method=method, shrinkage=shrinkage, affine=affine)
     assert covariance(x, z) > 0.1
@@ -53,7 +53,7 @@ def test_weighted_guardedness() -> None:
     assert covariance(eraser(x), z) > 1e-3  # the guarantee holds under the weighted law only
 
 
-def test_a_converged_probe_gains_nothing() -> None:
+def test_converged_probe_is_no_better_than_a_constant() -> None:
     x, z, y = data()
     before, after = (fit_softmax(v, y, l2=1e-9) for v in (x, LeaceEraser.fit(x, z)(x)))
     p = z.mean(0)
@@ -63,7 +63,7 @@ def test_a_converged_probe_gains_nothing() -> None:
     assert abs(entropy - after.loss) < 1e-9
 
 
-def test_it_moves_x_least() -> None:
+def test_leace_moves_x_the_least() -> None:
     """Theorem 4.3, by the first-order condition of a convex problem: E‖Px − x‖² over P with PC = 0.
 
     Its gradient (P − I)Σ must vanish along every change of P that keeps PC = 0, which are the D with DC = 0.
@@ -82,7 +82,7 @@ def test_it_moves_x_least() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_duplicated_or_constant_column_does_no_harm(dtype: torch.dtype) -> None:
+def test_duplicated_and_constant_columns_do_no_harm(dtype: torch.dtype) -> None:
     x, z, _ = data(dtype=dtype)
     for wide in (torch.cat([x, x[:, :2]], 1), torch.cat([x, torch.full((len(x), 1), 7.0, dtype=dtype)], 1)):
         eraser = LeaceEraser.fit(wide, z, shrinkage=False)
@@ -129,7 +129,7 @@ def test_shrinkage_keeps_the_trace_and_helps() -> None:
 # --- Classifiers, concepts and data of every kind ---
 
 
-def test_svm_and_logistic_regression_are_left_with_the_constant() -> None:
+def test_svm_and_logistic_regression_are_no_better_than_a_constant() -> None:
     """Guardedness is against every convex loss: with a penalty, the unique best linear predictor is then w = 0."""
     x, _, y = data()
     binary = (y > 1).long()
@@ -157,7 +157,7 @@ def test_concepts_of_every_kind(kind: str) -> None:
     assert covariance(eraser(x), concept_matrix(z).double()) < 1e-11
 
 
-def test_one_column_is_two() -> None:
+def test_one_binary_column_gives_the_eraser_of_two_one_hot_columns() -> None:
     x, _, y = data()
     binary = (y > 1).long()
     two = torch.nn.functional.one_hot(binary, 2)
@@ -228,7 +228,7 @@ def test_composition(affine: tuple[bool, bool]) -> None:
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 1000),
 )
-def test_no_covariance_is_left_whatever_the_shapes_and_ranks(
+def test_covariance_is_zero_for_all_shapes_and_ranks(
     n: int, d: int, k: int, rank: int, method: str, shrinkage: bool, dtype: torch.dtype, seed: int
 ) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -245,7 +245,7 @@ def test_no_covariance_is_left_whatever_the_shapes_and_ranks(
         assert covariance(erased, z) <= 1e3 * eps * float(x.abs().max() * z.abs().max())
 
 
-def test_a_constant_concept_changes_nothing() -> None:
+def test_constant_concept_changes_nothing() -> None:
     x, _, _ = data()
     for z in (torch.ones(len(x)), torch.full((len(x),), 3), torch.ones(len(x), 2)):
         eraser = LeaceEraser.fit(x, z.to(x.dtype) if z.is_floating_point() else z)
@@ -279,7 +279,7 @@ def test_shrinkage_counts_weighted_samples_by_their_effective_number() -> None:
     torch.testing.assert_close(fitter.sigma_xx, optimal_linear_shrinkage(sample, n_eff))
 
 
-def test_a_concept_outside_the_numerical_range_is_erased_too() -> None:
+def test_concept_outside_the_numerical_range_is_erased() -> None:
     """The two ways in which a covariance is no help: nearly collinear columns that tell z apart, and white features."""
     g = torch.Generator().manual_seed(0)
     z = (torch.rand(1000, 1, generator=g) > 0.5).float()

@@ -13,7 +13,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x, z, y
 
 
-def test_it_is_the_residual_of_least_squares_and_moves_less_than_leace() -> None:
+def test_oracle_is_the_residual_of_least_squares_and_moves_less_than_leace() -> None:
     x, z, y = data()
     eraser = OracleEraser.fit(x, z, rtol=1e-8)
     means = torch.stack([x[y == k].mean(0) for k in range(4)])

@@ -6,7 +6,7 @@ from tests.erasure.test_rlace import mixture, require_projection
 from efface.erasure.projections import MeanProjectionEraser, PcaEraser, RandomProjectionEraser
 
 
-def test_mean_projection_makes_the_class_means_one() -> None:
+def test_mean_projection_makes_all_class_means_equal() -> None:
     x, y = mixture(k=4)
     eraser = MeanProjectionEraser.fit(x, y)
     require_projection(eraser, 3)
@@ -19,7 +19,7 @@ def test_mean_projection_makes_the_class_means_one() -> None:
     assert torch.linalg.matrix_norm(one.proj_right @ eraser.P) < 1e-10  # one of those that the whole removes
 
 
-def test_pca_is_that_of_all_differences() -> None:
+def test_pca_uses_all_differences_between_classes() -> None:
     x, y = mixture(n=120, k=3)
     weight = torch.randint(1, 4, (120,), generator=torch.Generator().manual_seed(0)).double()
     for w in (None, weight):
@@ -33,7 +33,7 @@ def test_pca_is_that_of_all_differences() -> None:
         torch.testing.assert_close(eraser.P, torch.eye(12, dtype=x.dtype) - leading.mT @ leading, atol=1e-9, rtol=0)
 
 
-def test_pca_of_given_pairs() -> None:
+def test_pca_of_explicit_pairs() -> None:
     x, _ = mixture(n=100)
     direction = torch.linalg.qr(torch.randn(12, 1, generator=torch.Generator().manual_seed(0)).double())[0]
     x_cf = x + torch.randn(100, 1, dtype=x.dtype, generator=torch.Generator().manual_seed(1)) * direction.mT
@@ -44,7 +44,7 @@ def test_pca_of_given_pairs() -> None:
         PcaEraser.fit_pairs(x, x_cf[:3])
 
 
-def test_random_subspaces_are_those_of_the_seed() -> None:
+def test_random_subspaces_depend_on_the_seed() -> None:
     x, _ = mixture(dtype=torch.float32)
     eraser = RandomProjectionEraser.fit(x, rank=3, seed=1)
     require_projection(eraser, 3)

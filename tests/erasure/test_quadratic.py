@@ -22,7 +22,7 @@ def cov(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_every_class_gets_one_mean_and_one_covariance(k: int) -> None:
+def test_quadratic_eraser_gives_all_classes_one_mean_and_covariance(k: int) -> None:
     x, y = data(k)
     erased = QuadraticEraser.fit(x, y, shrinkage=False)(x, y)
     for label in range(1, k):
@@ -30,16 +30,16 @@ def test_every_class_gets_one_mean_and_one_covariance(k: int) -> None:
         torch.testing.assert_close(cov(erased[y == label]), cov(erased[y == 0]), rtol=1e-6, atol=1e-6)
 
 
-def test_the_mean_stays_if_asked() -> None:
+def test_weighted_mean_keeps_the_mean() -> None:
     x, y = data()
     y = torch.where(y == 2, 1, y)  # unequal classes
-    kept = QuadraticEraser.fit(x, y, weighted_mean=True)
-    torch.testing.assert_close(kept(x, y).mean(0), x.mean(0))
+    weighted = QuadraticEraser.fit(x, y, weighted_mean=True)
+    torch.testing.assert_close(weighted(x, y).mean(0), x.mean(0))
     compatible = QuadraticEraser.fit(x, y)
     torch.testing.assert_close(compatible.global_mean, (x[y == 0].mean(0) + x[y == 1].mean(0)) / 2)
 
 
-def test_editing_gives_the_target_s_moments_and_can_be_undone() -> None:
+def test_editor_reaches_the_moments_of_the_target_and_can_be_undone() -> None:
     x, y = data()
     editor = QuadraticFitter.fit(x, y, shrinkage=False).editor()
     edited = editor(x, y, 1)
@@ -75,6 +75,30 @@ def test_save_and_load(tmp_path: Path) -> None:
         QuadraticEditor.load(tmp_path / "eraser")
 
 
+def test_failed_merge_leaves_the_statistics_and_the_eraser_unchanged() -> None:
+    x, y = data()
+    fitter = QuadraticFitter.fit(x, y)
+    n, eraser = fitter.n.clone(), fitter.eraser
+    with pytest.raises(ValueError, match="other was made for 2 classes, but this fitter for 3"):
+        fitter.merge(QuadraticFitter.fit(x, y % 2))
+    with pytest.raises(ValueError, match="cannot merge moments of 4 x 0"):
+        fitter.merge(QuadraticFitter.fit(x[:, :4], y))
+    assert torch.equal(fitter.n, n)
+    assert fitter.eraser is eraser
+
+
+def test_integers_and_empty_batches_give_floating_point_results() -> None:
+    x, y = data()
+    whole = (10 * x).round()
+    fitter = QuadraticFitter.fit(whole, y)
+    eraser, editor = fitter.eraser, fitter.editor()
+    torch.testing.assert_close(eraser(whole.long(), y), eraser(whole, y))
+    torch.testing.assert_close(editor(whole.long(), y, 1), editor(whole, y, 1))
+    assert eraser(x[:0], y[:0]).shape == editor(x[:0], y[:0], 1).shape == (0, 5)
+    n = fitter.n.clone()
+    assert torch.equal(fitter.update(x[:0], y[:0]).n, n)
+
+
 def test_bad_input() -> None:
     x, y = data()
     with pytest.raises(ValueError, match=r"labels from 0 to 2, but they must lie in 0 … 1"):
@@ -99,7 +123,7 @@ def spd(n: int, d: int = 4) -> torch.Tensor:
     return a @ a.mT
 
 
-def test_the_map_pushes_one_gaussian_to_the_other() -> None:
+def test_transport_map_pushes_one_gaussian_to_the_other() -> None:
     K1, K2 = spd(2)
     T = ot_map(K1, K2)
     torch.testing.assert_close(T @ K1 @ T, K2)
@@ -108,7 +132,7 @@ def test_the_map_pushes_one_gaussian_to_the_other() -> None:
     torch.testing.assert_close(ot_map(K1[None], torch.stack([K1, K2]))[1], T)
 
 
-def test_the_distance_is_that_of_the_map() -> None:
+def test_distance_is_the_cost_of_the_map() -> None:
     K1, K2 = spd(2)
     T = ot_map(K1, K2)
     eye = torch.eye(4, dtype=K1.dtype)
@@ -118,7 +142,7 @@ def test_the_distance_is_that_of_the_map() -> None:
     torch.testing.assert_close(ot_distance(K1, K2), ot_distance(K2, K1))
 
 
-def test_the_barycentre_is_a_fixed_point_and_minimises_the_mean_squared_distance() -> None:
+def test_barycentre_is_a_fixed_point_and_minimises_the_mean_squared_distance() -> None:
     Ks = spd(3)
     weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
     S = ot_barycenter(Ks, weights)

@@ -13,7 +13,7 @@ floats = st.floats(-1e6, 1e6, width=32)
 
 @settings(deadline=None, max_examples=50)
 @given(arrays(float, (20,), elements=floats), arrays(float, (7,), elements=floats).map(np.sort))
-def test_cdf_is_scipy_s_and_icdf_its_pseudo_inverse(x: np.ndarray, q: np.ndarray) -> None:
+def test_cdf_agrees_with_scipy_and_icdf_is_its_pseudo_inverse(x: np.ndarray, q: np.ndarray) -> None:
     x = np.concatenate([x, q])  # ties too
     p = cdf(torch.from_numpy(x), torch.from_numpy(q))
     torch.testing.assert_close(p, torch.from_numpy(ecdf(q).cdf.evaluate(x)).float())

@@ -46,7 +46,7 @@ def require_projection(eraser: AffineEraser, rank: int) -> None:
 
 @pytest.mark.parametrize("k", [2, 5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_closed_form_is_optimal_at_full_rank(k: int, dtype: torch.dtype) -> None:
+def test_closed_form_is_optimal_at_full_rank(k: int, dtype: torch.dtype) -> None:
     x, y = mixture(k=k, dtype=dtype)
     eraser = RlaceEraser.fit(x, y, rank=k - 1)
     solution = solution_of(eraser)
@@ -63,7 +63,7 @@ def test_the_closed_form_is_optimal_at_full_rank(k: int, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_demo_of_the_paper(dtype: torch.dtype) -> None:
+def test_paper_demo_is_solved(dtype: torch.dtype) -> None:
     """Its features deviate over four decades: a direction taken for rounding is one where a probe reads."""
     from benchmarks.bench_rlace import demo
 
@@ -80,7 +80,7 @@ def test_the_demo_of_the_paper(dtype: torch.dtype) -> None:
         assert abs(accuracy - max(share, 1 - share)) < points
 
 
-def test_the_game_at_full_rank_is_the_closed_form() -> None:
+def test_game_at_full_rank_equals_the_closed_form() -> None:
     x, y = mixture()
     game, closed = (RlaceEraser.fit(x, y, rank=4, solver=solver) for solver in ("game", "closed_form"))  # type: ignore[arg-type]
     torch.testing.assert_close(game.P, closed.P)
@@ -88,33 +88,33 @@ def test_the_game_at_full_rank_is_the_closed_form() -> None:
     assert solution_of(game).converged
 
 
-def test_the_gradient_of_the_game_is_that_of_finite_differences() -> None:
+def test_outer_gradient_agrees_with_finite_differences() -> None:
     x, y = mixture()
     g = torch.Generator().manual_seed(1)
     weight = torch.rand(len(x), generator=g)
     game = _Game(x, torch.nn.functional.one_hot(y).double(), y, weight, l2=1e-2)
     U = torch.linalg.qr(torch.randn(12, 2, generator=g, dtype=torch.float64))[0]
-    point = game.at(U, tol=1e-11)
+    point = game.evaluate(U, tol=1e-11)
     assert point.ascent is not None
     for _ in range(3):
         D = torch.randn(12, 2, generator=g, dtype=torch.float64)
         D -= U @ (U.mT @ D)
         h = 1e-5
-        values = [game.at(torch.linalg.qr(U + t * D)[0], tol=1e-11).value for t in (h, -h)]
+        values = [game.evaluate(torch.linalg.qr(U + t * D)[0], tol=1e-11).value for t in (h, -h)]
         assert (values[0] - values[1]) / (2 * h) == pytest.approx(float((point.ascent * D).sum()), rel=1e-5)
 
 
-def test_an_unsolved_inner_problem_would_spoil_the_gradient() -> None:
+def test_outer_gradient_is_wrong_if_the_inner_problem_is_unsolved() -> None:
     x, y = mixture()
     game = _Game(x, torch.nn.functional.one_hot(y).double(), y, None, l2=1e-4)
-    exact = game.at(game.full[:, :1], tol=1e-10)
-    early = game.at(game.full[:, :1], tol=3e-2)
+    exact = game.evaluate(game.full[:, :1], tol=1e-10)
+    early = game.evaluate(game.full[:, :1], tol=3e-2)
     assert exact.ascent is not None
     assert early.ascent is not None
     assert (early.ascent - exact.ascent).norm() > 0.05 * exact.ascent.norm()
 
 
-def test_the_game_is_stationary_monotone_in_rank_and_above_squared() -> None:
+def test_game_is_stationary_monotone_in_rank_and_at_least_squared() -> None:
     x, y = mixture(n=400, k=6)
     last, previous = None, 0.0
     for rank in (1, 2, 3, 4, 5):
@@ -137,20 +137,20 @@ def test_the_game_is_stationary_monotone_in_rank_and_above_squared() -> None:
         last, previous = eraser, solution.value
 
 
-def test_no_small_turn_of_the_projection_is_better() -> None:
+def test_small_rotations_of_the_projection_are_no_better() -> None:
     x, y = mixture(n=400)
     eraser = RlaceEraser.fit(x, y, rank=2, tol=1e-5)
     game = _Game(x, torch.nn.functional.one_hot(y).double(), y, None, l2=1e-4)
     U = game.whitened(eraser.proj_left)
-    at = game.at(U, tol=1e-9)
-    assert at.value == pytest.approx(solution_of(eraser).value, abs=1e-8)
+    point = game.evaluate(U, tol=1e-9)
+    assert point.value == pytest.approx(solution_of(eraser).value, abs=1e-8)
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
         turned = torch.linalg.qr(U + 0.02 * torch.randn(U.shape, generator=g, dtype=U.dtype))[0]
-        assert game.at(turned, at.inner).value < at.value
+        assert game.evaluate(turned, point.inner).value < point.value
 
 
-def test_it_does_not_depend_on_the_units_of_x_what_the_game_is_worth() -> None:
+def test_value_of_the_game_does_not_depend_on_the_units_of_x() -> None:
     x, y = mixture(n=300)
     values = [
         solution_of(RlaceEraser.fit(x * units, y, rank=2)).value
@@ -196,7 +196,7 @@ def test_ranks_beyond_the_concept_take_directions_of_least_variance() -> None:
     assert float(lost) == pytest.approx(float(smallest), rel=1e-6)
 
 
-def test_weights_are_repetitions() -> None:
+def test_weights_count_as_repetitions() -> None:
     x, y = mixture(n=200, k=4)
     repeat = torch.randint(1, 4, (200,), generator=torch.Generator().manual_seed(0))
     for solver in ("squared", "game"):
@@ -238,17 +238,17 @@ def test_fewer_samples_than_features_duplicates_and_separable_classes() -> None:
     torch.testing.assert_close(twice.P, RlaceEraser.fit(x, y, rank=2).P)
 
 
-def test_a_real_concept_of_ten_classes(ten_classes: Problem) -> None:
+def test_real_concept_of_ten_classes_is_erased(ten_classes: Problem) -> None:
     x, y = ten_classes.pairs.x, ten_classes.pairs.y
     values = {}
-    for solver, options in (("squared", {}), ("game", {}), ("sgd", {"out_iters": 300, "evaluate_every": 100})):
+    for solver, options in (("squared", {}), ("game", {}), ("sgd", {"out_iters": 300, "evalaute_every": 100})):
         solution = solution_of(RlaceEraser.fit(x, y, rank=4, solver=solver, max_iter=60, **options))  # type: ignore[arg-type]
         values[solver] = solution.value
     assert values["game"] > values["squared"]
     assert values["game"] > values["sgd"]
 
 
-def test_a_concept_that_x_tells_nothing_of() -> None:
+def test_concept_uncorrelated_with_x() -> None:
     y = torch.arange(400) % 2
     x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).repeat_interleave(2, 0)
     eraser = RlaceEraser.fit(x, y, rank=2)
@@ -261,7 +261,7 @@ def test_a_concept_that_x_tells_nothing_of() -> None:
     n=st.integers(8, 60), d=st.integers(2, 12), k=st.integers(2, 4), rank=st.integers(1, 11),
     dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_a_projection_whatever_the_shapes(n: int, d: int, k: int, rank: int, dtype: torch.dtype, seed: int) -> None:
+def test_result_is_a_projection(n: int, d: int, k: int, rank: int, dtype: torch.dtype, seed: int) -> None:
     rank = min(rank, d - 1)
     x, y = mixture(n, d, k, dtype, seed)
     eraser = RlaceEraser.fit(x, y, rank=rank, max_iter=5)

@@ -16,7 +16,7 @@ FEATURES = {"resnet18": 512, "resnet20": 64, "convnet": 128}
 
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_backbone_and_a_linear_head(name: str, channels: int) -> None:
+def test_models_have_a_backbone_and_a_linear_head(name: str, channels: int) -> None:
     model = BUILDERS[name](input_shape=(channels, 32, 32), n_classes=3).eval()  # type: ignore[operator]
     assert isinstance(model, Model)
     x = torch.randn(2, channels, 32, 32)
@@ -26,7 +26,7 @@ def test_a_backbone_and_a_linear_head(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_the_layout_is_channels_last_and_changes_nothing(name: str) -> None:
+def test_layout_is_channels_last_and_changes_nothing(name: str) -> None:
     model = BUILDERS[name](input_shape=(3, 32, 32), n_classes=2).eval()  # type: ignore[operator]
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
@@ -37,7 +37,7 @@ def test_the_layout_is_channels_last_and_changes_nothing(name: str) -> None:
     torch.testing.assert_close(model.to(memory_format=torch.contiguous_format)(x), before, atol=1e-5, rtol=1e-4)
 
 
-def test_resnet18_is_torchvisions() -> None:
+def test_resnet18_equals_that_of_torchvision() -> None:
     from torchvision.models import resnet18
 
     theirs = resnet18().eval()
@@ -61,7 +61,7 @@ def test_resnet20_has_the_published_size() -> None:
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == 20
 
 
-def test_a_shortcut_keeps_the_channels_it_has() -> None:
+def test_shortcut_keeps_its_channels() -> None:
     block = resnet20(input_shape=(3, 8, 8), n_classes=2).backbone[6]  # type: ignore[index]
     nn.init.zeros_(block.norm2.weight)  # type: ignore[union-attr]
     x = torch.rand(1, 16, 8, 8)
@@ -90,9 +90,7 @@ def test_pretrained_weights_are_loaded(tmp_path: Path, monkeypatch: pytest.Monke
         assert torch.equal(tensor, state[name])
 
 
-def test_pretrained_weights_of_grey_images_are_those_of_equal_channels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grey_weights_equal_colour_weights_on_equal_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_weights(monkeypatch, tmp_path)
     grey = resnet(input_shape=(1, 32, 32), n_classes=2, pretrained=True).backbone.eval()
     colour = resnet(input_shape=(3, 32, 32), n_classes=2, pretrained=True).backbone.eval()
@@ -100,7 +98,7 @@ def test_pretrained_weights_of_grey_images_are_those_of_equal_channels(
     torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-4)
 
 
-def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no network")
 
@@ -128,7 +126,7 @@ def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monk
         (convnet, {"channels": []}, r"^channels is \[\], but must be a list of integers >= 1 with one entry or more$"),
         (convnet, {"pool": 0}, "^pool is 0, but must be an integer >= 1$"),
         (convnet, {"kernel_size": 4}, "kernel_size is 4, but must be odd"),
-        (convnet, {"channels": [8] * 6}, "are gone after 6 layers"),
+        (convnet, {"channels": [8] * 6}, "are too small for 6 layers"),
     ],
 )
 def test_bad_models(build: object, options: dict, message: str) -> None:

@@ -28,7 +28,7 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_folded_into_weights_it_is_the_same_model(
+def test_folded_model_equals_the_hooked_model(
     lm: LanguageModel, train: TokenData, affine: bool, tmp_path: Path
 ) -> None:
     """Also once saved and loaded as any other model, biases and all."""
@@ -38,7 +38,7 @@ def test_folded_into_weights_it_is_the_same_model(
         expected = logits(lm.model, train.input_ids[:4])
     plain = logits(lm.model, train.input_ids[:4])
     folded: Any = copy.deepcopy(lm.model)
-    scrubber.fold(folded)
+    fold(scrubber, folded)
     assert untouched(folded)
     scale = float(expected.abs().max())
     assert float((logits(folded, train.input_ids[:4]) - expected).abs().max()) < 2e-6 * scale
@@ -51,7 +51,7 @@ def test_folded_into_weights_it_is_the_same_model(
         assert folded.config.mlp_bias == affine
 
 
-def test_of_some_blocks_only(words: dict[str, Tensor], tmp_path: Path) -> None:
+def test_erasers_of_some_blocks_can_be_folded(words: dict[str, Tensor], tmp_path: Path) -> None:
     """Blocks without an eraser get biases of zero, as the configuration has one setting for all."""
     model = random_model("llama")
     scrubber = fitted(model, words)
@@ -66,27 +66,27 @@ def test_of_some_blocks_only(words: dict[str, Tensor], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama", "gpt_neox", "bert")])
-def test_other_families(family: str, words: dict[str, Tensor]) -> None:
+def test_other_families_can_be_folded(family: str, words: dict[str, Tensor]) -> None:
     model = random_model(family)
     scrubber = fitted(model, words, affine=family == "gpt2")
     with scrubber.scrub(model):
         expected = logits(model, words["input_ids"])
-    scrubber.fold(model)
+    fold(scrubber, model)
     torch.testing.assert_close(logits(model, words["input_ids"]), expected, atol=1e-5, rtol=0)
 
 
-def test_half_precision_is_off_by_its_own_rounding(words: dict[str, Tensor]) -> None:
+def test_half_precision_differs_only_by_its_rounding(words: dict[str, Tensor]) -> None:
     model = random_model("gpt_neox").to(torch.bfloat16)
     scrubber = fitted(model, words)
     with scrubber.scrub(model):
         expected = logits(model, words["input_ids"]).float()
-    scrubber.fold(model)
+    fold(scrubber, model)
     assert float((logits(model, words["input_ids"]).float() - expected).abs().max()) < 0.02 * float(
         expected.abs().max()
     )
 
 
-def test_refused_where_it_would_not_be_exact(words: dict[str, Tensor]) -> None:
+def test_inexact_folding_is_refused(words: dict[str, Tensor]) -> None:
     for family, message in {
         "mistral": "q_proj behind .* has no bias, and this family no setting for one",
         "gemma": "gate_proj behind .* has no bias",
@@ -95,21 +95,21 @@ def test_refused_where_it_would_not_be_exact(words: dict[str, Tensor]) -> None:
         model = random_model(family)
         before = copy.deepcopy(model.state_dict())
         with pytest.raises(ValueError, match=message):
-            fitted(model, words).fold(model)
+            fold(fitted(model, words), model)
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     bert = random_model("bert")
     scrubber = fitted(bert, words, affine=False)
     del scrubber.erasers["embeddings.LayerNorm"]
     with pytest.raises(ValueError, match="feeds the residual stream"):
-        scrubber.fold(bert)
+        fold(scrubber, bert)
     model = random_model("llama")
     with pytest.raises(ValueError, match="pre_hook is on"):
-        fitted(model, words, pre_hook=True).fold(model)
+        fold(fitted(model, words, pre_hook=True), model)
     narrow = fitted(model, words)
     narrow.erasers["norm"] = narrow.erasers["layers.0.input_layernorm"]
     with pytest.raises(ValueError, match="'norm' is no site that can be folded"):
-        narrow.fold(model)
+        fold(narrow, model)
     model.model.layers[0].self_attn.q_proj = torch.nn.Identity()
     del narrow.erasers["norm"]
     with pytest.raises(ValueError, match="is a Identity"):
-        narrow.fold(model)
+        fold(narrow, model)

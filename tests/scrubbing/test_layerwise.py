@@ -63,7 +63,7 @@ def gains(lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, k: int
 
 @pytest.mark.parametrize("method", ["leace", "orth"])
 @pytest.mark.parametrize("affine", [True, False])
-def test_nothing_linear_is_left_at_any_layer(
+def test_concept_is_linearly_erased_at_every_layer(
     lm: LanguageModel, train: TokenData, text: TaggedText, method: Any, affine: bool
 ) -> None:
     k = len(text.tags)
@@ -88,14 +88,12 @@ def left(lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, k: int)
     return list(largest_covariances(lm, scrubber, train, list(scrubber.erasers), k, batch_size=8).values())
 
 
-def test_as_many_random_directions_leave_it(lm: LanguageModel, train: TokenData, text: TaggedText) -> None:
+def test_random_directions_do_not_erase_the_concept(lm: LanguageModel, train: TokenData, text: TaggedText) -> None:
     k = len(text.tags)
     assert min(left(lm, random_scrubber(lm.model, k - 1), train, k)) > 0.02
 
 
-def test_fitted_on_states_that_were_not_scrubbed_below_something_is_left(
-    lm: LanguageModel, train: TokenData, text: TaggedText
-) -> None:
+def test_erasers_fitted_on_unscrubbed_states_leak(lm: LanguageModel, train: TokenData, text: TaggedText) -> None:
     """Why layers are fitted one after the other."""
     paths, tokens = family_of(lm.model).paths(lm.model), train.z >= 0
     states = states_behind(lm, ConceptScrubber(), train, paths, batch_size=8, tokens=tokens)
@@ -107,7 +105,7 @@ def test_fitted_on_states_that_were_not_scrubbed_below_something_is_left(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("sublayers", [True, False])
-def test_every_family_and_every_way_to_keep_states(
+def test_all_families_and_state_options_agree(
     family: str, sublayers: bool, words: dict[str, Tensor], tmp_path: Path
 ) -> None:
     """From kept states, or anew from the tokens: the same erasers, and each guards where the model really runs it."""
@@ -150,7 +148,7 @@ def test_padding_and_unlabelled_tokens_take_no_part(words: dict[str, Tensor]) ->
         torch.testing.assert_close(other.erasers[path].P, eraser.P, atol=1e-5, rtol=0)
 
 
-def test_a_batch_of_any_size_and_a_data_set_give_the_same(words: dict[str, Tensor]) -> None:
+def test_batch_size_and_container_do_not_matter(words: dict[str, Tensor]) -> None:
     datasets = pytest.importorskip("datasets")
     model = random_model("gpt_neox")
     lists = {name: [row[: int(m.sum())].tolist() for row, m in zip(column, words["attention_mask"], strict=True)]
@@ -163,7 +161,7 @@ def test_a_batch_of_any_size_and_a_data_set_give_the_same(words: dict[str, Tenso
         torch.testing.assert_close(other.erasers[path].P, eraser.P, atol=1e-4, rtol=0)
 
 
-def test_blocks_run_a_fixed_number_of_times_and_one_layer_is_held_at_a_time(
+def test_blocks_run_a_fixed_number_of_times_with_one_layer_in_memory(
     words: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linear time in tokens and in blocks, and statistics of one layer whatever the number of layers."""
@@ -187,7 +185,7 @@ def test_blocks_run_a_fixed_number_of_times_and_one_layer_is_held_at_a_time(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_has_statistics_in_float32(words: dict[str, Tensor], dtype: torch.dtype) -> None:
+def test_half_precision_models_have_float32_statistics(words: dict[str, Tensor], dtype: torch.dtype) -> None:
     model = random_model("llama").to(dtype)
     scrubber, loss = scrub(model, words, "pos", batch_size=8, progress=False)
     assert scrubber is not None
@@ -202,16 +200,16 @@ def test_half_precision_has_statistics_in_float32(words: dict[str, Tensor], dtyp
         assert model(words["input_ids"][:2]).logits.dtype == dtype
 
 
-def test_bits_are_of_the_text_and_not_of_the_tokens(lm: LanguageModel, text: TaggedText) -> None:
+def test_bits_per_byte_do_not_depend_on_the_tokeniser(lm: LanguageModel, text: TaggedText) -> None:
     data = lm.tokenise(text.test, text.tags)
-    found = bits_per_byte(lm, ConceptScrubber(), data, batch_size=2)
+    measured = bits_per_byte(lm, ConceptScrubber(), data, batch_size=2)
     with torch.no_grad():
         logits = lm.model(data.input_ids, attention_mask=data.attention_mask).logits
     real = data.attention_mask[:, 1:] > 0
     nats = nn.functional.cross_entropy(logits[:, :-1][real], data.input_ids[:, 1:][real], reduction="sum")
     size = sum(len(document.text.encode()) for document in text.test)
-    assert found == pytest.approx(float(nats) / 0.6931471805599453 / size, rel=1e-4)
-    assert found == pytest.approx(bits_per_byte(lm, ConceptScrubber(), data, batch_size=3), rel=1e-5)
+    assert measured == pytest.approx(float(nats) / 0.6931471805599453 / size, rel=1e-4)
+    assert measured == pytest.approx(bits_per_byte(lm, ConceptScrubber(), data, batch_size=3), rel=1e-5)
 
 
 def test_unknown_families_are_named(words: dict[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ def scrubber(lm: LanguageModel, train: TokenData) -> ConceptScrubber:
     return Scrubbing().fit(lm, train, seed=0, batch_size=8, progress=False)
 
 
-def test_hooks_are_gone_after_an_exception(lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData) -> None:
+def test_hooks_are_removed_after_an_exception(lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData) -> None:
     before = lm.model(train.input_ids[:2]).logits
     with contextlib.suppress(KeyError), scrubber.scrub(lm.model):
         assert not torch.allclose(lm.model(train.input_ids[:2]).logits, before, atol=1e-3)
@@ -37,14 +37,14 @@ def test_hooks_are_gone_after_an_exception(lm: LanguageModel, scrubber: ConceptS
     assert torch.equal(lm.model(train.input_ids[:2]).logits, before)
 
 
-def test_a_path_that_does_not_exist_leaves_no_hook(lm: LanguageModel, scrubber: ConceptScrubber) -> None:
+def test_unknown_path_leaves_no_hook(lm: LanguageModel, scrubber: ConceptScrubber) -> None:
     scrubber.erasers["layers.1.input_layernrm"] = next(iter(scrubber.erasers.values()))
     with pytest.raises(ValueError, match=r"no module 'layers.1.input_layernrm'.*layers.1.input_layernorm"):
         scrubber.scrub(lm.model).__enter__()
     assert untouched(lm.model)
 
 
-def test_an_eraser_of_another_width_is_refused(lm: LanguageModel, train: TokenData) -> None:
+def test_eraser_of_another_width_is_refused(lm: LanguageModel, train: TokenData) -> None:
     eraser = AffineEraser.orthogonal(torch.eye(8)[:, :1], None)
     with (
         pytest.raises(ValueError, match="last dimension must be 8"),
@@ -55,7 +55,9 @@ def test_an_eraser_of_another_width_is_refused(lm: LanguageModel, train: TokenDa
 
 
 @pytest.mark.parametrize("kind", ["leace", "random"])
-def test_a_cache_changes_nothing(lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, kind: str) -> None:
+def test_cached_generation_is_the_same(
+    lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, kind: str
+) -> None:
     """Generation, token by token with a cache and anew each time; and logits, to 1e-4 in float32."""
     prompt = train.input_ids[:2, :6]
     with scrubber.scrub(lm.model) if kind == "leace" else random_scrub(lm.model, 12, seed=3):
@@ -65,9 +67,9 @@ def test_a_cache_changes_nothing(lm: LanguageModel, scrubber: ConceptScrubber, t
         assert torch.equal(cached, anew)
         whole = lm.model(train.input_ids[:2, :20], use_cache=False).logits
         name = "cache" if "cache" in inspect.signature(lm.model.forward).parameters else "past_key_values"
-        held = {name: DynamicCache()}
+        caches = {name: DynamicCache()}
         steps = (slice(0, 7), slice(7, 8), slice(8, 20))
-        parts = [lm.model(train.input_ids[:2, at], **held, use_cache=True).logits for at in steps]
+        parts = [lm.model(train.input_ids[:2, step], **caches, use_cache=True).logits for step in steps]
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=0)
 
 
@@ -84,7 +86,7 @@ def test_random_subspaces_depend_on_the_seed_alone(lm: LanguageModel) -> None:
         random_scrubber(lm.model, 32)
 
 
-def test_saved_and_loaded_it_does_the_same(
+def test_saved_scrubber_does_the_same(
     lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, tmp_path: Path
 ) -> None:
     scrubber.save(tmp_path / "scrubber.safetensors")
@@ -127,7 +129,7 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize("pre_hook", [False, True])
-def test_any_module_can_be_scrubbed(pre_hook: bool) -> None:
+def test_plain_modules_can_be_scrubbed(pre_hook: bool) -> None:
     model, x = Plain(), torch.randn(3, 4)
     eraser = AffineEraser.orthogonal(torch.eye(4)[:, :2], torch.ones(4))
     seen: list[str] = []

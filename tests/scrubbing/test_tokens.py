@@ -14,7 +14,7 @@ def bytewise(text: str) -> tuple[list[int], list[tuple[int, int]]]:
     return [byte for byte, _ in pairs], [offset for _, offset in pairs]
 
 
-def test_a_token_has_the_label_of_the_word_it_covers_most() -> None:
+def test_token_has_the_label_of_the_word_it_covers_most() -> None:
     text = "I can't, Éva"
     words = [(0, 1, "PRON"), (2, 4, "AUX"), (4, 7, "PART"), (7, 8, "PUNCT"), (9, 12, "PROPN")]
     offsets = [(0, 1), (1, 5), (4, 7), (7, 9), (8, 9), (8, 10), (10, 12), (5, 8)]
@@ -26,7 +26,7 @@ def test_a_token_has_the_label_of_the_word_it_covers_most() -> None:
 
 
 @given(st.text(alphabet="aé漢 \n", min_size=1, max_size=40), st.integers(3, 9))
-def test_no_byte_is_lost_or_counted_twice(text: str, max_length: int) -> None:
+def test_bytes_are_counted_exactly_once(text: str, max_length: int) -> None:
     start = next((i for i, c in enumerate(text) if not c.isspace()), None)
     words = () if start is None else ((start, start + 1, "X"),)
     data = tokenise([Document(text, words)], ["X"], bytewise, max_length=max_length, prefix=[256], suffix=[257])
@@ -63,7 +63,7 @@ def test_bad_documents(text: TaggedText) -> None:
         tokenise([Document("a", ())], ["VERB"], bytewise, max_length=2, prefix=[1], suffix=[2])
 
 
-def test_batches_of_sets_and_of_tensors_are_the_same() -> None:
+def test_data_sets_and_tensors_give_the_same_batches() -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"input_ids": [[1, 2, 3], [4, 5]], "pos": [[0, 1, -100], [2, 0]]}
     features = datasets.Features(

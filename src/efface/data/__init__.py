@@ -1,1 +1,1 @@
-"""Data sets in four disjoint splits, and the counterfactual pairs of each."""
+"""Data sets in four disjoint splits, with the counterfactual pairs of each."""

@@ -1,16 +1,15 @@
-"""UCI Adult: does a person earn more than 50,000 dollars, with sex or race as the protected attribute.
+"""UCI Adult: predict whether a person earns more than 50,000 dollars, with sex or race as the protected attribute.
 
 The table goes through AIF360's `StandardDataset`, with the columns, the favourable label and the privileged groups of
 AIF360's own `AdultDataset` (which wants its files inside site-packages), so that AIF360's metrics and algorithms apply
 to any split as it is: `split.aif360()`. Becker & Kohavi, "Adult", UCI Machine Learning Repository, 1996, CC BY 4.0.
 """
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
 from efface.extras import require
+from efface.options import Ge, options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ COLUMNS = (
     *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation", "relationship"),
     *("race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country", "income"),
 )
-"""Of both files, in this order."""
+"""The columns of both files, in this order."""
 
 NUMERIC = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 CATEGORICAL = ("workclass", "education", "marital-status", "occupation", "relationship", "native-country")
@@ -55,7 +55,7 @@ class AdultSplit:
     """`[n, d]` float32, see `columns`."""
     columns: tuple[str, ...]
     attribute_column: int
-    """The column of x that is the attribute: 0 or 1."""
+    """The column of x that holds the attribute as 0 or 1."""
     table: Any
     """AIF360's `StandardDataset` of all splits, features encoded as in x."""
     rows: Tensor
@@ -63,7 +63,7 @@ class AdultSplit:
     cluster: Tensor | None = None
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
-        """`[len(rows), d]`; with `a`, the same people with that attribute and all else as it is.
+        """Return `[len(rows), d]`; with `a`, the same people with that attribute and all other columns unchanged.
 
         A husband whose sex is changed stays a husband.
         """
@@ -73,14 +73,14 @@ class AdultSplit:
         return x.to(device)
 
     def aif360(self) -> Any:
-        """The split as AIF360's `BinaryLabelDataset`: features x, labels y, both protected attributes, weights 1."""
+        """Return the split as AIF360's `BinaryLabelDataset`: features x, labels y, both attributes, weights 1."""
         return self.table.subset(self.rows.numpy())
 
     def __len__(self) -> int:
         return len(self.y)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Adult:
     """Options of UCI Adult, read from `data_dir/adult`, or downloaded to it.
 
@@ -91,30 +91,16 @@ class Adult:
     Args:
         attribute: `sex` (Female, Male) or `race` (other, White).
         missing: `drop` people with a missing value (7 %), or `impute` the most frequent value in train.
-        min_rows: a category with fewer rows in train is merged with the other rare ones, so that no column is so rare
-            that it carries the attribute past an eraser.
+        min_rows: a category with fewer rows in train is merged with the other rare ones: a column with only a few
+            distinct rows would let an eraser balance the means and leave the attribute readable elsewhere.
         n_val, n_pairs: people of `adult.data` in val and in pairs; the rest are train. Membership is fixed.
     """
 
-    attribute: str = "sex"
+    attribute: Literal["sex", "race"] = "sex"
     missing: Literal["drop", "impute"] = "drop"
-    min_rows: int = 100
-    n_val: int = 3_000
-    n_pairs: int = 2_000
-
-    def __post_init__(self) -> None:
-        if self.attribute == LABEL:
-            raise ValueError(f"attribute is {LABEL!r}, which is the target: choose {' or '.join(ATTRIBUTES)}")
-        if self.attribute not in ATTRIBUTES:
-            close = difflib.get_close_matches(str(self.attribute), ATTRIBUTES, n=1, cutoff=0.4)
-            meant = f": did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"attribute is {self.attribute!r}, but must be {' or '.join(ATTRIBUTES)}{meant}")
-        if self.missing not in ("drop", "impute"):
-            raise ValueError(f"missing is {self.missing!r}, but must be 'drop' or 'impute'")
-        if self.min_rows < 1 or self.n_val < 1 or self.n_pairs < 1:
-            raise ValueError(
-                f"min_rows={self.min_rows}, n_val={self.n_val}, n_pairs={self.n_pairs}: each must be at least 1"
-            )
+    min_rows: Annotated[int, Ge(1)] = 100
+    n_val: Annotated[int, Ge(1)] = 3_000
+    n_pairs: Annotated[int, Ge(1)] = 2_000
 
     def fingerprint(self, data_dir: Path) -> str:
         require("aif360", "pandas", "pooch", extra="adult", what="dataset=adult")
@@ -124,32 +110,14 @@ class Adult:
         return digest.hexdigest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
-        """About a second; `seed` changes nothing."""
-        import pandas as pd
-
+        """Load the table, in about a second. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)
-        frames = [read(file) for file in _files(data_dir)]
-        people = pd.concat(frames, ignore_index=True)
-        official_test = people.index.to_numpy() >= len(frames[0])
-        if self.missing == "drop":
-            whole = ~(people == MISSING).any(axis=1).to_numpy()
-            people, official_test = people[whole], official_test[whole]
+        people, official_test = self._people(data_dir)
         index = torch.from_numpy(people.index.to_numpy(copy=True))
-
         codes = {LABEL: _codes(people[LABEL], CLASSES[1])}
         codes |= {name: _codes(people[name], values[1]) for name, values in ATTRIBUTES.items()}
-        test = torch.from_numpy(np.flatnonzero(official_test))
-        rest = torch.from_numpy(np.flatnonzero(~official_test))
-        if self.n_val + self.n_pairs >= len(rest):
-            raise ValueError(
-                f"n_val={self.n_val} and n_pairs={self.n_pairs} leave no train of the {len(rest)} rows of adult.data"
-            )
         # Strata of both attributes: the same people whichever is protected.
-        strata = (codes[LABEL] * 4 + codes["sex"] * 2 + codes["race"])[rest]
-        sizes = {"train": len(rest) - self.n_val - self.n_pairs, "val": self.n_val, "pairs": self.n_pairs}
-        parts = stratified_split(strata, sizes, torch.Generator().manual_seed(0))
-        parts = {name: rest[rows] for name, rows in parts.items()} | {"test": test}
-
+        parts = self._parts(codes[LABEL] * 4 + codes["sex"] * 2 + codes["race"], official_test)
         table = _encode(people, parts["train"].numpy(), self.min_rows)
         x = torch.from_numpy(table.features).to(torch.float32)
         columns = tuple(table.feature_names)
@@ -163,16 +131,38 @@ class Adult:
         require_every_class(splits, CLASSES)
         generator = torch.Generator().manual_seed(0)
         pairs = {name: flip_pairs(splits[name], 2, generator) for name in ("val", "pairs", "test")}
-        return Dataset(
-            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
-            val_pairs=pairs["val"], test_pairs=pairs["test"],
-            classes=CLASSES, attributes=ATTRIBUTES[self.attribute], input_shape=(len(columns),), flippable=True,
-            fingerprint=fingerprint, attribute_columns=(columns.index(self.attribute),),
+        return Dataset.from_parts(
+            splits, pairs, classes=CLASSES, attributes=ATTRIBUTES[self.attribute], input_shape=(len(columns),),
+            flippable=True, fingerprint=fingerprint, attribute_columns=(columns.index(self.attribute),),
         )  # fmt: skip
+
+    def _people(self, data_dir: Path) -> tuple["pd.DataFrame", np.ndarray]:
+        """Read both files, without the people to drop; return the table, and a mask of the official test's rows."""
+        import pandas as pd
+
+        frames = [read(file) for file in _files(data_dir)]
+        people = pd.concat(frames, ignore_index=True)
+        official_test = people.index.to_numpy() >= len(frames[0])
+        if self.missing == "drop":
+            complete = ~(people == MISSING).any(axis=1).to_numpy()
+            people, official_test = people[complete], official_test[complete]
+        return people, official_test
+
+    def _parts(self, strata: Tensor, official_test: np.ndarray) -> dict[str, Tensor]:
+        """Deal the rows that are not the official test's out to train, val and pairs; return the rows of each split."""
+        test = torch.from_numpy(np.flatnonzero(official_test))
+        rest = torch.from_numpy(np.flatnonzero(~official_test))
+        if self.n_val + self.n_pairs >= len(rest):
+            raise ValueError(
+                f"n_val={self.n_val} and n_pairs={self.n_pairs} leave no train of the {len(rest)} rows of adult.data"
+            )
+        sizes = {"train": len(rest) - self.n_val - self.n_pairs, "val": self.n_val, "pairs": self.n_pairs}
+        parts = stratified_split(strata[rest], sizes, torch.Generator().manual_seed(0))
+        return {name: rest[rows] for name, rows in parts.items()} | {"test": test}
 
 
 def read(file: Path) -> "pd.DataFrame":
-    """The rows of `adult.data` or `adult.test`, all columns, numbers as float64.
+    """Read the rows of `adult.data` or `adult.test`, all columns, numbers as float64.
 
     Raises:
         ValueError: a line has another number of columns, or a value that its column cannot hold; file and line are
@@ -198,8 +188,8 @@ def read(file: Path) -> "pd.DataFrame":
 
     def require(name: str, good: "pd.Series[bool]", expected: str) -> None:
         if not good.all():
-            at = int(np.flatnonzero(~good.to_numpy())[0])
-            raise ValueError(f"{file}, line {lines[at]}: {name} is {frame[name].iloc[at]!r}, but must be {expected}")
+            i = int(np.flatnonzero(~good.to_numpy())[0])
+            raise ValueError(f"{file}, line {lines[i]}: {name} is {frame[name].iloc[i]!r}, but must be {expected}")
 
     for name in (*NUMERIC, "fnlwgt"):
         numbers = pd.to_numeric(frame[name], errors="coerce")
@@ -211,7 +201,7 @@ def read(file: Path) -> "pd.DataFrame":
 
 
 def _files(data_dir: Path) -> list[Path]:
-    """adult.data and adult.test, downloaded under their checksums if they are not there."""
+    """Find adult.data and adult.test; download them, under their checksums, if they are not there."""
     folder = data_dir / "adult"
     missing = [name for name in _SHA256 if not (folder / name).is_file()]
     if missing and (data_dir / missing[0]).is_file():
@@ -237,7 +227,7 @@ def _codes(values: "pd.Series[Any]", one: str) -> Tensor:
 
 
 def _encode(people: "pd.DataFrame", train: np.ndarray, min_rows: int) -> Any:
-    """AIF360's data set of the table: numbers standardised and categories one-hot, as rows `train` have them."""
+    """Make AIF360's data set of the table: numbers standardised and categories one-hot, by the rows `train`."""
     import pandas as pd
     from aif360.datasets import StandardDataset
 
@@ -246,15 +236,15 @@ def _encode(people: "pd.DataFrame", train: np.ndarray, min_rows: int) -> Any:
         mean, std = people[name].iloc[train].mean(), people[name].iloc[train].std(ddof=0)
         people[name] = (people[name] - mean) / (std or 1.0)
     for name in CATEGORICAL:
-        people[name] = _merged(people[name], train, min_rows)
+        people[name] = merge_rare(people[name], train, min_rows)
 
-    def is_(value: str) -> Callable[[str], float]:
+    def equals(value: str) -> Callable[[str], float]:
         return lambda other: float(other == value)
 
     # Functions, not lists of values: AIF360 compares lists in a way that pandas 3 refuses on text columns.
     return StandardDataset(
-        df=pd.DataFrame(people), label_name=LABEL, favorable_classes=is_(CLASSES[1]),
-        protected_attribute_names=list(ATTRIBUTES), privileged_classes=[is_(v[1]) for v in ATTRIBUTES.values()],
+        df=pd.DataFrame(people), label_name=LABEL, favorable_classes=equals(CLASSES[1]),
+        protected_attribute_names=list(ATTRIBUTES), privileged_classes=[equals(v[1]) for v in ATTRIBUTES.values()],
         categorical_features=list(CATEGORICAL),
         metadata={
             "label_maps": [{1.0: CLASSES[1], 0.0: CLASSES[0]}],
@@ -263,11 +253,17 @@ def _encode(people: "pd.DataFrame", train: np.ndarray, min_rows: int) -> Any:
     )  # fmt: skip
 
 
-def _merged(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "pd.Series[Any]":
-    """A categorical column without missing values, each of whose categories has `min_rows` rows in train.
+def merge_rare(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "pd.Series[Any]":
+    """Merge categories until each has `min_rows` rows in train, and fill in missing values.
 
-    Missing values become the most frequent one. Rare categories become `MERGED`, and with them the next rarest if they
-    are too few together; one that train lacks goes there too, or to the most frequent category if nothing was merged.
+    Missing values become the most frequent category. Rare categories become `MERGED`, and with them the next rarest if
+    they are too few together. A category that train lacks becomes `MERGED` too, or the most frequent one if nothing was
+    merged.
+
+    Args:
+        values: a column of strings; `MISSING` where there is no value.
+        train: positions of the rows of train.
+        min_rows: the smallest number of rows of a category in train.
     """
     import pandas as pd
 
@@ -275,8 +271,8 @@ def _merged(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "pd.S
     counts = counts.sort_index().sort_values(kind="stable")  # from rare to frequent, ties by name
     before = counts.cumsum() - counts
     rare = list(counts.index[(counts < min_rows) | ((before > 0) & (before < min_rows))])
-    kept = [name for name in sorted(counts.index) if name not in rare]
+    frequent = [name for name in sorted(counts.index) if name not in rare]
     most = counts.index[-1]
     new = values.where(values != MISSING, most)
-    new = new.where(new.isin(kept), MERGED if rare else most)
-    return pd.Series(pd.Categorical(new, categories=[*kept, *([MERGED] if rare else [])]), index=values.index)
+    new = new.where(new.isin(frequent), MERGED if rare else most)
+    return pd.Series(pd.Categorical(new, categories=[*frequent, *([MERGED] if rare else [])]), index=values.index)

@@ -1,12 +1,13 @@
-"""What every data set is: four disjoint splits, and pairs of samples that differ in the protected attribute.
+"""The contract of a data set: four disjoint splits, and pairs of samples that differ in the protected attribute.
 
 `train` fits the model; `val`, distributed like it, selects; `pairs` is the small external counterfactual set; `test` is
 reported and nothing else.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,12 +37,12 @@ class Split(Protocol):
     def cluster(self) -> Tensor | None:
         """`[n]` int64: samples of one value belong together (one person's photographs); None if all are independent.
 
-        Probes and confidence intervals never split what belongs together.
+        Probes and confidence intervals never split a cluster.
         """
         ...
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
-        """float32 x of `rows`, on `device`. With `a`: the same samples under that attribute.
+        """Return the inputs of `rows` in float32, on `device`. With `a`: the same samples under that attribute.
 
         Raises:
             ValueError: `a` is given, but no counterfactual of a sample exists in these data.
@@ -83,19 +84,39 @@ class Dataset:
     flippable: bool
     """Whether `inputs(rows, a=...)` gives a sample under another attribute."""
     fingerprint: str
-    """Of the files read; part of the cache key and of the record."""
+    """Hash of the files read; part of the cache key and of the record."""
     attribute_columns: tuple[int, ...] | None = None
-    """Of a table: the columns of the inputs that are the attribute itself; what goes with it is in others."""
+    """Tabular data only: indices of the input columns that hold the protected attribute. Correlated columns are not
+    listed."""
+
+    @classmethod
+    def from_parts(cls, splits: Mapping[str, Split], pairs: Mapping[str, Pairs], **facts: Any) -> "Dataset":
+        """Assemble a data set from its splits by name, and from the pairs of `val`, `pairs` and `test`.
+
+        Args:
+            splits: one for each of `SPLITS`.
+            pairs: those of `val`, `pairs` and `test`.
+            facts: the other fields.
+        """
+        return cls(
+            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
+            val_pairs=pairs["val"], test_pairs=pairs["test"], **facts,
+        )  # fmt: skip
 
 
 class Source(Protocol):
-    """What a file in conf/dataset describes: a frozen dataclass of options that loads a `Dataset`."""
+    """The class that a file in conf/dataset names: options that load a `Dataset`."""
 
     def fingerprint(self, data_dir: Path) -> str:
-        """16 hex digits that change when the files do; quick, so that a finished run is known before it loads."""
+        """Return 16 hex digits that change when the files do.
+
+        Called before every run, so that a finished one is recognised without loading: it should take seconds at most.
+        """
         ...
 
-    def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset: ...
+    def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
+        """Load the data set. `seed` draws what differs between repetitions; the splits must not depend on it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,7 @@ class TensorSplit:
 
 
 def flip_pairs(split: Split, n_attributes: int, generator: torch.Generator) -> Pairs:
-    """Every sample with its counterfactual under another attribute, drawn uniformly and in equal numbers.
+    """Pair every sample with its counterfactual under another attribute, drawn uniformly and in equal numbers.
 
     Within each (y, a) the other values are dealt out in turn, in random order: their counts differ by at most one.
     """
@@ -136,7 +157,7 @@ def flip_pairs(split: Split, n_attributes: int, generator: torch.Generator) -> P
 
 
 def matched_pairs(split: Split, generator: torch.Generator) -> Pairs:
-    """Every sample with another of the same label and a different attribute, drawn at random.
+    """Pair every sample with another of the same label and a different attribute, drawn at random.
 
     Samples of a label that occurs under one attribute only have no partner and are left out.
     """
@@ -144,17 +165,17 @@ def matched_pairs(split: Split, generator: torch.Generator) -> Pairs:
     for label in split.y.unique().tolist():
         members = (split.y == label).nonzero()[:, 0]
         for value in split.a[members].unique().tolist():
-            mine, others = members[split.a[members] == value], members[split.a[members] != value]
+            same, others = members[split.a[members] == value], members[split.a[members] != value]
             if len(others):
-                rows.append(mine)
-                rows_cf.append(others[torch.randint(len(others), (len(mine),), generator=generator)])
+                rows.append(same)
+                rows_cf.append(others[torch.randint(len(others), (len(same),), generator=generator)])
     empty = torch.empty(0, dtype=torch.int64)
     r, r_cf = (torch.cat(rows), torch.cat(rows_cf)) if rows else (empty, empty)
     return Pairs(split=split, rows=r, rows_cf=r_cf, a=split.a[r], a_cf=split.a[r_cf])
 
 
 def stratified_split(strata: Tensor, sizes: dict[str, int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Deal rows out to named parts of the given sizes, each stratum in the same proportions as nearly as whole rows go.
+    """Deal rows out to named parts, each stratum in the same proportions as nearly as whole rows allow.
 
     Args:
         strata: `[n]` int64.
@@ -175,15 +196,19 @@ def stratified_split(strata: Tensor, sizes: dict[str, int], generator: torch.Gen
     # The tie-break by stratum staggers the boundaries, so that parts come out at exactly their sizes.
     spread = (rank.double() + (strata[order].double() + 0.5) / len(counts)) / counts[strata[order]].double()
     order = order[torch.argsort(spread, stable=True)]
-    parts, at = {}, 0
+    parts, first = {}, 0
     for name, size in sizes.items():
-        parts[name] = order[at : at + size].sort().values
-        at += size
+        parts[name] = order[first : first + size].sort().values
+        first += size
     return parts
 
 
 def require_every_class(splits: dict[str, Split], classes: tuple[str, ...]) -> None:
-    """ValueError, with the names, if a class of `classes` has no sample in one of the splits."""
+    """Check that every class has a sample in each of the splits.
+
+    Raises:
+        ValueError: a class is missing; the message names it and the split.
+    """
     for name, split in splits.items():
         present = set(split.y.unique().tolist())
         missing = [label for i, label in enumerate(classes) if i not in present]

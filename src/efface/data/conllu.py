@@ -1,14 +1,16 @@
-"""Text whose words are labelled: Universal Dependencies treebanks, and anything else in CoNLL-U.
+"""Text whose words are labelled: Universal Dependencies treebanks, and any other file in CoNLL-U.
 
-A document is a text and, for each of its words, the characters that it covers and its label, so that any tokeniser can
-be aligned with it.
+A document is a text with a label for each word and the characters that the word covers, so that any tokeniser can be
+aligned with it.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
+
+from efface.options import Ge, options
 
 _COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
@@ -19,7 +21,7 @@ class Document:
 
     text: str
     words: tuple[tuple[int, int, str], ...]
-    """Of each labelled word its first character, the one after its last, and its label; in order, none overlapping."""
+    """For each labelled word: its first character, the one after its last, and its label. In order, without overlap."""
 
 
 @dataclass(frozen=True)
@@ -40,41 +42,37 @@ class TaggedText:
             unknown = sorted({tag for document in documents for _, _, tag in document.words} - set(self.tags))
             if unknown:
                 raise ValueError(
-                    f"{name} has the tags {', '.join(unknown)}, which train has not: use one tag set for all parts"
+                    f"{name} has the tags {', '.join(unknown)}, which train lacks: use one tag set for all parts"
                 )
 
 
 class TextSource(Protocol):
-    """What a token-labelled data set's configuration describes."""
+    """The class that a token-labelled data set's configuration names."""
 
     def fingerprint(self, data_dir: Path) -> str:
-        """16 hex digits that change when the files do."""
+        """Return 16 hex digits that change when the files do."""
         ...
 
-    def load(self, data_dir: Path) -> TaggedText: ...
+    def load(self, data_dir: Path) -> TaggedText:
+        """Load the three parts."""
+        ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Treebank:
     """A Universal Dependencies treebank: `<folder>/<prefix>-{train,dev,test}.conllu` in the data directory.
 
     Args:
-        folder: below `data_dir`.
-        prefix: of the three files.
-        column: the label of a word: `upos`, `xpos` or `deprel`.
+        folder: the treebank's folder below `data_dir`.
+        prefix: the beginning of the names of the three files.
+        column: the column with the label of a word: `upos`, `xpos` or `deprel`.
         train_documents: how many documents of train to take, from its beginning; None for all.
     """
 
     folder: str
     prefix: str
-    column: str = "upos"
-    train_documents: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.column not in ("upos", "xpos", "deprel"):
-            raise ValueError(f"column is {self.column!r}, but must be 'upos', 'xpos' or 'deprel'")
-        if self.train_documents is not None and self.train_documents < 1:
-            raise ValueError(f"train_documents is {self.train_documents}, but must be at least 1, or null for all")
+    column: Literal["upos", "xpos", "deprel"] = "upos"
+    train_documents: Annotated[int, Ge(1)] | None = None
 
     def fingerprint(self, data_dir: Path) -> str:
         digest = hashlib.sha256()
@@ -100,10 +98,12 @@ class Treebank:
 
 
 def documents(path: Path, column: str = "upos") -> Iterator[Document]:
-    """The documents of a CoNLL-U file; one, if it marks none. Sentences are joined by a space, paragraphs by a line.
+    """Read the documents of a CoNLL-U file; one, if it marks none.
+
+    Sentences are joined by a space, paragraphs by a line break.
 
     Raises:
-        ValueError: a line has not ten columns, or the file holds no sentence.
+        ValueError: a line does not have ten columns, or the file holds no sentence.
     """
     text, words = "", list[tuple[int, int, str]]()
     empty = True
@@ -123,6 +123,7 @@ def documents(path: Path, column: str = "upos") -> Iterator[Document]:
 
 
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Read the comments and the rows of each sentence."""
     comments, rows = list[str](), list[list[str]]()
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -144,22 +145,22 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
 
 
 def _surface(rows: Iterable[list[str]], column: int) -> tuple[str, list[tuple[int, int, str]]]:
-    """The text of a sentence, and its words' characters and labels."""
+    """Read the text of a sentence; return it with the characters and labels of its words."""
     text, words = "", list[tuple[int, int, str]]()
-    inside, at = 0, 0  # the last word of a multiword token ("don't"), and where the next of its words starts
+    last_inside, start = 0, 0  # the last word of a multiword token ("don't"), and where the next of its words starts
     for row in rows:
         number, form, label, misc = row[0], row[1], row[column], row[-1]
         space = "" if "SpaceAfter=No" in misc else " "
-        if "." in number:  # a word that is understood, and not written
+        if "." in number:  # an empty node: a word that is understood, and not written
             continue
         if "-" in number:
-            inside, at = int(number.partition("-")[2]), len(text)
+            last_inside, start = int(number.partition("-")[2]), len(text)
             text += form + space
-        elif int(number) <= inside:
-            # "don't" is written "do" + "n't"; where the parts are spelled otherwise, the first one found has it all.
-            if text.startswith(form, at):
-                words += [(at, at + len(form), label)]
-                at += len(form)
+        elif int(number) <= last_inside:
+            # "don't" is written "do" + "n't"; a part that is spelled differently gets no characters.
+            if text.startswith(form, start):
+                words += [(start, start + len(form), label)]
+                start += len(form)
         else:
             words += [(len(text), len(text) + len(form), label)]
             text += form + space

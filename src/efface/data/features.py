@@ -1,10 +1,10 @@
-"""A user's own data: x, y and a in one .npz file."""
+"""Your own data: x, y and a in one .npz file."""
 
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from efface.data.base import (
 )
 from efface.data.groups import groups
 from efface.moments import require_finite
+from efface.options import Ge, Gt, Len, options
 
 _SQUARES, _SQUARES_OF_DOUBLES = 1e15, 1e150
-"""Of inputs: sums of their squares still fit into float32, and into float64."""
+"""Largest inputs whose sums of squares still fit into float32, and into float64."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class FeatureFile:
     """Embeddings or a table, from a .npz file with the arrays
 
@@ -46,12 +47,12 @@ class FeatureFile:
     """
 
     path: str
-    ratios: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
+    ratios: Annotated[Sequence[Annotated[float, Gt(0)]], Len(4, 4)] = (0.6, 0.1, 0.1, 0.2)
     standardise: bool = False
-    attribute_columns: Sequence[int] | None = None
+    attribute_columns: Sequence[Annotated[int, Ge(0)]] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.ratios) != 4 or min(self.ratios) <= 0 or not np.isclose(sum(self.ratios), 1):
+        if not np.isclose(sum(self.ratios), 1):
             raise ValueError(
                 f"ratios is {list(self.ratios)}, but must be four positive shares of {', '.join(SPLITS)} that sum to 1"
             )
@@ -65,37 +66,42 @@ class FeatureFile:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
+        """Read the file and deal its rows out. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)
         arrays = self._read()
         y, classes = _codes(arrays["y"], "y")
         a, attributes = _codes(arrays["a"], "a")
         generator = torch.Generator().manual_seed(0)
         if "split" in arrays:
-            parts = self._given_parts(arrays["split"])
+            parts = self._named_parts(arrays["split"])
         else:
             sizes = {name: int(share * len(y)) for name, share in zip(SPLITS, self.ratios, strict=True)}
             sizes["train"] += len(y) - sum(sizes.values())
             parts = stratified_split(groups(y, a, len(attributes)), sizes, generator)
         x = self._inputs(arrays["x"], parts["train"].numpy())
-        columns = None if self.attribute_columns is None else tuple(self.attribute_columns)
-        if columns is not None and not (x.ndim == 2 and set(columns) <= set(range(x.shape[1]))):
-            raise ValueError(
-                f"attribute_columns is {list(columns)}, but must name columns of x, which has shape {list(x.shape)}"
-            )
         splits: dict[str, Split] = {
             name: TensorSplit(index=rows, y=y[rows], a=a[rows], x=x[rows]) for name, rows in parts.items()
         }
         require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
         pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
-        return Dataset(
-            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
-            val_pairs=pairs["val"], test_pairs=pairs["test"],
-            classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
-            fingerprint=fingerprint, attribute_columns=columns,
+        return Dataset.from_parts(
+            splits, pairs, classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
+            fingerprint=fingerprint, attribute_columns=self._columns(x),
         )  # fmt: skip
 
+    def _columns(self, x: Tensor) -> tuple[int, ...] | None:
+        """Check that `attribute_columns` are columns of x."""
+        if self.attribute_columns is None:
+            return None
+        if x.ndim != 2 or max(self.attribute_columns, default=0) >= x.shape[1]:
+            raise ValueError(
+                f"attribute_columns is {list(self.attribute_columns)}, but must name columns of x, which has shape "
+                f"{list(x.shape)}"
+            )
+        return tuple(self.attribute_columns)
+
     def _inputs(self, x: np.ndarray, train: np.ndarray) -> Tensor:
-        """x in float32, in units of train if asked for."""
+        """Convert x to float32, standardised by train if asked for."""
         dtype = np.float64 if x.dtype.kind == "f" and x.dtype.itemsize > 4 else np.float32
         wide = torch.from_numpy(np.ascontiguousarray(x, dtype=dtype))
         require_finite(wide.flatten(1), f"x in {self.path}")
@@ -115,6 +121,7 @@ class FeatureFile:
             )
 
     def _read(self) -> dict[str, np.ndarray]:
+        """Read the arrays, and check their shapes and dtypes."""
         try:
             file = np.load(self.path, allow_pickle=False)
             if isinstance(file, np.ndarray):
@@ -140,7 +147,8 @@ class FeatureFile:
             )
         return arrays
 
-    def _given_parts(self, split: np.ndarray) -> dict[str, Tensor]:
+    def _named_parts(self, split: np.ndarray) -> dict[str, Tensor]:
+        """Return the rows of each part that the array `split` names."""
         unknown = sorted(set(np.unique(split.astype(str))) - set(SPLITS))
         if unknown:
             raise ValueError(f"path: split in {self.path} holds {unknown}, but may only hold {', '.join(SPLITS)}")
@@ -152,12 +160,13 @@ class FeatureFile:
 
 
 def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels as 0 … K − 1 in sorted order, and their names. Floats are taken if they are whole numbers."""
+    """Number labels 0 … K − 1 in sorted order; return them, and their names. Floats must be whole numbers."""
     if values.ndim == 1 and values.dtype.kind == "f" and len(values):
-        odd = np.flatnonzero(~(np.isfinite(values) & (np.round(values) == values) & (np.abs(values) < 2**53)))
-        if len(odd):
+        fractions = np.flatnonzero(~(np.isfinite(values) & (np.round(values) == values) & (np.abs(values) < 2**53)))
+        if len(fractions):
+            row = fractions[0]
             raise ValueError(
-                f"{name} has dtype {values.dtype} and holds {values[odd[0]]} in row {odd[0]}, but must be integers or "
+                f"{name} has dtype {values.dtype} and holds {values[row]} in row {row}, but must be integers or "
                 "strings of shape [n]; floats are taken only if they are whole numbers"
             )
         values = values.astype(np.int64)
@@ -167,6 +176,6 @@ def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
         )
     names, codes = np.unique(values, return_inverse=True)
     if len(names) < 2:
-        found = f"only one value, {names[0]}" if len(names) else "no rows"
-        raise ValueError(f"{name} holds {found}: two or more values are needed")
+        content = f"only one value, {names[0]}" if len(names) else "no rows"
+        raise ValueError(f"{name} holds {content}: two or more values are needed")
     return torch.from_numpy(codes.astype(np.int64)), tuple(str(value) for value in names)

@@ -15,22 +15,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from efface.cache import cached_array
+from efface.data.text import some
 
 CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's images in 0 … 1: what torchvision's weights were trained on."""
+"""Mean and standard deviation of ImageNet's images in 0 … 1, on which torchvision's weights were trained."""
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)
 """The same, averaged over the channels."""
 
 _CHUNK = 512
 _RESIDENT = 2**26
-"""Bytes read through the map before its pages are given back: rows drawn at random bring up to five times as many."""
+"""Bytes read through the map before its pages are released: rows drawn at random bring up to five times as many."""
 
 
 class Images:
-    """Rows of a decoded array, read from disk when they are asked for.
+    """Rows of a decoded array, read from disk on demand.
 
-    The operating system keeps in memory what it has room for. Pages that were read count as memory of this process
-    until they are given back, which happens after every 64 MB.
+    The operating system caches as many pages as it has room for. Pages that were read count as memory of this process
+    until they are released, which happens after every 64 MB.
 
     Args:
         array: `[n, h, w, c]` uint8, with one channel (grey) or three.
@@ -54,7 +55,7 @@ class Images:
         return c, h, w
 
     def raw(self, rows: Tensor) -> Tensor:
-        """uint8 `[len(rows), h, w, c]`."""
+        """Read uint8 `[len(rows), h, w, c]`."""
         pixels = torch.from_numpy(np.asarray(self._array[rows.numpy()]))
         self._read += pixels.numel()
         if self._read > _RESIDENT and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
@@ -63,7 +64,7 @@ class Images:
         return pixels
 
     def normalised(self, rows: Tensor, device: str | torch.device = "cpu") -> Tensor:
-        """float32 `[len(rows), c, h, w]` in the channels-last layout, centred and scaled as ImageNet's are."""
+        """Read float32 `[len(rows), c, h, w]` in the channels-last layout, centred and scaled like ImageNet."""
         x = self.raw(rows).to(device).permute(0, 3, 1, 2).to(torch.float32)
         scale, shift = (v.to(device)[:, None, None] for v in (self._scale, self._shift))
         return x.mul_(scale).add_(shift)
@@ -73,30 +74,31 @@ def decoded(
     files: Sequence[Path], *, size: tuple[int, int], crop: int, resolution: int, grayscale: bool, cache_dir: Path,
     content: str,
 ) -> Images:  # fmt: skip
-    """The images of `files` in order, from the cache, or decoded now and put there.
+    """Load the images of `files` in order from the cache, or decode them and put them there.
 
     Each is cropped to its central square of `crop` pixels and resized with Pillow's bilinear filter: torchvision's
     `CenterCrop` and `Resize` of a PIL image.
 
     Args:
         files: JPEG or PNG, all of one size.
-        size: that size (width, height).
+        size: their size (width, height).
         crop: side of the square, at most the shorter side.
         resolution: side after resizing.
         grayscale: one channel of luma (ITU-R 601-2), instead of three of colour.
         cache_dir: of `efface.cache`.
-        content: changes when a file does; part of the key.
+        content: a hash that changes when a file does; part of the key.
 
     Raises:
         ValueError: images that are damaged, cut short or of another size, each by name.
 
-    Cost: measured at 64 px, about 1,500 images a second and core. Memory of 512 decoded images.
+    Cost: measured at 64 px, about 1,500 images a second and core; memory for 512 decoded images.
     """
     shape = (len(files), resolution, resolution, 1 if grayscale else 3)
     names = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
     key = {"content": content, "names": names, "crop": crop}
 
-    def one(file: Path, out: np.ndarray) -> str | None:
+    def decode_into(file: Path, out: np.ndarray) -> str | None:
+        """Return None, or why the file cannot be used."""
         try:
             out[:] = decode(file, size=size, crop=crop, resolution=resolution, grayscale=grayscale)
         except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for a damaged file
@@ -104,30 +106,31 @@ def decoded(
         return None
 
     def chunks() -> Iterator[np.ndarray]:
-        bad: list[str] = []
+        failures: list[str] = []
         main = multiprocessing.parent_process() is None
         buffer = np.empty((min(_CHUNK, len(files)), *shape[1:]), np.uint8)
         with (
             ThreadPoolExecutor(_workers(), thread_name_prefix="decode") as pool,
             tqdm(total=len(files), desc="decode", unit="image", disable=None if main else True, leave=False) as bar,
         ):
-            for at in range(0, len(files), _CHUNK):
-                part = files[at : at + _CHUNK]
-                for failure in pool.map(one, part, buffer):  # Pillow decodes and resizes without the interpreter's lock
+            for start in range(0, len(files), _CHUNK):
+                part = files[start : start + _CHUNK]
+                # Pillow decodes and resizes without the interpreter's lock.
+                for failure in pool.map(decode_into, part, buffer):
                     bar.update()
-                    bad += [failure] if failure else []
+                    failures += [failure] if failure else []
                 yield buffer[: len(part)]
-        if bad:
+        if failures:
             raise ValueError(
-                f"{len(bad)} of {len(files)} images cannot be used: {some(bad)}. Extract them again, or take them out "
-                "of the lists"
+                f"{len(failures)} of {len(files)} images cannot be used: {some(failures)}. Extract them again, or take "
+                "them out of the lists"
             )
 
     return Images(cached_array(cache_dir, "images", key, shape, chunks))
 
 
 def decode(file: Path, *, size: tuple[int, int], crop: int, resolution: int, grayscale: bool) -> np.ndarray:
-    """One image as uint8 `[resolution, resolution, c]`; see `decoded`."""
+    """Decode one image to uint8 `[resolution, resolution, c]`; see `decoded`."""
     from PIL import Image
 
     with Image.open(file) as image:
@@ -140,14 +143,8 @@ def decode(file: Path, *, size: tuple[int, int], crop: int, resolution: int, gra
         return np.asarray(small).reshape(resolution, resolution, -1)
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of `names`, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _workers() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

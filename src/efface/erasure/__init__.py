@@ -1,7 +1,7 @@
 """Concept erasure: tensors in, erasers out.
 
 The public names are those of EleutherAI's `concept_erasure` 0.2.4, and code written for it runs after a change of its
-import line (`concept_erasure.leace` becomes `efface.erasure.leace`, and so on). What is different, each tested in
+import line (`concept_erasure.leace` becomes `efface.erasure.leace`, and so on). The differences, each tested in
 tests/erasure/test_compatibility.py:
 
 * Integer labels of more than two classes are classes, not numbers: they become one-hot columns. Pass floats for a
@@ -17,5 +17,6 @@ tests/erasure/test_compatibility.py:
 * Complex data use the conjugate transpose throughout, also in `OracleEraser`.
 * Optimal linear shrinkage divides by the weights' effective number, and has no absolute epsilon. Where its coefficient
   α falls below 0, on nearly isotropic data, `LeaceFitter` takes 0: the estimate would be no covariance.
-* Bad input raises ValueError with the argument's name, and leaves statistics as they were; it is no assertion.
+* Bad input raises ValueError with the argument's name, not AssertionError, and leaves statistics unchanged.
+* An eraser applied to integers returns floating-point numbers.
 """

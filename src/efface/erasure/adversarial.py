@@ -1,9 +1,9 @@
 """The published R-LACE algorithm: alternating stochastic gradient steps (Ravfogel et al., ICML 2022, algorithm 1).
 
 A predictor descends and a relaxed projection ascends the loss of the predictor on X (I − R). R, symmetric, is brought
-back after each step to the Fantope {R : 0 ⪯ R ⪯ I, tr R = rank}, the convex hull of the projections of that rank. What
-is returned is a projection proper: the best rounding, by the accuracy of a converged probe. Kept to reproduce the paper
-and to be compared with; `RlaceEraser` solves the same game in a fraction of the time, to a better value.
+back after each step to the Fantope {R : 0 ⪯ R ⪯ I, tr R = rank}, the convex hull of the projections of that rank. The
+result is a true projection: the best rounding, by the accuracy of a converged probe. Use it to reproduce the paper and
+for comparison; `RlaceEraser` solves the same game in a fraction of the time, to a better value.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from tqdm import tqdm
 from efface.erasure.fitting import check_rank
 from efface.moments import require_finite
 from efface.softmax import fit_softmax
+
+_OPTIMIZER_PARAMS = {"lr": 0.003, "weight_decay": 1e-4}
 
 
 @torch.enable_grad()
@@ -37,12 +39,11 @@ def solve_adv_game(
     optimizer_params_P: dict[str, Any] | None = None,
     optimizer_params_predictor: dict[str, Any] | None = None,
     *,
-    evaluate_every: int | None = None,
     weight: Tensor | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Find a projection P under which no linear predictor tells the labels; clean vectors are `X @ P`.
+    """Find a projection P after which a linear predictor of the labels does poorly; clean vectors are `X @ P`.
 
     Args:
         X_train: `[n, d]`, numpy array or tensor.
@@ -56,21 +57,21 @@ def solve_adv_game(
         in_iters_clf: see `out_iters`.
         epsilon: stop when the accuracy of a probe is this close to the share of the largest class.
         batch_size: samples drawn for each step.
-        evalaute_every: rounds between evaluations; the spelling of the original. `evaluate_every` says the same.
-        optimizer_class: of both players.
+        evalaute_every: rounds between evaluations; the spelling is that of the original.
+        optimizer_class: the optimiser of both players.
         optimizer_params_P: its arguments for the projection; `{"lr": 0.003, "weight_decay": 1e-4}` if None.
         optimizer_params_predictor: its arguments for the predictor; the same if None.
-        evaluate_every: if given, wins over `evalaute_every`.
         weight: importance weights `[n]` of the training samples: batches are drawn in proportion.
         seed: draws batches and initial values.
         progress: show a progress bar with the current and the best gap between accuracy and majority.
 
     Returns:
         `score`, the accuracy on dev of a converged probe at the projection chosen; `P_before_svd` `[d, d]`, the relaxed
-        solution I − R; `P` `[d, d]`, the projection; both of the kind of X_train. Beside the original's: `iterations`.
+        solution I − R; `P` `[d, d]`, the projection; both are numpy arrays or tensors, as X_train is. `iterations` is
+        new here.
 
     Differences from the original: probes are converged softmax regressions on standardised features (the original's
-    default stops early, and reads less than is there), and draws come from `seed` alone.
+    default stops early, and underestimates the leakage), and draws come from `seed` alone.
 
     Cost: an eigendecomposition, O(d³), for each step of the projection.
 
@@ -78,85 +79,97 @@ def solve_adv_game(
         ValueError: shapes do not fit, values are not finite, there is one class only, or rank is out of range.
         FloatingPointError: an optimiser has diverged.
     """
-    every = evalaute_every if evaluate_every is None else evaluate_every
-    for name, value in {
-        "out_iters": out_iters, "in_iters_adv": in_iters_adv, "in_iters_clf": in_iters_clf, "batch_size": batch_size,
-        "evaluate_every": every,
-    }.items():  # fmt: skip
-        if value < 1:
-            raise ValueError(f"{name} is {value}, but must be at least 1")
+    _require_positive(
+        out_iters=out_iters, in_iters_adv=in_iters_adv, in_iters_clf=in_iters_clf, batch_size=batch_size,
+        evalaute_every=evalaute_every,
+    )  # fmt: skip
     x, x_dev = _matrix(X_train, "X_train", device), _matrix(X_dev, "X_dev", device)
-    y, y_test, classes = _encode(y_train, y_dev, device)
-    n, d = x.shape
-    if len(y) != n or len(y_test) != len(x_dev) or x_dev.shape[1] != d:
-        raise ValueError(
-            f"X_train is {list(x.shape)} with {len(y)} labels and X_dev {list(x_dev.shape)} with {len(y_test)}: "
-            "give one label for each row, and the same features in both"
-        )
+    y, y_dev, n_classes = _encode(y_train, y_dev, device)
+    _require_same_features(x, y, x_dev, y_dev)
     check_rank(rank, x)
 
-    generator = torch.Generator().manual_seed(seed)
-    binary = classes == 2
-    W = (torch.randn(1 if binary else classes, d, generator=generator) / d**0.5).to(x).requires_grad_()
-    b = torch.zeros(len(W)).to(x).requires_grad_()
-    noise = 1e-1 * torch.randn(d, d, generator=generator).to(x)
-    R = project_to_fantope(noise + noise.mT, rank).requires_grad_()
-    defaults = {"lr": 0.003, "weight_decay": 1e-4}
-    optimizer_P = optimizer_class([R], **(optimizer_params_P or defaults))
-    optimizer_predictor = optimizer_class([W, b], **(optimizer_params_predictor or defaults))
-
-    size, w = min(batch_size, n), None if weight is None else weight.double().cpu()
-
-    def draw() -> Tensor:
-        if w is None:
-            return torch.randint(n, (size,), generator=generator)
-        return torch.multinomial(w, size, replacement=True, generator=generator)
-
-    def loss() -> Tensor:
-        rows = draw().to(x.device)
-        batch = x[rows]
-        logits = torch.nn.functional.linear(batch - batch @ R, W, b)
-        if binary:
-            return torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], y[rows].to(x))
-        return torch.nn.functional.cross_entropy(logits, y[rows])
-
-    majority = float(torch.bincount(y_test).max()) / len(y_test)
-    best_gap, best = float("inf"), (0.0, R.detach().clone())
+    game = _SgdGame(x, y, n_classes, rank, weight, batch_size, seed)
+    optimizer_P = optimizer_class([game.R], **(optimizer_params_P or _OPTIMIZER_PARAMS))
+    optimizer_predictor = optimizer_class([game.W, game.b], **(optimizer_params_predictor or _OPTIMIZER_PARAMS))
+    majority = float(torch.bincount(y_dev).max()) / len(y_dev)
+    best_gap, score, relaxed = float("inf"), 0.0, game.R.detach().clone()
     bar = tqdm(range(1, out_iters + 1), desc="solve_adv_game", disable=not progress)
     iteration = 0
     for iteration in bar:
         for _ in range(in_iters_adv):
-            optimizer_P.zero_grad()
-            (-loss()).backward()
-            optimizer_P.step()
-            _require_no_divergence(R, iteration, "optimizer_params_P")
-            with torch.no_grad():
-                R.copy_(project_to_fantope(R, rank))
+            game.step_projection(optimizer_P, iteration)
         for _ in range(in_iters_clf):
-            optimizer_predictor.zero_grad()
-            loss().backward()
-            optimizer_predictor.step()
-        if iteration % every == 0 or iteration == out_iters:
-            _require_no_divergence(W, iteration, "optimizer_params_predictor")
-            score = _probe(x, y, weight, x_dev, y_test, _rounded(R.detach(), rank))
-            gap = abs(score - majority)
+            game.step_predictor(optimizer_predictor)
+        if iteration % evalaute_every == 0 or iteration == out_iters:
+            _require_no_divergence(game.W, iteration, "optimizer_params_predictor")
+            probe_score = _probe(x, y, weight, x_dev, y_dev, _rounded(game.R.detach(), rank))
+            gap = abs(probe_score - majority)
             if gap < best_gap:
-                best_gap, best = gap, (score, R.detach().clone())
+                best_gap, score, relaxed = gap, probe_score, game.R.detach().clone()
             bar.set_postfix(gap=f"{gap:.4f}", best=f"{best_gap:.4f}")
             if best_gap < epsilon:
                 break
     bar.close()
-    score, relaxed = best
-    P, P_before_svd = _rounded(relaxed, rank), torch.eye(d).to(relaxed) - relaxed
-    solution: dict[str, Any] = {"P_before_svd": P_before_svd, "P": P}
+    solution: dict[str, Any] = {
+        "P_before_svd": torch.eye(x.shape[1]).to(relaxed) - relaxed,
+        "P": _rounded(relaxed, rank),
+    }
     if not isinstance(X_train, Tensor):
         solution = {name: matrix.cpu().numpy() for name, matrix in solution.items()}
     return {"score": score, **solution, "iterations": iteration}
 
 
+class _SgdGame:
+    """The two players, a relaxed projection R and a predictor (W, b), and the batches that they play on."""
+
+    def __init__(
+        self, x: Tensor, y: Tensor, n_classes: int, rank: int, weight: Tensor | None, batch_size: int, seed: int
+    ) -> None:
+        n, d = x.shape
+        self.x, self.y, self.rank = x, y, rank
+        self.batch_size = min(batch_size, n)
+        self.weight = None if weight is None else weight.double().cpu()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.binary = n_classes == 2
+        rows = 1 if self.binary else n_classes
+        self.W = (torch.randn(rows, d, generator=self.generator) / d**0.5).to(x).requires_grad_()
+        self.b = torch.zeros(rows).to(x).requires_grad_()
+        noise = 1e-1 * torch.randn(d, d, generator=self.generator).to(x)
+        self.R = project_to_fantope(noise + noise.mT, rank).requires_grad_()
+
+    def step_projection(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+        """Raise the loss by a step of R, and bring R back to the Fantope."""
+        optimizer.zero_grad()
+        (-self._loss()).backward()
+        optimizer.step()
+        _require_no_divergence(self.R, iteration, "optimizer_params_P")
+        with torch.no_grad():
+            self.R.copy_(project_to_fantope(self.R, self.rank))
+
+    def step_predictor(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lower the loss by a step of the predictor."""
+        optimizer.zero_grad()
+        self._loss().backward()
+        optimizer.step()
+
+    def _loss(self) -> Tensor:
+        """Compute the cross-entropy of a random batch."""
+        rows = self._draw().to(self.x.device)
+        batch = self.x[rows]
+        logits = torch.nn.functional.linear(batch - batch @ self.R, self.W, self.b)
+        if self.binary:
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], self.y[rows].to(self.x))
+        return torch.nn.functional.cross_entropy(logits, self.y[rows])
+
+    def _draw(self) -> Tensor:
+        if self.weight is None:
+            return torch.randint(len(self.x), (self.batch_size,), generator=self.generator)
+        return torch.multinomial(self.weight, self.batch_size, replacement=True, generator=self.generator)
+
+
 @torch.no_grad()
 def project_to_fantope(R: Tensor, rank: int) -> Tensor:
-    """The nearest matrix of the Fantope {R : 0 ⪯ R ⪯ I, tr R = rank} to a symmetrised R `[d, d]`, in Frobenius norm.
+    """Project a symmetrised R `[d, d]` onto the Fantope {R : 0 ⪯ R ⪯ I, tr R = rank}, in Frobenius norm.
 
     Its eigenvalues are those of R, shifted by one number and clipped to 0 … 1, so that they sum to `rank` (Vu et al.,
     "Fantope projection and selection", 2013, lemma 4.1). O(d³).
@@ -178,18 +191,32 @@ def project_to_fantope(R: Tensor, rank: int) -> Tensor:
 
 
 def _rounded(R: Tensor, rank: int) -> Tensor:
-    """The projection off the `rank` leading eigenvectors of R."""
+    """Return the projection off the `rank` leading eigenvectors of R."""
     U = torch.linalg.eigh(R.double())[1][:, -rank:]
     P: Tensor = torch.eye(len(R)).to(U) - U @ U.mT
     return P.to(R.dtype)
 
 
 def _probe(x: Tensor, y: Tensor, weight: Tensor | None, x_dev: Tensor, y_dev: Tensor, P: Tensor) -> float:
-    """Accuracy on dev of a softmax regression that is converged on train."""
+    """Fit a softmax regression on train to convergence; return its accuracy on dev."""
     mean, std = x.mean(0), x.std(0)
     scale = torch.where(std > 0, std, 1)
     fit = fit_softmax((x @ P - mean @ P) / scale, y, weight=weight, l2=1e-5, tol=1e-6)
     return float((fit.logits((x_dev @ P - mean @ P) / scale).argmax(1) == y_dev).double().mean())
+
+
+def _require_positive(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, but must be at least 1")
+
+
+def _require_same_features(x: Tensor, y: Tensor, x_dev: Tensor, y_dev: Tensor) -> None:
+    if len(y) != len(x) or len(y_dev) != len(x_dev) or x_dev.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"X_train is {list(x.shape)} with {len(y)} labels and X_dev {list(x_dev.shape)} with {len(y_dev)}: "
+            "give one label for each row, and the same features in both"
+        )
 
 
 def _require_no_divergence(tensor: Tensor, iteration: int, argument: str) -> None:
@@ -207,16 +234,16 @@ def _matrix(x: Any, name: str, device: str | torch.device) -> Tensor:
 
 
 def _encode(train: Any, dev: Any, device: str | torch.device) -> tuple[Tensor, Tensor, int]:
-    """Labels of any kind as 0 … K − 1, and K."""
+    """Number labels of any kind 0 … K − 1; return those of train and of dev, and K."""
     names, y = np.unique(_array(train), return_inverse=True)
-    given = _array(dev)
-    unknown: Sequence[Any] = np.setdiff1d(given, names).tolist()
+    dev_labels = _array(dev)
+    unknown: Sequence[Any] = np.setdiff1d(dev_labels, names).tolist()
     if unknown:
         raise ValueError(f"y_dev has labels {list(unknown)[:5]} that are not in y_train")
     if len(names) < 2:
         raise ValueError(f"y_train has one class only ({names.tolist()}): there is nothing to erase")
-    place = torch.from_numpy(np.searchsorted(names, given))
-    return torch.from_numpy(y.reshape(-1)).to(device), place.to(device), len(names)
+    y_dev = torch.from_numpy(np.searchsorted(names, dev_labels))
+    return torch.from_numpy(y.reshape(-1)).to(device), y_dev.to(device), len(names)
 
 
 def _array(labels: Any) -> Any:

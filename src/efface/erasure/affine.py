@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from efface.erasure.frozen import FrozenTensors
+from efface.moments import as_numbers
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class AffineEraser(FrozenTensors):
     proj_right: Tensor
     """`[k, d]`"""
     bias: Tensor | None = None
-    """`[d]`, the mean that stays where it is; None for a linear eraser (`affine=False`)."""
+    """`[d]`: the mean, which stays where it is; None for a linear eraser (`affine=False`)."""
 
     @classmethod
     def orthogonal(cls, directions: Tensor, bias: Tensor | None) -> Self:
-        """Projects off the span of `directions` `[d, k]`, which are orthonormal."""
-        # Memory of its own for each, also where k = 1: safetensors refuses to save one twice.
+        """Make the eraser that projects off the span of `directions` `[d, k]`, which are orthonormal."""
+        # Separate memory for each factor, also where k = 1: safetensors refuses to save the same memory twice.
         return cls(directions, directions.mH.clone(memory_format=torch.contiguous_format), bias)
 
     @property
@@ -41,18 +42,17 @@ class AffineEraser(FrozenTensors):
         """Erase the concept from x `[..., d]`; the result has the dtype of x (the eraser's if x holds integers)."""
         if x.shape[-1:] != self.proj_left.shape[:1]:
             raise ValueError(f"x has shape {list(x.shape)}, but its last dimension must be {len(self.proj_left)}")
-        if not (x.is_floating_point() or x.is_complex()):
-            x = x.to(self.proj_left.dtype)
+        x = as_numbers(x, self.proj_left.dtype)
         delta = x.to(torch.promote_types(x.dtype, self.proj_left.dtype))
-        right, left = self.proj_right.to(delta.dtype), self.proj_left.to(delta.dtype)
+        proj_right, proj_left = self.proj_right.to(delta.dtype), self.proj_left.to(delta.dtype)
         if self.bias is not None:
             delta = delta - self.bias
-        return x - ((delta @ right.mH) @ left.mH).to(x.dtype)
+        return x - ((delta @ proj_right.mH) @ proj_left.mH).to(x.dtype)
 
     def then(self, other: "AffineEraser") -> "AffineEraser":
-        """One eraser that does what this one and then the other does, of at most the sum of their ranks.
+        """Compose two erasers: return one that applies this one and then the other, of at most the sum of their ranks.
 
-        What this one has removed stays removed: an affine map of x keeps Cov(x, z) = 0.
+        A concept that this one has removed stays removed: an affine map of x keeps Cov(x, z) = 0.
 
         Raises:
             ValueError: the two act on different widths.
@@ -61,11 +61,12 @@ class AffineEraser(FrozenTensors):
             raise ValueError(f"other acts on {len(other.proj_left)} features, but this eraser on {len(self.proj_left)}")
         zero = torch.zeros_like(self.proj_left[:, 0])
         bias, other_bias = (zero if b is None else b for b in (self.bias, other.bias))
-        left = torch.cat([self.proj_left, other.proj_left], 1)
-        right = torch.cat([self.proj_right, other.proj_right - (other.proj_right @ self.proj_left) @ self.proj_right])
-        # The constant part of the edit, left · offset, written as left · right · bias.
+        proj_left = torch.cat([self.proj_left, other.proj_left], 1)
+        second = other.proj_right - (other.proj_right @ self.proj_left) @ self.proj_right
+        proj_right = torch.cat([self.proj_right, second])
+        if self.bias is None and other.bias is None:
+            return AffineEraser(proj_left, proj_right)
+        # The constant part of the edit, proj_left · offset, written as proj_left · proj_right · bias.
         inner = other_bias - self.proj_left @ (self.proj_right @ bias)
         offset = torch.cat([self.proj_right @ bias, other.proj_right @ inner])
-        if self.bias is None and other.bias is None:
-            return AffineEraser(left, right)
-        return AffineEraser(left, right, torch.linalg.pinv(right) @ offset)
+        return AffineEraser(proj_left, proj_right, torch.linalg.pinv(proj_right) @ offset)

@@ -1,4 +1,4 @@
-"""What is left of a concept after erasure, on the data fitted on and on others."""
+"""Certificates of erasure: how much of a concept remains, on the data fitted on and on others."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from efface.softmax import fit_softmax
 
 @dataclass(frozen=True)
 class Guardedness:
-    """What a linear predictor can still learn of a concept from n samples in d dimensions."""
+    """Three measures of how much a linear predictor can still learn of a concept, from n samples in d dimensions."""
 
     whitened_covariance: float
     """‖Σ₀^{-½} Cov(x′, z) Σ_zz^{-½}‖₂, from 0 (guarded) to 1, with Σ₀ the covariance of the *un-erased* x. The largest
@@ -32,19 +32,20 @@ class Guardedness:
 def certify(
     eraser: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, *, weight: Tensor | None = None, l2: float = 1e-7
 ) -> Guardedness:
-    """Certify an eraser on data: on those that it was fitted on, all three figures must be 0 to rounding.
+    """Certify an eraser on data: on those that it was fitted on, all three measures must be 0 to rounding.
 
-    On other data of the same law they are not: erasure is exact for the sample, and a predictor fitted to n others
-    gains about d/n by chance, erased or not. Compare with the figures of `lambda x: x`. To know whether a predictor
-    *generalises*, fit a probe on one part of held-out data and score it on another (`efface.evaluation.probes`).
+    On other data from the same distribution they are not 0: erasure is exact for the sample, and a predictor fitted to
+    n other samples gains about d/n by chance, erased or not. Compare with the measures of `lambda x: x`. To know
+    whether a predictor *generalises*, fit a probe on one part of held-out data and score it on another
+    (`efface.evaluation.probes`).
 
     Args:
-        eraser: maps x.
+        eraser: any map of x.
         x: `[n, d]`, un-erased.
         z: labels `[n]`, or a matrix `[n, k]` or vector `[n]` of numbers.
         weight: importance weights `[n]`.
         l2: ridge of both predictors, on x in units of the standard deviations of the un-erased x, so that they cannot
-            read rounding noise in directions that are gone.
+            read rounding noise in directions that were removed.
 
     Cost: O(n d²) and a softmax fit.
     """
@@ -58,19 +59,16 @@ def certify(
     std = torch.where(std > 0, std, 1)[:, None]
     whiten_x = _inverse_root(before.cov_xx() / std / std.mT) / std.mT
     whiten_z = _inverse_root(after.cov_zz())
-    left = whiten_x @ after.cov_xz() @ whiten_z.mT
+    whitened = whiten_x @ after.cov_xz() @ whiten_z.mT
     C = after.cov_xz() / std
     ridge = after.cov_xx() / std / std.mT + l2 * torch.eye(len(std), dtype=C.dtype, device=C.device)
     explained = (C * torch.linalg.solve(ridge, C)).sum()
     variance = after.cov_zz().trace()
     information = None
     if z.ndim == 1 and not z.is_floating_point():
-        standardised = (erased - before.mean_x) / std.mT
-        fit = fit_softmax(standardised, z.long(), weight=weight, l2=l2)
-        constant = fit_softmax(standardised[:, :0], z.long(), weight=weight)
-        information = (constant.loss - fit.loss) / math.log(2)
+        information = _information((erased - before.mean_x) / std.mT, z.long(), weight, l2)
     return Guardedness(
-        whitened_covariance=float(torch.linalg.matrix_norm(left, 2)) if left.numel() else 0.0,
+        whitened_covariance=float(torch.linalg.matrix_norm(whitened, 2)) if whitened.numel() else 0.0,
         linear_gain=float(explained / variance) if variance > 0 else 0.0,
         information=information,
         n=len(x),
@@ -78,9 +76,16 @@ def certify(
     )
 
 
+def _information(x: Tensor, y: Tensor, weight: Tensor | None, l2: float) -> float:
+    """Fit labels y from x; return the loss of the best constant minus that of the best softmax regression, in bits."""
+    fit = fit_softmax(x, y, weight=weight, l2=l2)
+    constant = fit_softmax(x[:, :0], y, weight=weight)
+    return (constant.loss - fit.loss) / math.log(2)
+
+
 def _inverse_root(sigma: Tensor) -> Tensor:
-    """A W with W Σ Wᴴ = I on the range of Σ: rows are its eigenvectors over the roots of its eigenvalues."""
+    """Compute W with W Σ Wᴴ = I on the range of Σ: rows are its eigenvectors over the roots of its eigenvalues."""
     values, vectors = torch.linalg.eigh(sigma)
-    kept = values > len(sigma) * 1e-12 * values.clamp_min(0).max()
-    root: Tensor = vectors[:, kept] / values[kept].sqrt()
+    in_range = values > len(sigma) * 1e-12 * values.clamp_min(0).max()
+    root: Tensor = vectors[:, in_range] / values[in_range].sqrt()
     return root.mH

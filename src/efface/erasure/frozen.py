@@ -1,4 +1,4 @@
-"""What all erasers are: frozen dataclasses of tensors that can be moved, saved and loaded."""
+"""The base of all erasers: a frozen dataclass of tensors that can be moved, saved and loaded."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,11 +15,11 @@ class FrozenTensors:
     """A frozen dataclass whose fields are tensors, or None where there is nothing. Other fields are not saved."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The same on another device or in another dtype; arguments as for `Tensor.to`."""
+        """Copy to another device or dtype; arguments as for `Tensor.to`."""
         return replace(self, **{name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, by name."""
+        """Return the fields that are tensors, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -29,7 +29,7 @@ class FrozenTensors:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Read what `save` of this class wrote.
+        """Read a file that `save` of this class wrote.
 
         Raises:
             ValueError: the file is damaged, or holds something else.

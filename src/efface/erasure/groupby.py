@@ -21,15 +21,15 @@ class GroupedTensor:
     """The labels that occur, ascending."""
 
     def coalesce(self, groups: list[Tensor] | None = None) -> Tensor:
-        """`groups`, or the own ones, as one tensor in the original order."""
+        """Put `groups` (those of this object if None) together as one tensor in the original order."""
         return torch.cat(groups or list(self.groups), dim=self.dim).index_select(self.dim, self.indices.argsort())
 
     def map(self, fn: Callable[[int, Tensor], Tensor]) -> "GroupedTensor":
-        """The groups `fn(label, group)`."""
+        """Replace each group by `fn(label, group)`."""
         return replace(self, groups=[fn(label, group) for label, group in self])
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """Pairs of label and group."""
+        """Iterate over pairs of label and group."""
         yield from zip(self.labels, self.groups, strict=True)
 
 

@@ -13,13 +13,13 @@ from efface.softmax import fit_softmax
 
 @dataclass(frozen=True)
 class InlpEraser(AffineEraser):
-    """Projects off the weights of predictors that were fitted one after the other, each on what those before had left;
-    see `AffineEraser`.
+    """Projects off the weights of predictors, each of which was fitted on the projections off those before it; see
+    `AffineEraser`.
     """
 
     accuracies: tuple[float, ...] = ()
-    """Of the predictor of each iteration, before its directions are removed; on dev if given, else on the data fitted
-    on. Empty once saved and loaded."""
+    """Accuracy of each iteration's predictor, before its directions are removed: on dev if given, else on the data
+    fitted on. Empty after saving and loading."""
 
     @classmethod
     def fit(
@@ -37,9 +37,9 @@ class InlpEraser(AffineEraser):
     ) -> "InlpEraser":
         """Fit on x `[n, d]` and labels z `[n]`.
 
-        Each iteration removes the row space of a converged softmax regression, one direction if z is binary, else
-        K − 1. It ends at `rank` directions (of the last iteration the leading ones), after `iterations`, or where no
-        predictor is left that tells anything.
+        Each iteration removes the row space of a converged softmax regression: one direction if z is binary, else
+        K − 1. It ends at `rank` directions (the last iteration contributes its leading ones), after `iterations`, or
+        when the predictor's weights vanish.
 
         Args:
             x: features; predictors see them in units of their standard deviations.
@@ -53,14 +53,12 @@ class InlpEraser(AffineEraser):
             z_dev: `[m]`
 
         Cost: a softmax regression for each iteration.
+
+        Raises:
+            ValueError: shapes do not fit, z is constant, or an option is wrong.
         """
         y = require_labels(x, z)
-        if rank is None and iterations is None:
-            raise ValueError("rank and iterations are both None: give one of them, or INLP removes all but one feature")
-        if iterations is not None and iterations < 1:
-            raise ValueError(f"iterations is {iterations}, but must be at least 1")
-        if (x_dev is None) != (z_dev is None):
-            raise ValueError("x_dev and z_dev go together: give both, or neither")
+        _check(rank, iterations, x_dev, z_dev)
         limit = x.shape[1] - 1 if rank is None else check_rank(rank, x)
         dtype = working_dtype(x.dtype) if x.is_floating_point() else torch.float32
         w = torch.ones(len(x), device=x.device) if weight is None else weight
@@ -69,24 +67,34 @@ class InlpEraser(AffineEraser):
         scale = (w @ (x64 - mean).square()).sqrt()
         scale = torch.where(scale > 0, scale, 1)
 
-        def seen(data: Tensor) -> Tensor:
-            left = data.double() - mean
-            return (left - (left @ removed) @ removed.mT) / scale
+        def projected(data: Tensor) -> Tensor:
+            centred = data.double() - mean
+            return (centred - (centred @ removed) @ removed.mT) / scale
+
+        x_scored, y_scored = (x, y) if x_dev is None or z_dev is None else (x_dev, z_dev.to(y))
 
         removed = x64.new_zeros(x.shape[1], 0)
         accuracies: list[float] = []
         while removed.shape[1] < limit and (iterations is None or len(accuracies) < iterations):
-            fit = fit_softmax(seen(x), y, weight=weight, l2=l2)
-            at, labels = (x, y) if x_dev is None or z_dev is None else (x_dev, z_dev.to(y))
-            accuracies.append(float((fit.logits(seen(at)).argmax(1) == labels).double().mean()))
-            # Rows of the predictor on x itself; they differ from one another, and their mean does nothing.
+            fit = fit_softmax(projected(x), y, weight=weight, l2=l2)
+            accuracies.append(float((fit.logits(projected(x_scored)).argmax(1) == y_scored).double().mean()))
+            # Rows of the predictor on x itself. Their mean does not change the prediction.
             rows = (fit.weight - fit.weight.mean(0)) / scale
             rows = rows - (rows @ removed) @ removed.mT
             _, s, directions = torch.linalg.svd(rows, full_matrices=False)
-            telling = s * scale.mean() > 1e-6
-            if not bool(telling.any()):
+            informative = s * scale.mean() > 1e-6
+            if not bool(informative.any()):
                 break
-            more = directions[telling][: limit - removed.shape[1]]
-            removed = torch.linalg.qr(torch.cat([removed, more.mT], 1))[0]
+            new = directions[informative][: limit - removed.shape[1]]
+            removed = torch.linalg.qr(torch.cat([removed, new.mT], 1))[0]
         eraser = cls.orthogonal(removed.to(dtype), mean.to(dtype) if affine else None)
         return replace(eraser, accuracies=tuple(accuracies))
+
+
+def _check(rank: int | None, iterations: int | None, x_dev: Tensor | None, z_dev: Tensor | None) -> None:
+    if rank is None and iterations is None:
+        raise ValueError("rank and iterations are both None: give one of them, or INLP removes all but one feature")
+    if iterations is not None and iterations < 1:
+        raise ValueError(f"iterations is {iterations}, but must be at least 1")
+    if (x_dev is None) != (z_dev is None):
+        raise ValueError("x_dev and z_dev go together: give both, or neither")

@@ -19,15 +19,16 @@ from torch import Tensor
 from efface.erasure.affine import AffineEraser
 from efface.erasure.fitting import MomentsFitter, concept_matrix
 from efface.erasure.shrinkage import shrinkage_coefficients
-from efface.erasure.whitening import column_scale, range_basis, whitened_span
+from efface.erasure.whitening import column_scale, eraser_factors, range_basis
+from efface.moments import WeightKind
 
 ErasureMethod = Literal["leace", "orth"]
-"""`leace` moves x least; `orth` projects orthogonally off span(C), which is SAL (Shao et al., 2023)."""
+"""`leace` moves x the least; `orth` projects orthogonally off span(C), which is SAL (Shao et al., 2023)."""
 
 
 @dataclass(frozen=True)
 class LeaceEraser(AffineEraser):
-    """The eraser of least edit; see `AffineEraser` for what it does and holds."""
+    """The eraser with the smallest edit; `AffineEraser` describes its fields and methods."""
 
     @classmethod
     def fit(cls, x: Tensor, z: Tensor, **options: Any) -> "LeaceEraser":
@@ -53,6 +54,7 @@ class LeaceFitter(MomentsFitter):
         svd_tol: singular values of L⁻¹C up to this are left alone. *Absolute*, in the units of z, as in
             `concept_erasure`: a rare concept may fall below it entirely, of which `eraser` warns.
         rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
+        weights: what the weights of `update` mean; `"frequency"` for those of scikit-learn, which repeat samples.
 
     Cost: O(nd² + ndk) for the statistics, d³/3 + O(d²k) for the eraser; memory 8d² bytes (24d² in `eraser`).
     """
@@ -70,14 +72,16 @@ class LeaceFitter(MomentsFitter):
         shrinkage: bool | Literal["correlation"] = True,
         svd_tol: float = 0.01,
         rtol: float | None = None,
+        weights: WeightKind = "importance",
     ) -> None:
         if method not in ("leace", "orth"):
             raise ValueError(f"method is {method!r}, but must be 'leace' or 'orth'")
         if shrinkage not in (True, False, "correlation"):
             raise ValueError(f"shrinkage is {shrinkage!r}, but must be True, False or 'correlation'")
         super().__init__(
-            x_dim, z_dim, device=device, dtype=dtype, svd_tol=svd_tol, rtol=rtol, track_xx=method == "leace"
-        )
+            x_dim, z_dim, device=device, dtype=dtype, svd_tol=svd_tol, rtol=rtol, track_xx=method == "leace",
+            weights=weights,
+        )  # fmt: skip
         self.method = method
         self.affine, self.constrain_cov_trace, self.shrinkage = affine, constrain_cov_trace, shrinkage
 
@@ -91,7 +95,7 @@ class LeaceFitter(MomentsFitter):
     def eraser(self) -> LeaceEraser:
         """The eraser of the statistics so far; computed once, anew after each `update`.
 
-        A concept that is constant, or that x tells nothing of, gives an eraser of rank 0, which changes nothing.
+        A concept that is constant, or not correlated with x, gives an eraser of rank 0, which changes nothing.
 
         Raises:
             ValueError: fewer than two samples.
@@ -100,15 +104,16 @@ class LeaceFitter(MomentsFitter):
         # and along that direction Cov(x, z) is rounding noise.
         C = self.moments.cov_xz() @ range_basis(self.moments.cov_zz(), self.eps)
         if self.method == "leace":
-            left, right = whitened_span(self._sigma_xx(), C, self.keep, self.dtype)
+            proj_left, proj_right = eraser_factors(self._sigma_xx(), C, self.is_significant, self.dtype)
         else:
             U, s, _ = torch.linalg.svd(C, full_matrices=False)
-            left = U[:, self.keep(s)]
-            right = left.mH
-        return LeaceEraser(left.to(self.dtype), right.to(self.dtype).contiguous(), self.mean_x if self.affine else None)
+            proj_left = U[:, self.is_significant(s)]
+            proj_right = proj_left.mH
+        bias = self.mean_x if self.affine else None
+        return LeaceEraser(proj_left.to(self.dtype), proj_right.to(self.dtype).contiguous(), bias)
 
     def _sigma_xx(self) -> Tensor:
-        """The upper triangle of Cov(x), shrunk if asked, in float64."""
+        """Return the upper triangle of Cov(x), shrunk if asked, in float64."""
         sigma = self.moments.cov_xx_upper(unbiased=not self.shrinkage)
         if self.shrinkage:
             scale = sigma.new_ones(self.x_dim, 1)
@@ -130,7 +135,7 @@ class LeaceFitter(MomentsFitter):
 
 
 def erase_jointly(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> LeaceEraser:
-    """One eraser of several concepts: none is left, and x is moved as little as that allows.
+    """Fit one eraser that removes several concepts, and moves x as little as that allows.
 
     Args:
         x: `[n, d]`
@@ -141,11 +146,11 @@ def erase_jointly(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> Leac
 
 
 def erase_in_sequence(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> AffineEraser:
-    """Erase the first concept, then the second from what is left, and so on; composed into one eraser.
+    """Erase the first concept, then the second from the result, and so on; return the composition as one eraser.
 
-    None is left either: what is erased stays erased under the affine maps that follow. Without shrinkage the result is
-    that of `erase_jointly`; with it, x is moved a little further, and the order matters. For concepts that arrive one
-    after the other. Arguments as there.
+    Use it for concepts that arrive one after the other. All are removed here too: the affine maps that follow do not
+    bring an erased concept back. Without shrinkage the result is that of `erase_jointly`; with it, x is moved a little
+    further, and the order matters. Arguments as there.
     """
     eraser: AffineEraser = LeaceEraser.fit(x, concepts[0], **options)
     for z in concepts[1:]:

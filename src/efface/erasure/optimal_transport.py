@@ -5,13 +5,13 @@ from torch import Tensor
 
 
 def is_positive_definite(A: Tensor) -> Tensor:
-    """Whether each Hermitian matrix of `[..., d, d]` has a Cholesky factor."""
+    """Test whether each Hermitian matrix of `[..., d, d]` has a Cholesky factor."""
     _, info = torch.linalg.cholesky_ex(A)
     return torch.eq(info, 0)
 
 
 def ot_distance(K1: Tensor, K2: Tensor) -> Tensor:
-    """2-Wasserstein distance between N(0, K1) and N(0, K2), `[...]` (Dowson & Landau, 1982, eq. 16)."""
+    """Compute the 2-Wasserstein distance between N(0, K1) and N(0, K2), `[...]` (Dowson & Landau, 1982, eq. 16)."""
     root, _ = _roots(K1)
     cross, _ = _roots(root @ K2 @ root)
     squared = _trace(K1) + _trace(K2) - 2 * _trace(cross)
@@ -19,10 +19,10 @@ def ot_distance(K1: Tensor, K2: Tensor) -> Tensor:
 
 
 def ot_map(K1: Tensor, K2: Tensor) -> Tensor:
-    """The optimal transport map A from N(0, K1) to N(0, K2): Hermitian, p.s.d., A K1 A = K2 where K1 has full rank.
+    """Compute the optimal transport map A from N(0, K1) to N(0, K2).
 
-    K1^{-½} (K1^{½} K2 K1^{½})^{½} K1^{-½}, with a pseudo-inverse root (Peyré & Cuturi, Computational Optimal
-    Transport, remark 2.31).
+    A = K1^{-½} (K1^{½} K2 K1^{½})^{½} K1^{-½}, with a pseudo-inverse root (Peyré & Cuturi, Computational Optimal
+    Transport, remark 2.31). It is Hermitian and p.s.d., and A K1 A = K2 where K1 has full rank.
     """
     root, inverse_root = _roots(K1)
     cross, _ = _roots(root @ K2 @ root)
@@ -30,7 +30,7 @@ def ot_map(K1: Tensor, K2: Tensor) -> Tensor:
 
 
 def ot_midpoint(K1: Tensor, K2: Tensor, w1: float = 0.5, w2: float = 0.5) -> Tensor:
-    """Covariance of the barycentre of N(0, K1) and N(0, K2) with weights that sum to 1, in closed form.
+    """Compute the covariance of the barycentre of N(0, K1) and N(0, K2), with weights that sum to 1, in closed form.
 
     It lies on the geodesic between them (Takatsu, 2011, eq. 1.2): w1² K1 + w2² K2 + w1 w2 (K1 M + M K1) with M the map
     from K1 to K2.
@@ -40,15 +40,15 @@ def ot_midpoint(K1: Tensor, K2: Tensor, w1: float = 0.5, w2: float = 0.5) -> Ten
 
 
 def ot_barycenter(Ks: Tensor, weights: Tensor | None = None, *, max_iter: int = 100) -> Tensor:
-    """Covariance `[d, d]` of the 2-Wasserstein barycentre of n > 1 centred Gaussians.
+    """Compute the covariance `[d, d]` of the 2-Wasserstein barycentre of n > 1 centred Gaussians.
 
     The fixed-point iteration of Álvarez-Esteban et al., "A fixed-point approach to barycenters in Wasserstein space"
-    (2016), theorem 4.2: S ← T S T with T the mean of the maps from S to each. Stops when S no longer moves.
+    (2016), theorem 4.2: S ← T S T with T the mean of the maps from S to each. It stops when S no longer moves.
 
     Args:
         Ks: `[n, d, d]`
         weights: `[n]`, >= 0, normalised here; equal if None.
-        max_iter: steps at the most. Each costs n + 1 eigendecompositions.
+        max_iter: the largest number of steps. Each costs n + 1 eigendecompositions.
     """
     if Ks.ndim != 3 or len(Ks) < 2:
         raise ValueError(f"Ks has shape {list(Ks.shape)}, but must be [n, d, d] with n > 1")
@@ -61,15 +61,15 @@ def ot_barycenter(Ks: Tensor, weights: Tensor | None = None, *, max_iter: int = 
     for _ in range(max_iter):
         T = (w * ot_map(S, Ks)).sum(0)
         updated = _hermitian(T @ S @ T.mH)
-        moved = torch.linalg.matrix_norm(updated - S)
+        change = torch.linalg.matrix_norm(updated - S)
         S = updated
-        if moved <= torch.finfo(Ks.dtype).eps ** (2 / 3) * torch.linalg.matrix_norm(S):
+        if change <= torch.finfo(Ks.dtype).eps ** (2 / 3) * torch.linalg.matrix_norm(S):
             break
     return S
 
 
 def _roots(A: Tensor) -> tuple[Tensor, Tensor]:
-    """The p.s.d. square root of p.s.d. matrices, and its pseudo-inverse; one eigendecomposition each."""
+    """Return the p.s.d. square root of p.s.d. matrices, and its pseudo-inverse; one eigendecomposition each."""
     values, vectors = torch.linalg.eigh(A)
     values = values.clamp_min(0)[..., None, :]
     in_range = values > values[..., -1:] * A.shape[-1] * torch.finfo(A.dtype).eps

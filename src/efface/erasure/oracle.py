@@ -1,4 +1,4 @@
-"""Erasure of a concept that is known of every sample, also when the eraser is applied."""
+"""Erasure where the concept of every sample is known, also when the eraser is applied."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +10,14 @@ from torch import Tensor
 from efface.erasure.fitting import MomentsFitter, concept_matrix
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.shrinkage import optimal_linear_shrinkage
+from efface.moments import as_numbers
 
 
 @dataclass(frozen=True)
 class OracleEraser(FrozenTensors):
-    """x ↦ x − (z − mean_z) coefᴴ: the residual of the regression of x on z, which moves x least of all edits.
+    """x ↦ x − (z − mean_z) coefᴴ: the residual of the regression of x on z, the smallest of all edits.
 
-    Belrose et al., "LEACE", 2023, theorem 4.4. Since z is used when it is applied, it cannot serve where the attribute
+    Belrose et al., "LEACE", 2023, theorem 4.4. It needs z when it is applied, so it cannot be used where the attribute
     is unknown.
     """
 
@@ -31,14 +32,18 @@ class OracleEraser(FrozenTensors):
         return OracleFitter.fit(x, z, **options).eraser
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        """Erase from x `[n, d]` what z, labels `[n]` or a matrix `[n, k]`, tells of it; the result has x's dtype."""
+        """Subtract from x `[n, d]` its regression on z, which is labels `[n]` or a matrix `[n, k]`.
+
+        The result has the dtype of x (the eraser's if x holds integers).
+        """
         if len(z) != len(x):
             raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
         z = concept_matrix(z, len(self.mean_z))
         if z.shape[1] != len(self.mean_z):
             raise ValueError(f"z has {z.shape[1]} columns, but the eraser was fitted on {len(self.mean_z)}")
+        x = as_numbers(x, self.coef.dtype)
         expected = (z.to(self.mean_z) - self.mean_z) @ self.coef.mH
-        return (x.to(expected.dtype) - expected).to(x.dtype if x.is_floating_point() or x.is_complex() else None)
+        return (x.to(expected.dtype) - expected).to(x.dtype)
 
 
 class OracleFitter(MomentsFitter):
@@ -49,7 +54,7 @@ class OracleFitter(MomentsFitter):
         z_dim: width k of z. Integer labels 0 … k − 1 may be given in place of their one-hot columns.
         device: where the statistics are kept.
         dtype: dtype of the data and of the eraser, at least float32; sums are kept in float64.
-        shrinkage: shrink Cov(z). What is left of the covariance is then no longer exactly zero.
+        shrinkage: shrink Cov(z). The covariance after erasure is then no longer exactly zero.
         svd_tol: *absolute* tolerance for singular values of Cov(z), as in `concept_erasure`.
         rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
 
@@ -79,8 +84,8 @@ class OracleFitter(MomentsFitter):
     def eraser(self) -> OracleEraser:
         """The eraser of the statistics so far; computed once, anew after each `update`."""
         values, vectors = torch.linalg.eigh(self._sigma_zz())
-        kept = self.keep(values.flip(0)).flip(0)
-        values, vectors = values[kept], vectors[:, kept]
+        significant = self.is_significant(values.flip(0)).flip(0)
+        values, vectors = values[significant], vectors[:, significant]
         coef = self.moments.cov_xz() @ (vectors / values) @ vectors.mH
         return OracleEraser(coef.to(self.dtype), self.mean_z)
 

@@ -1,4 +1,4 @@
-"""Orthogonal projections to compare LEACE and R-LACE with: off class means, principal and random directions."""
+"""Orthogonal projections as baselines for LEACE and R-LACE: off class means, principal and random directions."""
 
 from dataclasses import dataclass
 
@@ -37,25 +37,25 @@ class MeanProjectionEraser(AffineEraser):
         # Column i of Cov(x, z) is π_i (μ_i − μ): scaled so that its square sums to the between-class covariance.
         share = moments.mean_z.clamp_min(1e-30).sqrt()
         U, s, _ = torch.linalg.svd(moments.cov_xz(unbiased=False) / share, full_matrices=False)
-        found = U[:, s > 1e3 * torch.finfo(moments.dtype).eps * s.max()]
-        U = found if rank is None else found[:, : check_rank(rank, x)]
+        U = U[:, s > 1e3 * torch.finfo(moments.dtype).eps * s.max()]
+        U = U if rank is None else U[:, : check_rank(rank, x)]
         return cls.orthogonal(U.to(moments.dtype), moments.mean_x.to(moments.dtype) if affine else None)
 
 
 @dataclass(frozen=True)
 class PcaEraser(AffineEraser):
-    """Projects off the leading principal directions of differences between samples of unlike concept; see
+    """Projects off the leading principal directions of differences between samples with different concepts; see
     `AffineEraser`.
 
     Bolukbasi et al., "Man is to computer programmer as woman is to homemaker?", NeurIPS 2016, section 5, where the
-    differences are of word pairs. The concept need not be gone from what is left.
+    differences are of word pairs. A linear predictor may still read the concept afterwards.
     """
 
     @classmethod
     def fit(
         cls, x: Tensor, z: Tensor, *, rank: int = 1, weight: Tensor | None = None, affine: bool = True
     ) -> "PcaEraser":
-        """Fit on x `[n, d]` and labels z `[n]`, from all pairs of samples of unlike label.
+        """Fit on x `[n, d]` and labels z `[n]`, from all pairs of samples with different labels.
 
         The second moment of their differences is Σ_i π_i (1 − π_i) Σ_i + B in closed form, with Σ_i the covariance
         within class i, π_i its share, and B the covariance of the class means. Arguments as for `MeanProjectionEraser`.
@@ -76,7 +76,7 @@ class PcaEraser(AffineEraser):
 
     @classmethod
     def fit_pairs(cls, x: Tensor, x_cf: Tensor, *, rank: int = 1, affine: bool = True) -> "PcaEraser":
-        """Fit on given pairs: row i of x and of x_cf, both `[n, d]`, differ in the concept."""
+        """Fit on explicit pairs: row i of x and of x_cf, both `[n, d]`, differ in the concept."""
         if x.shape != x_cf.shape or x.ndim != 2:
             raise ValueError(f"x has shape {list(x.shape)} and x_cf {list(x_cf.shape)}: give pairs, [n, d] each")
         both = _moments(torch.cat([x, x_cf]), x.new_zeros(2 * len(x), 0), None, track_xx=False)
@@ -91,12 +91,12 @@ class PcaEraser(AffineEraser):
 
 @dataclass(frozen=True)
 class RandomProjectionEraser(AffineEraser):
-    """Projects off a random subspace: the control that erasers of equal rank are held against; see `AffineEraser`."""
+    """Projects off a random subspace: the control for erasers of equal rank; see `AffineEraser`."""
 
     @classmethod
     def fit(cls, x: Tensor, z: Tensor | None = None, *, rank: int = 1, seed: int = 0, affine: bool = True,
             weight: Tensor | None = None) -> "RandomProjectionEraser":  # fmt: skip
-        """A subspace of dimension `rank`, uniform over all; of x `[n, d]` width and mean are used, z is ignored."""
+        """Draw a subspace of dimension `rank`, uniformly. Only the width and the mean of x `[n, d]` are used."""
         generator = torch.Generator().manual_seed(seed)
         moments = _moments(x, x.new_zeros(len(x), 0), weight, track_xx=False)
         normal = torch.randn(x.shape[1], check_rank(rank, x), generator=generator, dtype=torch.float64)

@@ -1,20 +1,18 @@
-"""Erasure and editing of everything that means and covariances tell of a class that is known of every sample."""
+"""Erasure and editing of a class in means and covariances, where the class of every sample is known."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from efface.erasure.fitting import Fitter
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.groupby import groupby
 from efface.erasure.optimal_transport import ot_barycenter, ot_map, ot_midpoint
 from efface.erasure.shrinkage import optimal_linear_shrinkage
-from efface.moments import Moments, working_dtype
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from efface.moments import Moments, as_numbers
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class QuadraticEraser(FrozenTensors):
     class_means: Tensor
     """`[k, d]`"""
     global_mean: Tensor
-    """`[d]`, where all classes go."""
+    """`[d]`: the mean to which all classes are moved."""
     ot_maps: Tensor
     """`[k, d, d]`"""
 
@@ -38,15 +36,20 @@ class QuadraticEraser(FrozenTensors):
         return QuadraticFitter.fit(x, z, **options).eraser
 
     def optimal_transport(self, z: int, x: Tensor) -> Tensor:
-        """x `[n, d]`, all of class z, moved to the barycentre."""
+        """Move x `[n, d]`, all of class z, to the barycentre; the result has the dtype of x, as in `__call__`."""
+        x = as_numbers(x, self.class_means.dtype)
         flat = x.flatten(1).to(self.class_means.dtype)
         moved = (flat - self.class_means[z]) @ self.ot_maps[z].mH + self.global_mean
         return moved.view_as(x).to(x.dtype)
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        """Erase from x `[n, d]` the classes z `[n]`."""
+        """Erase from x `[n, d]` the classes z `[n]`.
+
+        The result has the dtype of x (the eraser's if x holds integers).
+        """
         _require_labels(z, len(self.class_means))
-        return groupby(x, z).map(self.optimal_transport).coalesce()
+        x = as_numbers(x, self.class_means.dtype)
+        return groupby(x, z).map(self.optimal_transport).coalesce() if len(x) else x
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,24 @@ class QuadraticEditor(FrozenTensors):
     """`[k, k, d, d]`, from the first index to the second."""
 
     def transport(self, x: Tensor, source_z: int, target_z: int) -> Tensor:
-        """x `[n, d]`, all of class `source_z`, moved to class `target_z`."""
+        """Move x `[n, d]`, all of class `source_z`, to class `target_z`; see `__call__`."""
+        x = as_numbers(x, self.class_means.dtype)
         delta = x.to(self.class_means.dtype) - self.class_means[source_z]
         return (delta @ self.ot_maps[source_z, target_z].mH + self.class_means[target_z]).to(x.dtype)
 
     def __call__(self, x: Tensor, source_z: Tensor, target_z: int) -> Tensor:
-        """x `[n, d]` of classes `source_z` `[n]` moved to class `target_z`."""
+        """Move x `[n, d]` of classes `source_z` `[n]` to class `target_z`.
+
+        The result has the dtype of x (the editor's if x holds integers).
+        """
         _require_labels(source_z, len(self.class_means))
+        x = as_numbers(x, self.class_means.dtype)
+        if len(x) == 0:
+            return x
         return groupby(x, source_z).map(lambda source, group: self.transport(group, source, target_z)).coalesce()
 
 
-class QuadraticFitter:
+class QuadraticFitter(Fitter):
     """Streams mean and covariance of each class, for a `QuadraticEraser` or a `QuadraticEditor`.
 
     Args:
@@ -98,14 +108,12 @@ class QuadraticFitter:
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}, but must be at least 2")
         self.num_classes, self.shrinkage, self.weighted_mean = num_classes, shrinkage, weighted_mean
-        self.dtype = working_dtype(dtype or torch.get_default_dtype())
-        self._classes = [Moments(x_dim, 0, device=device, dtype=self.dtype) for _ in range(num_classes)]
+        self._statistics = [Moments(x_dim, 0, device=device, dtype=dtype) for _ in range(num_classes)]
+        self.dtype = self._statistics[0].dtype
 
-    @classmethod
-    def fit(cls, x: Tensor, z: Tensor, *, weight: Tensor | None = None, **options: Any) -> Self:
-        """Fit on x `[n, d]`, labels z `[n]`, importance weights `[n]`."""
-        fitter = cls(x.shape[-1], int(z.max()) + 1, device=x.device, dtype=x.dtype, **options)
-        return fitter.update(x, z, weight=weight)
+    @staticmethod
+    def _concept(z: Tensor) -> tuple[Tensor, int]:
+        return z, int(z.max()) + 1 if len(z) else 0
 
     def update(self, x: Tensor, z: Tensor, *, weight: Tensor | None = None) -> Self:
         """Add a batch: x `[..., d]`, labels z `[...]`, importance weights `[...]`.
@@ -118,14 +126,14 @@ class QuadraticFitter:
         if len(x) != len(z):
             raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one label for each row of x")
         weights = torch.ones(len(x), device=x.device) if weight is None else weight.flatten()
-        parts = list(zip(groupby(x, z), groupby(weights, z).groups, strict=True))
-        batch = []
-        for (label, group), w in parts:
-            added = Moments(x.shape[-1], 0, device=self._device, dtype=self.dtype)
-            added.update(group, group[:, :0], None if weight is None else w)
-            batch.append((label, added))
-        for label, added in batch:
-            self._classes[label].merge(added)
+        # Gathered class by class first, so that nothing is added if a later class turns out to be wrong.
+        batch: dict[int, Moments] = {}
+        for (label, group), group_weights in zip(groupby(x, z), groupby(weights, z).groups, strict=True):
+            batch[label] = Moments(x.shape[-1], 0, device=self._device, dtype=self.dtype)
+            batch[label].update(group, group[:, :0], None if weight is None else group_weights)
+            self._statistics[label].require_mergeable(batch[label])
+        for label, moments in batch.items():
+            self._statistics[label].merge(moments)
         self._forget()
         return self
 
@@ -133,24 +141,10 @@ class QuadraticFitter:
         """Add a batch x `[..., d]` that is all of class z."""
         return self.update(x, torch.full(x.shape[:-1], z, dtype=torch.int64, device=x.device))
 
-    def merge(self, other: Self) -> Self:
-        """Add the statistics of another fitter of the same widths: as if its data had been seen here."""
-        for mine, theirs in zip(self._classes, other._classes, strict=True):
-            mine.merge(theirs)
-        self._forget()
-        return self
-
-    def all_reduce(self, group: "ProcessGroup | None" = None) -> Self:
-        """Give every process of a `torch.distributed` group (the default one) the statistics of all of them."""
-        for moments in self._classes:
-            moments.all_reduce(group)
-        self._forget()
-        return self
-
     @property
     def n(self) -> Tensor:
         """Weight of the samples seen of each class, `[k]`."""
-        return torch.stack([moments.weight for moments in self._classes]).to(self.dtype)
+        return torch.stack([moments.weight for moments in self._statistics]).to(self.dtype)
 
     @property
     def mean_x(self) -> Tensor:
@@ -170,7 +164,7 @@ class QuadraticFitter:
             ValueError: a class has fewer than two samples.
         """
         sigmas, means = self._sigmas(), self._means()
-        prior = torch.stack([moments.weight for moments in self._classes])
+        prior = torch.stack([moments.weight for moments in self._statistics])
         prior = prior / prior.sum()
         if self.num_classes == 2:
             centre = ot_midpoint(sigmas[0], sigmas[1], float(prior[0]), float(prior[1]))
@@ -182,32 +176,33 @@ class QuadraticFitter:
         )
 
     def editor(self, device: str | torch.device | None = None) -> QuadraticEditor:
-        """The editor of the statistics so far, on `device` (theirs if None)."""
+        """Return the editor of the statistics so far, on `device` (theirs if None).
+
+        Raises:
+            ValueError: a class has fewer than two samples.
+        """
         sigmas = self._sigmas()
         editor = QuadraticEditor(self.mean_x, ot_map(sigmas[:, None], sigmas[None]).to(self.dtype))
         return editor if device is None else editor.to(device)
 
     def _means(self) -> Tensor:
         self._require_all()
-        return torch.stack([moments.mean_x for moments in self._classes])
+        return torch.stack([moments.mean_x for moments in self._statistics])
 
     def _sigmas(self) -> Tensor:
         self._require_all()
         if self.shrinkage:
-            return torch.stack([optimal_linear_shrinkage(m.cov_xx(unbiased=False), m.n_eff) for m in self._classes])
-        return torch.stack([moments.cov_xx() for moments in self._classes])
+            return torch.stack([optimal_linear_shrinkage(m.cov_xx(unbiased=False), m.n_eff) for m in self._statistics])
+        return torch.stack([moments.cov_xx() for moments in self._statistics])
 
     def _require_all(self) -> None:
-        few = [label for label, moments in enumerate(self._classes) if moments.n_eff <= 1]
+        few = [label for label, moments in enumerate(self._statistics) if moments.n_eff <= 1]
         if few:
             raise ValueError(f"classes {few} have fewer than two samples: update() with more, or leave them out")
 
-    def _forget(self) -> None:
-        self.__dict__.pop("eraser", None)
-
     @property
     def _device(self) -> torch.device:
-        return self._classes[0].weight.device
+        return self._statistics[0].weight.device
 
 
 def _require_labels(z: Tensor, k: int) -> None:

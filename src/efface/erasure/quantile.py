@@ -1,4 +1,4 @@
-"""Empirical distributions given by sorted quantiles, and normalisation of each class by its own."""
+"""Empirical distributions as sorted quantiles, and transport of one class's distribution to another's."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from efface.erasure.groupby import groupby
 
 
 def cdf(x: float | Tensor, q: Tensor) -> Tensor:
-    """Share of the quantiles that are at most x, as `scipy.stats.ecdf` counts ties.
+    """Compute the share of the quantiles that are at most x, counting ties as `scipy.stats.ecdf` does.
 
     Args:
         x: data; its last dimensions must be those of `q` without the last (or broadcast to them).
@@ -23,7 +23,7 @@ def cdf(x: float | Tensor, q: Tensor) -> Tensor:
 
 
 def icdf(p: Tensor, q: Tensor) -> Tensor:
-    """The smallest quantile x with cdf(x) >= p, clipped to the smallest and the largest of them.
+    """Find the smallest quantile x with cdf(x) >= p, clipped to the smallest and the largest quantile.
 
     Args:
         p: probabilities, shaped as x in `cdf`.
@@ -43,7 +43,7 @@ def icdf(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _by_feature(fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, q: Tensor) -> Tensor:
-    """`fn(q, x)` with the samples of each feature in the last dimension, beside its quantiles."""
+    """Apply `fn(q, x)` with the samples of each feature in the last dimension, beside its quantiles."""
     if q.ndim == 0 or q.shape[-1] < 2:
         raise ValueError(f"q has shape {list(q.shape)}, but needs two or more quantiles in its last dimension")
     features = q.shape[:-1]
@@ -54,12 +54,12 @@ def _by_feature(fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, q: Tensor) ->
 
 
 class QuantileNormalizer:
-    """The distribution of each feature in each class, as a table of quantiles.
+    """Holds the distribution of each feature in each class, as a table of quantiles.
 
     Args:
         x: `[n, ...]` data (n along `dim`).
         z: `[n]` int64 labels 0 … k − 1, each of which occurs.
-        num_bins: quantiles kept; memory is k · (size of a sample) · num_bins.
+        num_bins: quantiles for each feature; memory is k · (size of a sample) · num_bins.
         dim: dimension of x along which samples lie.
     """
 
@@ -78,15 +78,15 @@ class QuantileNormalizer:
 
     @property
     def num_bins(self) -> int:
-        """Quantiles kept for each feature."""
+        """Number of quantiles for each feature."""
         return self.lut.shape[-1]
 
     def cdf(self, z: int, x: Tensor) -> Tensor:
-        """Probability integral transform of x `[..., *features]` under class z."""
+        """Apply the probability integral transform of class z to x `[..., *features]`."""
         return cdf(x, self.lut[z])
 
     def sample(self, z: int, n: int) -> Tensor:
-        """`[n, *features]`: n draws from class z, each feature on its own."""
+        """Draw n samples `[n, *features]` from class z, each feature independently."""
         features = self.lut.shape[1:-1]
         return icdf(torch.rand(n, *features, device=self.lut.device, dtype=torch.float64), self.lut[z])
 
@@ -101,7 +101,7 @@ class QuantileNormalizer:
 
 
 def _quantiles(x: Tensor, grid: Tensor) -> Tensor:
-    """Linearly interpolated quantiles along the last dimension; unlike torch.quantile, of any size."""
+    """Interpolate quantiles linearly along the last dimension, which may be longer than torch.quantile takes."""
     ordered = x.sort(-1).values
     position = grid * (x.shape[-1] - 1)
     low = position.floor().long()

@@ -5,16 +5,16 @@ An orthogonal projection P of given rank d − k plays against a linear predicto
     max over P of f(P),   f(P) = min over (M, b) of  E[loss(M P x + b, z)] + λ/2 tr(M Cov(Px) Mᵀ),
 
 with the intercept unpenalised. The penalty is on the variance of the logits, so that neither λ nor the game depends on
-the units of x. The value is at most H(z), the loss of the best constant, so H(z) − f(P) bounds what a
-better projection could gain. What is known of the game decides how it is solved:
+the units of x. The value is at most H(z), the loss of the best constant, so H(z) − f(P) bounds the gain of any better
+projection. There are four ways to solve it:
 
-* `closed_form`, k >= rank Cov(x, z): the loss of the best predictor is that of a constant if and only if no class mean
-  is left apart, so the projection off span Cov(x, z) is optimal, f(P) = H(z). (Mean projection and SAL are the same.)
+* `closed_form`, k >= rank Cov(x, z): the best predictor has the loss of a constant if and only if all class means
+  coincide, so the projection off span Cov(x, z) is optimal, f(P) = H(z). (Mean projection and SAL are the same map.)
 * `squared`, any k: under squared loss, on z whitened, the span of C V_k is optimal, with C = Cov(x, z), Σ = LLᵀ and V_k
-  the top right singular vectors of L⁻¹C: what is left is predicted by the other canonical correlations alone.
+  the top right singular vectors of L⁻¹C: only the other canonical correlations remain.
 * `game`, k < rank Cov(x, z), cross-entropy: Riemannian ascent over the k directions U that are removed. With the inner
-  problem solved exactly, Danskin's theorem gives the gradient −Mᵀ G U, G = E[(p − z) xᵀ]. Not concave, so what is found
-  is a stationary point, at least as good as `squared`, where the ascent starts.
+  problem solved exactly, Danskin's theorem gives the gradient −Mᵀ G U, G = E[(p − z) xᵀ]. The value is not concave: the
+  ascent ends at a stationary point, which is at least as good as `squared`, where it starts.
 * `sgd`: the published algorithm, `solve_adv_game`, to compare with.
 """
 
@@ -43,7 +43,7 @@ _INNER_TOL = 1e-8
 
 @dataclass(frozen=True)
 class RlaceSolution:
-    """What is known of a solution. Losses are in nats, gradients in coordinates in which x is white."""
+    """How good a solution is. Losses are in nats, gradients in coordinates in which x is white."""
 
     solver: str
     value: float
@@ -54,12 +54,12 @@ class RlaceSolution:
     l2: float
     """λ"""
     grad_norm: float
-    """Largest entry of the gradient of the inner problem where it was left."""
+    """Largest entry of the gradient of the inner problem at its last iterate."""
     stationarity: float
     """‖MᵀGU‖, the norm of the outer gradient; 0 under squared loss, where the optimum is known."""
     suboptimality_bound: float
-    """H(z) − f(P), at least what any other projection could gain: 0 at full rank, and loose below it, where nothing
-    tighter is known."""
+    """H(z) − f(P), which no other projection can gain more than: 0 at full rank, and loose below it, where no tighter
+    bound is known."""
     iterations: int
     seconds: float
     converged: bool
@@ -68,10 +68,12 @@ class RlaceSolution:
 
 @dataclass(frozen=True)
 class RlaceEraser(AffineEraser):
-    """The orthogonal projection that leaves a linear predictor of the concept least; see `AffineEraser`."""
+    """The orthogonal projection after which the best linear predictor of the concept has the highest loss; see
+    `AffineEraser`.
+    """
 
     solution: RlaceSolution | None = None
-    """None once saved and loaded."""
+    """None after saving and loading."""
 
     @classmethod
     @torch.no_grad()
@@ -102,13 +104,13 @@ class RlaceEraser(AffineEraser):
                 concept is not labels.
             weight: importance weights `[n]`.
             affine: keep the mean of x where it is; else the map is x ↦ P x.
-            l2: λ. It bounds the predictor where the concept is separable; the smaller, the closer to the game without
-                it, and the harder the inner problem.
-            tol: of the outer gradient, in nats per radian.
+            l2: λ. It bounds the predictor where the concept is separable. A smaller one is closer to the unpenalised
+                game, and makes the inner problem harder.
+            tol: tolerance of the outer gradient, in nats per radian.
             max_iter: steps of an ascent; there are two or three, from different starts.
-            init: an eraser of the same or of lower rank that the ascent may start from, completed by the best squared
-                directions of what it leaves. The value is then at least its value: erasers fitted in ascending rank,
-                each from the last, are monotone.
+            init: an eraser of the same or of lower rank from which the ascent may start, completed by the best squared
+                directions that it does not remove. The value is then at least the value of `init`: erasers fitted in
+                ascending rank, each from the last, are monotone.
             progress: show a progress bar of the ascent, or of the published algorithm.
             sgd: for `solver="sgd"`, arguments of `solve_adv_game`.
 
@@ -121,40 +123,17 @@ class RlaceEraser(AffineEraser):
         start = time.perf_counter()
         _check(x, z, rank, solver, l2, sgd)
         x = x.to(working_dtype(x.dtype) if x.is_floating_point() else torch.float32)
-        y = labels_of(z.to(x.device))
-        game = _Game(x, concept_matrix(z).to(x.device), y, weight, l2)
-        full = game.full.shape[1]
-        if solver == "auto":
-            solver = "closed_form" if rank >= full else "squared" if y is None else "game"
-        if solver == "closed_form" and rank < full:
-            raise ValueError(
-                f"rank is {rank}, but the closed form is optimal only from rank Cov(x, z) = {full} up: take "
-                "solver='game' or 'squared'"
-            )
-        if y is None and solver in ("game", "sgd"):
-            raise ValueError(f"solver is {solver!r}, which needs z as labels [n] or one-hot [n, K]: take 'squared'")
+        game = _Game(x, concept_matrix(z).to(x.device), labels_of(z.to(x.device)), weight, l2)
+        solver = _choose_solver(solver, game, rank)
         if solver == "sgd":
             point = _published(game, x, rank, {"progress": progress, "weight": weight, **sgd})
         elif solver == "game":
             point = game.ascend(rank, init, tol, max_iter, progress)
         else:
-            point = game.at(game.full[:, :rank])
+            point = game.evaluate(game.full[:, :rank])
         directions = game.in_x(point.directions, rank)
-        stationary = solver != "sgd" and (solver == "squared" or point.stationarity <= tol)
-        solution = RlaceSolution(
-            solver=solver,
-            value=point.value,
-            cross_entropy=None if point.inner is None else point.inner.loss,
-            l2=l2,
-            grad_norm=0.0 if point.inner is None else point.inner.grad_norm,
-            stationarity=point.stationarity,
-            suboptimality_bound=game.constant_loss() - point.value,
-            iterations=point.iterations,
-            seconds=time.perf_counter() - start,
-            converged=stationary and (point.inner is None or point.inner.converged),
-        )
         eraser = cls.orthogonal(directions.to(x.dtype), game.mean.to(x.dtype) if affine else None)
-        return replace(eraser, solution=solution)
+        return replace(eraser, solution=_solution(game, point, solver, tol, time.perf_counter() - start))
 
 
 @dataclass(frozen=True)
@@ -182,8 +161,8 @@ class _Game:
     """
 
     def __init__(self, x: Tensor, z: Tensor, y: Tensor | None, weight: Tensor | None, l2: float) -> None:
-        # In float64 whatever the data, so that directions of little variance stand out from rounding: one that is taken
-        # for rounding below is not erased, and a probe still reads there.
+        # In float64 whatever the data, so that directions of little variance stand out from rounding: a direction that
+        # is mistaken for rounding below is not erased, and a probe still reads it.
         moments = Moments(x.shape[1], z.shape[1], device=x.device, dtype=torch.float64)
         moments.update(x, z, weight)
         self.mean, self.sigma = moments.mean_x, moments.cov_xx(unbiased=False)
@@ -191,7 +170,7 @@ class _Game:
         eps = torch.finfo(x.dtype).eps
         scale = column_scale(self.sigma)
         values, vectors = torch.linalg.eigh(self.sigma / scale / scale.mT)
-        # What varies less than the data are rounded (eps² in variance) or the decomposition is exact does not count.
+        # Drop directions below the rounding of the data (eps² in variance) or of the decomposition.
         in_range = values > len(values) * max(eps**2, torch.finfo(values.dtype).eps) * values[-1]
         roots, vectors = values[in_range].sqrt(), vectors[:, in_range]
         self.whiten = vectors / roots / scale
@@ -206,16 +185,16 @@ class _Game:
         values, vectors = torch.linalg.eigh(basis.mT @ cov_zz @ basis)
         self.C = self.whiten.mT @ moments.cov_xz(unbiased=False) @ (basis @ (vectors / values.sqrt()))
         """Cov(w, z) with z white too, `[r, m]`: its singular values are the canonical correlations."""
-        left, correlations, _ = torch.linalg.svd(self.C, full_matrices=False)
-        self.full = left[:, correlations > 1e3 * eps]
+        vectors, correlations, _ = torch.linalg.svd(self.C, full_matrices=False)
+        self.full = vectors[:, correlations > 1e3 * eps]
         """`[r, rank Cov(x, z)]`; its first k columns are the optimum of rank k under squared loss."""
 
-    def at(self, directions: Tensor, warm: SoftmaxFit | None = None, tol: float = _INNER_TOL) -> _Point:
-        """Solve the inner problem."""
+    def evaluate(self, directions: Tensor, warm: SoftmaxFit | None = None, tol: float = _INNER_TOL) -> _Point:
+        """Solve the inner problem with `directions` removed, from the predictor `warm` if there is one."""
         U = directions
         if self.y is None:
-            left = self.C - U @ (U.mT @ self.C)
-            return _Point(U, self.C.shape[1] - float(left.square().sum()))
+            remaining = self.C - U @ (U.mT @ self.C)
+            return _Point(U, self.C.shape[1] - float(remaining.square().sum()))
         x = self.x - (self.x @ U) @ U.mT
         objective = SoftmaxObjective(x, self.y, weight=self.weight, l2=self.l2)
         fit = minimise(objective, init=warm, tol=tol)
@@ -226,11 +205,11 @@ class _Game:
         return _Point(U, value, fit, ascent - U @ (U.mT @ ascent))
 
     def ascend(self, rank: int, init: AffineEraser | None, tol: float, max_iter: int, progress: bool) -> _Point:
-        """The best of what the ascent reaches from `squared`, by continuation in λ, and from `init`.
+        """Ascend from `squared`, from the end of a continuation in λ, and from `init`; return the best end.
 
         As λ grows the game becomes that of squared loss, whose optimum is known. With λ lowered step by step from there
-        the ascent usually passes by poor stationary points; where the concept is separable it may not, and going
-        straight from `squared` may end higher. So both are tried.
+        the ascent usually avoids poor stationary points. Where the concept is separable it may not, and the ascent that
+        starts at `squared` may end higher. So both are tried.
         """
         with tqdm(desc=f"rlace, rank {rank}", disable=not progress, leave=False) as bar:
             squared = continued = self.full[:, :rank]
@@ -238,30 +217,31 @@ class _Game:
             for factor in _CONTINUATION:
                 eased = copy.copy(self)
                 eased.l2 = factor * self.l2
-                at = eased.climb(eased.at(continued), max(tol, 1e-2), max_iter // 4, bar)
-                continued, steps = at.directions, steps + at.iterations
+                point = eased.climb(eased.evaluate(continued), max(tol, 1e-2), max_iter // 4, bar)
+                continued, steps = point.directions, steps + point.iterations
             starts = [continued, squared] if init is None else [continued, squared, self.extend(init, rank)]
-            ends = [self.climb(self.at(start), tol, max_iter, bar) for start in starts]
+            ends = [self.climb(self.evaluate(start), tol, max_iter, bar) for start in starts]
         best = max(ends, key=lambda end: end.value)
         steps += sum(end.iterations for end in ends)
-        return replace(self.at(best.directions, best.inner), iterations=steps)
+        return replace(self.evaluate(best.directions, best.inner), iterations=steps)
 
     def climb(self, point: _Point, tol: float, max_iter: int, bar: Any) -> _Point:
-        """Riemannian L-BFGS with backtracking."""
+        """Ascend from `point` by Riemannian L-BFGS with backtracking."""
         memory: list[tuple[Tensor, Tensor]] = []
         for iteration in range(max_iter):
             if point.stationarity <= tol or point.ascent is None:
                 break
             new = self._step(point, _quasi_newton(point.ascent, memory))
-            if new is None:  # curvature that misleads, or a value overestimated: forget both
-                memory, point = [], replace(self.at(point.directions, point.inner, _INNER_TOL), iterations=iteration)
+            if new is None:  # misleading curvature, or an overestimated value: start both anew
+                exact = self.evaluate(point.directions, point.inner, _INNER_TOL)
+                memory, point = [], replace(exact, iterations=iteration)
                 new = self._step(point, _ascent(point))
-            if new is None:  # no rise is left that the tolerance of the inner problem lets us see
+            if new is None:  # any further rise is below the tolerance of the inner problem
                 break
             U = new.directions
-            moved, bent = U - point.directions, _ascent(point) - _ascent(new)
+            latest = (U - point.directions, _ascent(point) - _ascent(new))
             # Steps are carried along by projection to the tangent space of the new point.
-            memory = [(s - U @ (U.mT @ s), y - U @ (U.mT @ y)) for s, y in [*memory[-_MEMORY:], (moved, bent)]]
+            memory = [(s - U @ (U.mT @ s), y - U @ (U.mT @ y)) for s, y in [*memory[-_MEMORY:], latest]]
             memory = [(s, y) for s, y in memory if float((s * y).sum()) > 1e-10 * float((s * s).sum())]
             point = replace(new, iterations=iteration + 1)
             bar.update()
@@ -269,49 +249,80 @@ class _Game:
         return point
 
     def _step(self, point: _Point, direction: Tensor) -> _Point | None:
-        """The first of ever shorter steps, from a radian at most, that raises the value enough (Armijo)."""
+        """Backtrack from a step of at most a radian to the first that raises the value enough (Armijo)."""
         slope = float((direction * _ascent(point)).sum())
         step = min(1.0, 1.0 / float(direction.norm()))
-        tol = min(max(1e-4 * point.stationarity, _INNER_TOL), 1e-5)  # an error far below the gradient is no matter
+        tol = min(max(1e-4 * point.stationarity, _INNER_TOL), 1e-5)  # an error far below the gradient does not matter
         while step * slope > 1e-12 * abs(point.value):
-            new = self.at(_retract(point.directions + step * direction), point.inner, tol)
+            new = self.evaluate(_retract(point.directions + step * direction), point.inner, tol)
             if new.value >= point.value + 1e-4 * step * slope:
                 return new
             step /= 3
         return None
 
     def extend(self, init: AffineEraser, rank: int) -> Tensor:
-        """The directions of an eraser, and the best squared ones of what it leaves."""
+        """Complete the directions of an eraser to `rank` by the best squared ones that it does not remove."""
         if init.proj_left.shape[0] != len(self.sigma) or init.rank > rank:
             raise ValueError(
                 f"init removes {init.rank} of {init.proj_left.shape[0]} directions, but must remove at most {rank} of "
                 f"{len(self.sigma)}"
             )
         U = self.whitened(init.proj_left)
-        more = torch.linalg.svd(self.C - U @ (U.mT @ self.C), full_matrices=False)[0][:, : rank - U.shape[1]]
-        extended: Tensor = torch.linalg.qr(torch.cat([U, more], 1))[0]
+        others = torch.linalg.svd(self.C - U @ (U.mT @ self.C), full_matrices=False)[0][:, : rank - U.shape[1]]
+        extended: Tensor = torch.linalg.qr(torch.cat([U, others], 1))[0]
         return extended
 
     def whitened(self, directions: Tensor) -> Tensor:
-        """Directions of x `[d, k]` in white coordinates."""
+        """Write directions of x `[d, k]` in white coordinates."""
         white: Tensor = torch.linalg.qr(self.whiten.mT @ directions.to(self.x))[0]
         return white
 
     def in_x(self, directions: Tensor, rank: int) -> Tensor:
-        """`rank` orthonormal directions of x: those given in white coordinates, then those of least variance."""
+        """Write white directions as orthonormal ones of x, completed to `rank` by those of least variance."""
         U: Tensor = torch.linalg.qr(self.unwhiten @ directions)[0]
         if U.shape[1] < rank:
-            # Lift what is there above all else, and take the smallest eigenvectors.
+            # Give the directions that are in U already the largest eigenvalue, and take the smallest eigenvectors.
             P = torch.eye(len(U)).to(U) - U @ U.mT
             lifted = P @ self.sigma @ P + (2 * self.sigma.trace() + 1) * U @ U.mT
             U = torch.linalg.qr(torch.cat([U, torch.linalg.eigh(lifted)[1][:, : rank - U.shape[1]]], 1))[0]
         return U
 
     def constant_loss(self) -> float:
-        """H(z): the loss of the best constant predictor."""
+        """Return H(z), the loss of the best constant predictor."""
         if self.y is None:
             return float(self.C.shape[1])
         return fit_softmax(self.x[:, :0], self.y, weight=self.weight, tol=1e-12).loss
+
+
+def _choose_solver(solver: RlaceSolver, game: _Game, rank: int) -> RlaceSolver:
+    """Resolve `auto`, and check that the solver can serve this concept and rank."""
+    full = game.full.shape[1]
+    if solver == "auto":
+        return "closed_form" if rank >= full else "squared" if game.y is None else "game"
+    if solver == "closed_form" and rank < full:
+        raise ValueError(
+            f"rank is {rank}, but the closed form is optimal only from rank Cov(x, z) = {full} up: take "
+            "solver='game' or 'squared'"
+        )
+    if game.y is None and solver in ("game", "sgd"):
+        raise ValueError(f"solver is {solver!r}, which needs z as labels [n] or one-hot [n, K]: take 'squared'")
+    return solver
+
+
+def _solution(game: _Game, point: _Point, solver: RlaceSolver, tol: float, seconds: float) -> RlaceSolution:
+    stationary = solver != "sgd" and (solver == "squared" or point.stationarity <= tol)
+    return RlaceSolution(
+        solver=solver,
+        value=point.value,
+        cross_entropy=None if point.inner is None else point.inner.loss,
+        l2=game.l2,
+        grad_norm=0.0 if point.inner is None else point.inner.grad_norm,
+        stationarity=point.stationarity,
+        suboptimality_bound=game.constant_loss() - point.value,
+        iterations=point.iterations,
+        seconds=seconds,
+        converged=stationary and (point.inner is None or point.inner.converged),
+    )
 
 
 def _ascent(point: _Point) -> Tensor:
@@ -320,7 +331,7 @@ def _ascent(point: _Point) -> Tensor:
 
 
 def _quasi_newton(ascent: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The L-BFGS direction from steps and changes of gradient (Nocedal & Wright, algorithm 7.4)."""
+    """Compute the L-BFGS direction from steps and changes of gradient (Nocedal & Wright, algorithm 7.4)."""
     direction, alphas = ascent.clone(), []
     for s, y in reversed(memory):
         alpha = (s * direction).sum() / (s * y).sum()
@@ -335,20 +346,20 @@ def _quasi_newton(ascent: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor
 
 
 def _published(game: _Game, x: Tensor, rank: int, options: dict[str, Any]) -> _Point:
-    """The published algorithm on x as it is, and the inner problem at what it returns."""
+    """Run the published algorithm on x as it is, and solve the inner problem at the projection that it returns."""
     from efface.erasure.adversarial import solve_adv_game
 
     result = solve_adv_game(x, game.y, x, game.y, rank=rank, **{"device": x.device, **options})
     removed = torch.eye(x.shape[1], device=x.device) - result["P"]
-    point = game.at(game.whitened(torch.linalg.eigh(removed)[1][:, -rank:]))
+    point = game.evaluate(game.whitened(torch.linalg.eigh(removed)[1][:, -rank:]))
     return replace(point, iterations=result["iterations"])
 
 
 def _retract(directions: Tensor) -> Tensor:
-    """The orthonormal columns next to these: QR with a positive diagonal."""
+    """Map a matrix to nearby orthonormal columns, by a QR decomposition with a positive diagonal."""
     Q, R = torch.linalg.qr(directions)
-    near: Tensor = Q * R.diagonal().sign()
-    return near
+    columns: Tensor = Q * R.diagonal().sign()
+    return columns
 
 
 def _check(x: Tensor, z: Tensor, rank: int, solver: str, l2: float, sgd: dict[str, Any]) -> None:

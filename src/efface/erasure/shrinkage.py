@@ -32,7 +32,7 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor) -> Tensor:
 
 
 def shrinkage_coefficients(trace: Tensor, norm_sq: Tensor, p: int, n: float | Tensor) -> tuple[Tensor, Tensor]:
-    """α and βσ² of `optimal_linear_shrinkage`, from trace and squared Frobenius norm of the p × p matrices."""
+    """Return α and βσ² of `optimal_linear_shrinkage`, from trace and squared Frobenius norm of the p × p matrices."""
     # With the target t·I, t = tr(S)/p, ‖S‖² − ‖tI‖² is the squared distance of S from the target. Where S is the
     # target to rounding, α is undefined and immaterial; the bound keeps it from amplifying that rounding.
     t = trace / p

@@ -6,7 +6,7 @@ T = TypeVar("T")
 
 
 def assert_type(typ: type[T], obj: object) -> T:
-    """`obj`, if it is a `typ`.
+    """Return `obj` if it is a `typ`.
 
     Raises:
         TypeError: it is not.

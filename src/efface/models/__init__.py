@@ -1,1 +1,1 @@
-"""Base models: a backbone that makes features, and a linear head on them."""
+"""Base models: a backbone that computes features, and a linear head on them."""

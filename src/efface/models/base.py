@@ -1,4 +1,4 @@
-"""The one shape that every model has."""
+"""The contract of a model."""
 
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ class Model(nn.Module):
         return logits
 
     def cut(self, m: int) -> tuple[nn.Module, nn.Sequential]:
-        """What comes before the last m linear layers, and those layers with the activations between them.
+        """Split the model before its last m linear layers; return both parts, the second with its activations.
 
         Raises:
             ValueError: the model does not end in m linear layers with one ReLU between each two.
@@ -33,9 +33,9 @@ class Model(nn.Module):
         if m == 1:
             return self.backbone, nn.Sequential(self.head)
         parts = [*(self.backbone if isinstance(self.backbone, nn.Sequential) else [self.backbone]), self.head]
-        at = len(parts) - (2 * m - 1)
-        tail = parts[max(at, 0) :]
+        first = len(parts) - (2 * m - 1)
+        tail = parts[max(first, 0) :]
         alternate = all(isinstance(a, nn.Linear) != isinstance(b, nn.Linear) for a, b in pairwise(tail))
-        if m < 1 or at < 0 or not alternate or not all(isinstance(part, nn.Linear | nn.ReLU) for part in tail):
+        if m < 1 or first < 0 or not alternate or not all(isinstance(part, nn.Linear | nn.ReLU) for part in tail):
             raise ValueError(f"m is {m}, but the model does not end in {m} linear layers with a ReLU between each two")
-        return nn.Sequential(*parts[:at]), nn.Sequential(*tail)
+        return nn.Sequential(*parts[:first]), nn.Sequential(*tail)

@@ -37,7 +37,7 @@ def convnet(
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is {kernel_size}, but must be odd, so that images keep their size")
     if min(input_shape[1:]) < pool ** len(channels):
-        raise ValueError(f"pool={pool}: images of {input_shape[1:]} pixels are gone after {len(channels)} layers of it")
+        raise ValueError(f"pool={pool}: images of {input_shape[1:]} pixels are too small for {len(channels)} layers")
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise([input_shape[0], *channels]):
         layers += [

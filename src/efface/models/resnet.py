@@ -32,7 +32,7 @@ def resnet(
         weights: which, by torchvision's name: `IMAGENET1K_V1`, and `IMAGENET1K_V2` for depth 50.
 
     Raises:
-        ValueError: an option is wrong, or the inputs are no images.
+        ValueError: an option is wrong, or the inputs are not images.
         FileNotFoundError: the weights can neither be found nor fetched.
     """
     from torchvision import models
@@ -53,7 +53,7 @@ def resnet(
 
 
 def _fetch(kind: Any, name: str) -> dict[str, Any]:
-    """torchvision's weights from its own folder, or fetched to it."""
+    """Read torchvision's weights from its own folder, or download them to it."""
     if name not in kind.__members__:
         raise ValueError(f"weights is {name!r}, but must be one of {', '.join(kind.__members__)}")
     choice = kind[name]

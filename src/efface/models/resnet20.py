@@ -8,7 +8,7 @@ from efface.models.base import Model
 
 
 class _Block(nn.Module):
-    """Two 3 × 3 convolutions, and a shortcut that has no parameters (He et al., option A)."""
+    """Two 3 × 3 convolutions, and a shortcut without parameters (He et al., option A)."""
 
     def __init__(self, d_in: int, d_out: int, stride: int) -> None:
         super().__init__()

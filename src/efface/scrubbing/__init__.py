@@ -1,14 +1,14 @@
-"""Concept scrubbing of language models: erase a concept from every layer, and see what the model loses.
+"""Concept scrubbing of language models: erase a concept from every layer, and measure what the model loses.
 
     scrubber, loss = scrub(model, {"input_ids": ids, "pos": tags}, "pos", batch_size=8)
     with scrubber.scrub(model):
         model.generate(...)
     scrubber.save("scrubber.safetensors")
-    scrubber.fold(model)  # or make it part of the weights
+    fold(scrubber, model)  # or make it part of the weights
 
-The names are those of EleutherAI's `concept_erasure`. What is different: paths are those of `named_modules`, with dots;
-erasers act at every normalisation inside the blocks, never behind the last one; the states that an eraser is fitted on
-are those of the model's own forward pass; a control of random subspaces keeps them for all tokens of a sequence.
+The names are those of EleutherAI's `concept_erasure`. The differences: paths are those of `named_modules`, with dots;
+erasers act at every normalisation inside the blocks, never behind the last one; an eraser is fitted on the states of
+the model's real forward pass; the control of random subspaces uses the same ones for all tokens of a sequence.
 """
 
 from efface.scrubbing.control import random_scrub, random_scrubber

@@ -1,4 +1,4 @@
-"""The control that erasers are held against: as many directions, but random ones."""
+"""The control for erasers: the same number of directions, chosen at random."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ from efface.scrubbing.scrubber import ConceptScrubber
 def random_scrubber(
     model: nn.Module, subspace_dim: int, *, seed: int = 0, sublayers: bool = True, family: Family | None = None
 ) -> ConceptScrubber:
-    """Orthogonal projections off random subspaces, one for each site, that depend on the seed alone.
+    """Draw orthogonal projections off random subspaces, one for each site, that depend only on the seed.
 
-    A sequence keeps its subspaces from its first to its last token, also where a cache spreads it over many calls.
+    A sequence has the same subspaces from its first to its last token, also where a cache spreads it over many calls.
 
     Args:
-        model: of a known family, or of the one given.
-        subspace_dim: dimensions erased; for a fair control, as many as the eraser it is held against.
-        seed: of the subspaces.
+        model: a model of a known family, or of `family`.
+        subspace_dim: dimensions erased; for a fair control, as many as the eraser that it is compared with.
+        seed: seed of the subspaces.
         sublayers: see `scrub`.
-        family: where blocks and normalisations are, if the model's family is not known.
+        family: the places of blocks and normalisations, if the model's family is not known.
 
     Raises:
         ValueError: `subspace_dim` is not below the width of the states.
@@ -44,6 +44,6 @@ def random_scrubber(
 def random_scrub(
     model: nn.Module, subspace_dim: int, *, seed: int = 0, sublayers: bool = True, family: Family | None = None
 ) -> Iterator[ConceptScrubber]:
-    """Within this context the model erases random subspaces; arguments as for `random_scrubber`."""
+    """Erase random subspaces within this context; arguments as for `random_scrubber`."""
     with random_scrubber(model, subspace_dim, seed=seed, sublayers=sublayers, family=family).scrub(model) as scrubber:
         yield scrubber

@@ -1,6 +1,6 @@
-"""Where the blocks, the normalisations and the layers behind them are in each family of `transformers`.
+"""The places of blocks, normalisations and the layers behind them in each family of `transformers`.
 
-A further family is an entry of `FAMILIES`, or is handed to `scrub(..., family=...)`.
+A further family is an entry of `FAMILIES`, or is passed to `scrub(..., family=...)`.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ class Site:
     """A module inside a block behind which a concept is erased."""
 
     path: str
-    """From the block."""
+    """Path from the block."""
     consumers: tuple[str, ...] = ()
-    """The linear layers, from the block, that alone read the module's output. Empty if something else reads it too, the
-    residual stream for example: an eraser there cannot become part of weights."""
+    """Paths from the block of the linear layers that alone read the module's output. Empty if something else reads it
+    too, such as the residual stream: an eraser there cannot become part of weights."""
     sublayer: bool = False
     """Whether it is inside the block, and not at its input; see `sublayers` of `scrub`."""
     bias_flag: str | None = None
@@ -32,22 +32,22 @@ class Family:
     """Paths from the base model, which is the model without its head."""
 
     blocks: str
-    """The list of blocks, which run one after the other and pass hidden states on as their first argument."""
+    """Path of the list of blocks, which run one after the other and pass hidden states on as their first argument."""
     sites: tuple[Site, ...]
-    """In a block, in the order in which they run."""
+    """The sites of a block, in the order in which they run."""
     before: tuple[str, ...] = ()
     """Modules that run before the first block, whose output is the first block's input as it is."""
     causal: bool = True
     """Whether a token sees only those before it, and the head predicts the next."""
 
     def paths(self, model: nn.Module, *, sublayers: bool = True) -> list[str]:
-        """The paths of all sites of a model, in the order in which they run."""
+        """List the paths of all sites of a model, in the order in which they run."""
         inside = [site for site in self.sites if sublayers or not site.sublayer]
         blocks = range(len(self.block_list(model)))
         return [*self.before, *(f"{self.blocks}.{i}.{site.path}" for i in blocks for site in inside)]
 
     def block_list(self, model: nn.Module) -> nn.ModuleList:
-        """The blocks of a model.
+        """Find the blocks of a model.
 
         Raises:
             ValueError: they are not where this description says.
@@ -60,22 +60,22 @@ class Family:
         return blocks
 
     def block_sites(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Site]]:
-        """Path, block and description of every site that lies in a block."""
+        """Iterate over the path, block and description of every site that lies in a block."""
         for i, block in enumerate(self.block_list(model)):
             for site in self.sites:
                 yield f"{self.blocks}.{i}.{site.path}", block, site
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model without its head: `base_model` of a `transformers` model, else the module itself."""
+    """Return the model without its head: `base_model` of a `transformers` model, else the module itself."""
     return getattr(model, "base_model", model)
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module:
-    """The module at a path.
+    """Find the module at a path.
 
     Raises:
-        ValueError: there is none; the message names the nearest.
+        ValueError: there is none; the message names similar paths.
     """
     try:
         return module.get_submodule(path)
@@ -111,7 +111,7 @@ def _llama(
 FAMILIES: dict[str, Family] = {
     "llama": _llama(attention_flag="attention_bias", mlp_flag="mlp_bias"),
     "gemma": _llama(attention_flag="attention_bias"),
-    # From the second Gemma on, what the attention returns is normalised too.
+    # From the second Gemma on, the output of the attention is normalised too.
     "gemma2": _llama(attention_flag="attention_bias", mlp_norm="pre_feedforward_layernorm"),
     "gemma3_text": _llama(attention_flag="attention_bias", mlp_norm="pre_feedforward_layernorm"),
     "mistral": _llama(),
@@ -144,14 +144,14 @@ FAMILIES: dict[str, Family] = {
         sites=(Site(path="attention.output.LayerNorm", sublayer=True), Site(path="output.LayerNorm")),
     ),
 }
-"""By `model.config.model_type`."""
+"""The known families, by `model.config.model_type`."""
 
 
 def family_of(model: nn.Module) -> Family:
-    """The description of a model's family.
+    """Look up the description of a model's family.
 
     Raises:
-        ValueError: it is not known; the message says what to give.
+        ValueError: it is not known; the message shows how to describe it.
     """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", type(model).__name__)

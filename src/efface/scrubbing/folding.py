@@ -1,27 +1,17 @@
 """Erasers as part of weights: W r(x) + c = (W P) x + (c + W (I − P) b), exact where only linear layers read r(x)."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface.erasure.affine import AffineEraser
 from efface.scrubbing.families import Family, Site, family_of, submodule
-
-
-class Erasers(Protocol):
-    """A `ConceptScrubber`, which itself knows how to be folded."""
-
-    @property
-    def pre_hook(self) -> bool: ...
-
-    @property
-    def erasers(self) -> Mapping[str, AffineEraser]: ...
+from efface.scrubbing.scrubber import ConceptScrubber
 
 
 @torch.no_grad()
-def fold(scrubber: Erasers, model: nn.Module, *, family: Family | None = None) -> None:
+def fold(scrubber: ConceptScrubber, model: nn.Module, *, family: Family | None = None) -> None:
     """Merge erasers into the linear layers behind them, in place and in float64. The model then needs no hooks.
 
     An eraser that keeps the mean needs a bias. Where the layers have none but the model's configuration has a setting
@@ -29,17 +19,17 @@ def fold(scrubber: Erasers, model: nn.Module, *, family: Family | None = None) -
     the model can be saved and loaded as usual.
 
     Args:
-        scrubber: its erasers act behind sites that the family describes.
-        model: of a known family, or of the one given.
-        family: where blocks and normalisations are, if the model's family is not known.
+        scrubber: a scrubber whose erasers act behind sites that the family describes.
+        model: a model of a known family, or of `family`.
+        family: the places of blocks and normalisations, if the model's family is not known.
 
     Raises:
-        ValueError: it would not be exact, or a bias would have no place. The model is then as it was.
+        ValueError: it would not be exact, or a bias would have no place. The model is then unchanged.
     """
     family = family_of(model) if family is None else family
     sites = {path: (block, site) for path, block, site in family.block_sites(model)}
     if scrubber.pre_hook:
-        raise ValueError("pre_hook is on: what is erased before a normalisation is not linear behind it; apply hooks")
+        raise ValueError("pre_hook is on: erasure before a normalisation is not linear behind it; apply hooks")
     config: Any = getattr(model, "config", None)
     for path, eraser in scrubber.erasers.items():
         if path not in sites:
@@ -58,6 +48,7 @@ def fold(scrubber: Erasers, model: nn.Module, *, family: Family | None = None) -
             _merge(layer, eraser)
     for flag in flags:
         assert flag is not None
+        # The setting holds for the whole model, so every layer that it names must get a bias.
         for block, site in sites.values():
             if site.bias_flag == flag:
                 for name in (*site.consumers, *site.biased_too):
@@ -66,6 +57,7 @@ def fold(scrubber: Erasers, model: nn.Module, *, family: Family | None = None) -
 
 
 def _check(path: str, block: nn.Module, site: Site, eraser: AffineEraser, config: Any) -> None:
+    """Check that an eraser can become part of the layers behind its site."""
     if not site.consumers:
         raise ValueError(
             f"{path!r} feeds the residual stream, not linear layers alone: its eraser cannot be folded; apply hooks"
@@ -75,7 +67,7 @@ def _check(path: str, block: nn.Module, site: Site, eraser: AffineEraser, config
         weight = getattr(layer, "weight", None)
         if weight is None or not weight.is_floating_point() or not (isinstance(layer, nn.Linear) or _transposed(layer)):
             raise ValueError(
-                f"{name} behind {path!r} is a {type(layer).__name__}: only plain linear layers can take it"
+                f"{name} behind {path!r} is a {type(layer).__name__}: erasers can only be folded into linear layers"
             )
         width = weight.shape[0 if _transposed(layer) else 1]
         if width != len(eraser.proj_left):
@@ -88,15 +80,16 @@ def _check(path: str, block: nn.Module, site: Site, eraser: AffineEraser, config
 
 
 def _transposed(layer: nn.Module) -> bool:
-    """Whether it is GPT-2's linear layer, whose weight is `[in, out]`."""
+    """Test whether a layer is GPT-2's linear layer, whose weight is `[in, out]`."""
     return type(layer).__name__ == "Conv1D" and type(layer).__module__.startswith("transformers.")
 
 
 def _merge(layer: Any, eraser: AffineEraser) -> None:
+    """Replace W by W P, and add W (I − P) b to the bias."""
     W: Tensor = layer.weight.double()
     W = W.mT if _transposed(layer) else W
-    left, right = (t.to(W.device, torch.float64) for t in (eraser.proj_left, eraser.proj_right))
-    removed = (W @ left) @ right
+    proj_left, proj_right = (t.to(W.device, torch.float64) for t in (eraser.proj_left, eraser.proj_right))
+    removed = (W @ proj_left) @ proj_right
     layer.weight.copy_((W - removed).mT if _transposed(layer) else W - removed)
     if eraser.bias is not None:
         layer.bias.copy_(layer.bias.double() + removed @ eraser.bias.to(W.device, torch.float64))

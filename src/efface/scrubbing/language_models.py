@@ -10,28 +10,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from efface.data.conllu import Document, TaggedText
+from efface.options import Ge, Gt, options
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
 
 Trained = tuple[dict[str, Tensor], dict[str, Any]]
 """Weights, and facts that JSON can hold."""
 Cached = Callable[[Callable[[], Trained]], Trained]
-"""Calls what it is given, or returns what that returned before."""
+"""Calls its argument, or returns an earlier result of it from the cache."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model and how text becomes what it reads."""
+    """A model with its tokeniser."""
 
     model: nn.Module
-    """Of `transformers`, in evaluation mode."""
+    """A model of `transformers`, in evaluation mode."""
     encode: Encode
     prefix: tuple[int, ...]
     """Special tokens before each sequence."""
@@ -40,10 +41,10 @@ class LanguageModel:
     pad: int
     max_length: int
     facts: dict[str, Any] = field(default_factory=dict)
-    """What a record tells of it."""
+    """Facts for the record."""
 
     def tokenise(self, documents: Sequence[Document], tags: Sequence[str]) -> TokenData:
-        """Labelled documents as sequences of labelled tokens."""
+        """Cut labelled documents into sequences of labelled tokens."""
         return tokenise(
             documents, tags, self.encode, max_length=self.max_length, prefix=self.prefix, suffix=self.suffix,
             pad=self.pad,
@@ -51,7 +52,7 @@ class LanguageModel:
 
 
 class ModelSource(Protocol):
-    """What a configuration of a language model describes."""
+    """The class that a language model's configuration names."""
 
     def load(
         self,
@@ -63,11 +64,11 @@ class ModelSource(Protocol):
         cached: Cached,
         progress: bool,
     ) -> LanguageModel:
-        """The model, trained on `text.train` if it is not there yet, through `cached`."""
+        """Load the model, or train it on `text.train`, through `cached`."""
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class LmTraining:
     """Next-token training by AdamW, the learning rate rising over a twentieth of the steps, then falling as a cosine.
 
@@ -75,50 +76,30 @@ class LmTraining:
         epochs: passes over train.
         lr: the highest learning rate.
         batch_size: sequences in a step.
-        weight_decay: of matrices.
+        weight_decay: weight decay of matrices; vectors have none.
     """
 
-    epochs: int = 4
-    lr: float = 3e-3
-    batch_size: int = 16
-    weight_decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.lr <= 0 or self.batch_size < 1 or self.weight_decay < 0:
-            raise ValueError(
-                f"epochs={self.epochs}, lr={self.lr}, batch_size={self.batch_size}, weight_decay={self.weight_decay}: "
-                "lr and batch_size must be positive, the others not negative"
-            )
+    epochs: Annotated[int, Ge(0)] = 4
+    lr: Annotated[float, Gt(0)] = 3e-3
+    batch_size: Annotated[int, Ge(1)] = 16
+    weight_decay: Annotated[float, Ge(0)] = 0.1
 
     def fit(self, model: Any, train: TokenData, *, seed: int, device: str, progress: bool) -> list[dict[str, float]]:
-        """Train `model` in place; the mean loss of each epoch, in nats for each token.
+        """Train `model` in place; return the mean loss of each epoch, in nats for each token.
 
         Raises:
             FloatingPointError: the loss is no longer finite.
         """
         model.to(device).train()
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95), fused=True)
         steps = self.epochs * math.ceil(len(train) / self.batch_size)
-        warm = max(steps // 20, 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda i: min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(i - warm, 0) / max(steps - warm, 1)))),
-        )
+        optimizer, schedule = self._optimizer(model, steps)
         generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
         with tqdm(total=steps, desc="train", unit="batch", disable=None if progress else True, leave=False) as bar:
             for epoch in range(self.epochs):
                 total, count = torch.zeros((), device=device), 0
                 for rows in torch.randperm(len(train), generator=generator).split(self.batch_size):
-                    part = train.rows(rows)
-                    length = int(part.attention_mask.sum(1).max())
-                    columns = {name: column[:, :length] for name, column in part.columns().items()}
-                    batch = Batches(columns, None, len(rows), device)[0]
-                    nats = token_nats(model(input_ids=batch.input_ids, use_cache=False).logits, batch).sum()
-                    n = int(predicted(batch).sum())
+                    nats, n = _loss(model, train.rows(rows), device)
                     optimizer.zero_grad(set_to_none=True)
                     (nats / n).backward()
                     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -136,40 +117,62 @@ class LmTraining:
         model.eval()
         return history
 
+    def _optimizer(
+        self, model: nn.Module, steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Make AdamW and its schedule."""
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95), fused=True)
+        warm = max(steps // 20, 1)
 
-@dataclass(frozen=True)
+        def factor(step: int) -> float:
+            cosine = 0.5 * (1 + math.cos(math.pi * max(step - warm, 0) / max(steps - warm, 1)))
+            return min((step + 1) / warm, cosine)
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _loss(model: Any, sequences: TokenData, device: str) -> tuple[Tensor, int]:
+    """Compute the summed loss of the predicted tokens, in nats, and their number; padding is cut off."""
+    length = int(sequences.attention_mask.sum(1).max())
+    columns = {name: column[:, :length] for name, column in sequences.columns().items()}
+    batch = Batches(columns, None, len(sequences), device)[0]
+    nats = token_nats(model(input_ids=batch.input_ids, use_cache=False).logits, batch).sum()
+    return nats, int(predicted(batch).sum())
+
+
+@options
 class NoTraining:
-    """The model is taken as it is."""
+    """Uses the model as it is."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class TinyModel:
     """A small language model, and a byte-level BPE tokeniser, both trained on the text at hand.
 
     Args:
         architecture: a family of `transformers` whose head predicts the next token.
-        hidden_size, layers, heads, intermediate_size: its size.
-        vocab_size: tokens, of which 256 are single bytes.
+        hidden_size, layers, heads, intermediate_size: the size of the model.
+        vocab_size: number of tokens, of which 256 are single bytes and two are special.
         max_length: tokens in a sequence.
     """
 
     architecture: str
-    hidden_size: int = 128
-    layers: int = 4
-    heads: int = 4
-    intermediate_size: int = 384
-    vocab_size: int = 1024
-    max_length: int = 128
+    hidden_size: Annotated[int, Ge(1)] = 128
+    layers: Annotated[int, Ge(1)] = 4
+    heads: Annotated[int, Ge(1)] = 4
+    intermediate_size: Annotated[int, Ge(1)] = 384
+    vocab_size: Annotated[int, Ge(258)] = 1024
+    max_length: Annotated[int, Ge(2)] = 128
 
     def __post_init__(self) -> None:
         known = sorted(name for name, family in FAMILIES.items() if family.causal)
         if self.architecture not in known:
             raise ValueError(f"architecture is {self.architecture!r}, but must be one of {', '.join(known)}")
-        if self.hidden_size % self.heads or self.vocab_size < 258:
-            raise ValueError(
-                f"hidden_size={self.hidden_size}, heads={self.heads}, vocab_size={self.vocab_size}: heads must divide "
-                "hidden_size, and vocab_size be at least 258, for bytes and two special tokens"
-            )
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size={self.hidden_size}, heads={self.heads}: heads must divide hidden_size")
 
     def load(
         self,
@@ -224,7 +227,7 @@ class TinyModel:
         return LanguageModel(model, encode, (0,), (), 1, self.max_length, facts)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class PretrainedModel:
     """A model and tokeniser that `transformers` can load.
 
@@ -233,7 +236,7 @@ class PretrainedModel:
             Python package.
         head: `causal` with its language-modelling head, or `none`: states and probes only.
         dtype: `float32`, `bfloat16` or `float16`.
-        device_map: None for the run's device; `auto` spreads it over all there are (needs `accelerate`).
+        device_map: None for the run's device; `auto` spreads the model over all devices (needs `accelerate`).
         max_length: tokens in a sequence.
     """
 
@@ -241,13 +244,7 @@ class PretrainedModel:
     head: Literal["causal", "none"] = "causal"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device_map: str | None = None
-    max_length: int = 256
-
-    def __post_init__(self) -> None:
-        if self.head not in ("causal", "none"):
-            raise ValueError(f"head is {self.head!r}, but must be 'causal' or 'none'")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {self.dtype!r}, but must be 'float32', 'bfloat16' or 'float16'")
+    max_length: Annotated[int, Ge(3)] = 256
 
     def load(
         self,
@@ -260,26 +257,9 @@ class PretrainedModel:
         progress: bool,
     ) -> LanguageModel:
         require_transformers()
-        import transformers
-        from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-
         if not isinstance(training, NoTraining):
             raise ValueError("training: a pretrained model is taken as it is: use training=none")
-        where = _in_package(self.path)
-        # The name of the argument changed; the old one warns in new versions and the new one is unknown to old ones.
-        named = "dtype" if _version(transformers.__version__) >= (4, 56) else "torch_dtype"
-        options: dict[str, Any] = {named: getattr(torch, self.dtype)}
-        if self.device_map is not None:
-            options["device_map"] = self.device_map
-        auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where)
-            model = auto.from_pretrained(where, **options)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and "
-                "its tokeniser, or a name on the hub that can be reached from here"
-            ) from error
+        tokenizer, model = self._read()
         if not tokenizer.is_fast:
             raise ValueError(f"path: the tokeniser of {self.path} does not say which characters its tokens stand for")
         if self.device_map is None:
@@ -294,9 +274,29 @@ class PretrainedModel:
         prefix, suffix = (() if token is None else (int(token),) for token in (first, last))
         return LanguageModel(model.eval(), encode, prefix, suffix, tokenizer.pad_token_id or 0, self.max_length)
 
+    def _read(self) -> tuple[Any, Any]:
+        """Read the tokeniser and the model."""
+        import transformers
+        from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+        path = _in_package(self.path)
+        # The argument was renamed: the old name warns in new versions, and old versions do not know the new one.
+        dtype_name = "dtype" if _version(transformers.__version__) >= (4, 56) else "torch_dtype"
+        arguments: dict[str, Any] = {dtype_name: getattr(torch, self.dtype)}
+        if self.device_map is not None:
+            arguments["device_map"] = self.device_map
+        auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
+        try:
+            return AutoTokenizer.from_pretrained(path), auto.from_pretrained(path, **arguments)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and "
+                "its tokeniser, or a name on the hub that can be reached from here"
+            ) from error
+
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> str:
-    """A byte-level BPE tokeniser as JSON; tokens 0 and 1 are the beginning of a sequence and padding."""
+    """Train a byte-level BPE tokeniser; return it as JSON. Token 0 starts a sequence, token 1 is padding."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -310,7 +310,11 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> str:
 
 
 def require_transformers() -> None:
-    """ModuleNotFoundError, with what to install, where `transformers` is missing."""
+    """Check that `transformers` is installed.
+
+    Raises:
+        ModuleNotFoundError: it is not; the message says how to install it.
+    """
     if importlib.util.find_spec("transformers") is None:
         raise ModuleNotFoundError("language models need transformers: pip install 'efface[scrub]'")
 
@@ -321,7 +325,7 @@ def _version(text: str) -> tuple[int, int]:
 
 
 def _in_package(path: str) -> str:
-    """The folder that `package:<package>/<folder>` names; other paths as they are."""
+    """Resolve `package:<package>/<folder>` to a folder; return other paths as they are."""
     if not path.startswith("package:"):
         return path
     package, _, folder = path.removeprefix("package:").partition("/")

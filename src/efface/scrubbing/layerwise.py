@@ -4,9 +4,10 @@ Belrose et al., "LEACE: Perfect linear concept erasure in closed form", section 
 forward pass is used throughout, with hooks, so that a family needs no more than a description of where its layers are.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from efface.erasure.leace import ErasureMethod, LeaceFitter
+from efface.erasure.leace import ErasureMethod, LeaceEraser, LeaceFitter
 from efface.scrubbing.families import Family, base_model, family_of
 from efface.scrubbing.scrubber import ConceptScrubber, Hook, hooked
 from efface.scrubbing.tokens import Batch, Batches, predicted, token_nats
@@ -41,11 +42,11 @@ def scrub(
     family: Family | None = None,
     progress: bool = True,
 ) -> tuple[ConceptScrubber | None, float | None]:
-    """Fit an eraser behind every normalisation, one after the other, on what the erasers before it have left.
+    """Fit an eraser behind every normalisation, one after the other, on states that the erasers before it act on.
 
     Args:
-        model: of `transformers`, of a known family or the one given; on one device or several, in any precision. It is
-            put into evaluation mode and otherwise left as it is.
+        model: a model of `transformers`, of a known family or of `family`; on one device or several, in any precision.
+            It is put into evaluation mode and otherwise unchanged.
         train: a `datasets.Dataset` or a mapping of tensors with the column `input_ids` and, if there is padding,
             `attention_mask`; see `efface.scrubbing.tokens.Batches`.
         z_column: labels of the tokens `[n, t]`; negative ones, and padding, are left out. None fits nothing and
@@ -54,14 +55,14 @@ def scrub(
         batch_size: sequences at a time; the result is the same up to rounding.
         method: `leace`, or `orth` for SAL.
         sublayers: erase at the input of the attention and of the MLP of every block; if off, of the block only.
-        pre_hook: erase from what the normalisations are given, and not from what they return.
-        n_labels: number of classes; found if None.
+        pre_hook: erase from the inputs of the normalisations, and not from their outputs.
+        n_labels: number of classes; counted if None.
         rtol: singular values below this share of the largest are left alone.
         shrinkage: see `LeaceFitter`.
-        states: what the blocks are given is kept in `memory`, on `disk`, or each time computed anew from the tokens
+        states: keep the inputs of the next block in `memory`, on `disk`, or compute them anew from the tokens each time
             (`recompute`), in which case time grows with the square of the number of blocks.
-        states_dir: where to keep them on disk; the system's temporary folder if None.
-        family: where blocks and normalisations are, if the model's family is not known.
+        states_dir: the folder for `disk`; the system's temporary folder if None.
+        family: the places of blocks and normalisations, if the model's family is not known.
         progress: show a bar.
 
     Returns:
@@ -69,51 +70,48 @@ def scrub(
         (None if the model has no language-modelling head).
 
     Raises:
-        ValueError: the family is not known, a column is missing, labels and tokens differ in number, nothing is there.
+        ValueError: the family is not known, a column is missing, labels and tokens differ in number, there are none.
 
-    Cost: every block runs at most (sites + 1) times for each batch, whatever the number of blocks; one layer's
-    statistics, 8 d² bytes and while it is fitted 24 d², are held at a time.
+    Cost: every block runs at most (sites + 1) times for each batch, whatever the number of blocks. Memory for the
+    statistics of one layer at a time, 8 d² bytes, and 24 d² while its eraser is computed.
     """
     if states not in ("memory", "disk", "recompute"):
         raise ValueError(f"states is {states!r}, but must be 'memory', 'disk' or 'recompute'")
     family = family_of(model) if family is None else family
     batches = Batches(train, z_column, batch_size, input_device(model))
     model.eval()
-    with ExitStack() as stack:
-        store: _States | None = None
-        if states == "disk":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=states_dir))
-            store = _States(Path(folder))
-        elif states == "memory":
-            store = _States()
+    with _open_states(states, states_dir) as store:
         walk = _Walk(model, family, batches, store, pre_hook)
         if z_column is None:
             return None, walk.loss(ConceptScrubber())
-        k = batches.n_labels() if n_labels is None else n_labels
+        n_labels = batches.n_labels() if n_labels is None else n_labels
+        make_fitter = functools.partial(
+            LeaceFitter, z_dim=n_labels, method=method, affine=affine, dtype=torch.float32, shrinkage=shrinkage,
+            rtol=rtol,
+        )  # fmt: skip
         scrubber = ConceptScrubber(pre_hook)
-        blocks = family.block_list(model)
-        inside = [site for site in family.sites if sublayers or not site.sublayer]
-        stages = [(-1, list(family.before))]
-        stages += [(i, [f"{family.blocks}.{i}.{site.path}" for site in inside]) for i in range(len(blocks))]
-        off = None if progress else True  # None: off where there is no terminal
+        stages = _stages(model, family, sublayers)
         total = len(batches) * sum(len(paths) + 1 for _, paths in stages)
-        bar = stack.enter_context(tqdm(total=total, desc="scrub", unit="batch", disable=off, leave=False))
-        for block, paths in stages:
-            for path in paths:
-                bar.set_postfix_str(path)
-                scrubber.erasers[path] = walk.fit(
-                    path, scrubber, bar,
-                    lambda d, device: LeaceFitter(
-                        d, k, method, affine=affine, device=device, dtype=torch.float32, shrinkage=shrinkage, rtol=rtol
-                    ),
-                )  # fmt: skip
-            bar.set_postfix_str("next block")
-            walk.advance(block, scrubber, bar)
+        off = None if progress else True  # None: off where there is no terminal
+        with tqdm(total=total, desc="scrub", unit="batch", disable=off, leave=False) as bar:
+            for block, paths in stages:
+                for path in paths:
+                    bar.set_postfix_str(path)
+                    scrubber.erasers[path] = walk.fit(path, scrubber, bar, make_fitter)
+                bar.set_postfix_str("next block")
+                walk.advance(block, scrubber, bar)
         return scrubber, walk.loss(scrubber)
 
 
+def _stages(model: nn.Module, family: Family, sublayers: bool) -> list[tuple[int, list[str]]]:
+    """List the blocks in the order in which they run, with the paths of their sites; −1 for those before the first."""
+    sites = [site for site in family.sites if sublayers or not site.sublayer]
+    blocks = range(len(family.block_list(model)))
+    return [(-1, list(family.before)), *((i, [f"{family.blocks}.{i}.{site.path}" for site in sites]) for i in blocks)]
+
+
 def input_device(model: nn.Module) -> torch.device:
-    """The device on which a model takes its tokens: that of its embeddings, also where it is spread over several."""
+    """Find the device of a model's embeddings, which takes the tokens also if the model is spread over several."""
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     parameters = (model if embeddings is None else embeddings).parameters()
     device = next(parameters).device
@@ -123,7 +121,7 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 class _Stop(Exception):  # noqa: N818
-    """Leaves a forward pass from which all that was wanted is there."""
+    """Ends a forward pass when the states that it was run for have been read."""
 
 
 class _States:
@@ -131,11 +129,11 @@ class _States:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.held: dict[int, Tensor] = {}
+        self.memory: dict[int, Tensor] = {}
 
     def __setitem__(self, i: int, x: Tensor) -> None:
         if self.folder is None:
-            self.held[i] = x.cpu()
+            self.memory[i] = x.cpu()
         else:
             from safetensors.torch import save_file
 
@@ -143,17 +141,27 @@ class _States:
 
     def __getitem__(self, i: int) -> Tensor:
         if self.folder is None:
-            return self.held[i]
+            return self.memory[i]
         from safetensors.torch import load_file
 
         return load_file(self.folder / f"{i}.safetensors")["x"]
 
 
+@contextmanager
+def _open_states(states: StatesOption, folder: str | Path | None) -> Iterator[_States | None]:
+    """Open a store of states; None if they are to be computed anew."""
+    if states == "disk":
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            yield _States(Path(temporary))
+    else:
+        yield _States() if states == "memory" else None
+
+
 class _Walk:
-    """Forward passes of the real model that begin at a block, with the states that the block before has left.
+    """Forward passes of the real model that begin at a block, with the outputs of the block before.
 
     Args:
-        states: where what the next block is given is kept; None to start at the tokens each time.
+        states: store of the inputs of the next block; None to start at the tokens each time.
     """
 
     def __init__(
@@ -166,31 +174,31 @@ class _Walk:
         self.returns_tuple = False
         """Whether blocks return hidden states and more, as they did up to transformers 4.53."""
         self.next: int | None = None
-        """The block whose inputs are kept; None while passes begin at the tokens."""
+        """The block whose inputs are stored; None while passes begin at the tokens."""
 
     def fit(
         self,
         path: str,
         scrubber: ConceptScrubber,
         bar: "tqdm[Any]",
-        fitter_of: Callable[[int, torch.device], LeaceFitter],
-    ) -> Any:
-        """The eraser at a path, from all batches."""
+        make_fitter: Callable[..., LeaceFitter],
+    ) -> LeaceEraser:
+        """Fit the eraser at a path on all batches; `make_fitter` takes the width and the device of the states."""
         fitter: LeaceFitter | None = None
 
         for i, batch in enumerate(self.batches):
-            seen: list[Tensor] = []
+            outputs: list[Tensor] = []
 
-            def look(path: str, x: Tensor, seen: list[Tensor] = seen) -> None:
-                seen.append(x)
+            def read(path: str, x: Tensor, outputs: list[Tensor] = outputs) -> None:
+                outputs.append(x)
                 raise _Stop
 
-            self._run(self.base, i, batch, {**self._erasing(scrubber, path), path: look})
-            if not seen:
+            self._run(self.base, i, batch, {**self._erasing(scrubber, path), path: read})
+            if not outputs:
                 raise ValueError(f"the model did not run {path!r}: give a family whose sites its forward pass uses")
-            x, rows = seen[0], batch.labelled.to(seen[0].device)
+            x, rows = outputs[0], batch.labelled.to(outputs[0].device)
             if fitter is None:
-                fitter = fitter_of(x.shape[-1], x.device)
+                fitter = make_fitter(x.shape[-1], device=x.device)
             assert batch.z is not None
             fitter.update(x[rows], batch.z.to(x.device)[rows])
             bar.update()
@@ -203,29 +211,29 @@ class _Walk:
             bar.update(len(self.batches))
             return
         for i, batch in enumerate(self.batches):
-            kept: list[Tensor] = []
+            states: list[Tensor] = []
 
-            def keep(module: nn.Module, args: Any, kwargs: Any, *output: Any, kept: list[Tensor] = kept) -> None:
+            def read(module: nn.Module, args: Any, kwargs: Any, *output: Any, states: list[Tensor] = states) -> None:
                 if output:  # the outputs of this block, else the inputs of the first
                     self.returns_tuple = isinstance(output[0], tuple)
                 first = (*args, *kwargs.values()) if not output else output[0]
-                kept.append(first[0] if isinstance(first, tuple) else first)
+                states.append(first[0] if isinstance(first, tuple) else first)
                 raise _Stop
 
             if block < 0:
-                handle = self.blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
+                handle = self.blocks[0].register_forward_pre_hook(read, with_kwargs=True)
             else:
-                handle = self.blocks[block].register_forward_hook(keep, with_kwargs=True)
+                handle = self.blocks[block].register_forward_hook(read, with_kwargs=True)
             try:
                 self._run(self.base, i, batch, self._erasing(scrubber))
             finally:
                 handle.remove()
-            self.states[i] = kept[0]
+            self.states[i] = states[0]
             bar.update()
         self.next = block + 1
 
     def loss(self, scrubber: ConceptScrubber) -> float | None:
-        """Mean loss of predicted tokens in nats; None without a head that predicts the next token."""
+        """Compute the mean loss of predicted tokens in nats; None without a head that predicts the next token."""
         if not self.family.causal or getattr(self.model, "get_output_embeddings", lambda: None)() is None:
             return None
         total, count = 0.0, 0
@@ -236,18 +244,18 @@ class _Walk:
         return total / count if count else None
 
     def _erasing(self, scrubber: ConceptScrubber, without: str = "") -> dict[str, Hook]:
-        """Hooks that erase, at the sites that are fitted and that a pass still comes by."""
+        """Make the hooks that erase, at the fitted sites that a pass still reaches."""
         passed: tuple[str, ...] = ()
         if self.next is not None:
             passed = (*self.family.before, *(f"{self.family.blocks}.{i}." for i in range(self.next)))
         return {
-            path: lambda at, x: scrubber.erasers[at].to(x.device)(x)
+            path: lambda site, x: scrubber.erasers[site].to(x.device)(x)
             for path in scrubber.erasers
             if path != without and not path.startswith(passed)
         }
 
     def _run(self, model: nn.Module, i: int, batch: Batch, hooks: Mapping[str, Hook]) -> Any:
-        """One forward pass of batch i, from the kept states on if there are any; None if a hook stopped it."""
+        """Run the model on batch i, from the stored states if there are any; return None if a hook stopped it."""
         with hooked(self.model, hooks, pre_hook=self.pre_hook), self._from_states(i):
             try:
                 return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
@@ -256,7 +264,7 @@ class _Walk:
 
     @contextmanager
     def _from_states(self, i: int) -> Iterator[None]:
-        """Within this context the blocks before `next` do nothing, and that one is given the states kept of batch i."""
+        """Skip the blocks before `next` within this context, and replace the input of `next` by the stored states."""
         if self.states is None or self.next is None:
             yield
             return
@@ -269,8 +277,8 @@ class _Walk:
             name = next(iter(kwargs))
             return args, {**kwargs, name: states.to(kwargs[name].device)}
 
-        at = min(self.next, len(self.blocks) - 1)
-        handle = self.blocks[at].register_forward_pre_hook(give, with_kwargs=True, prepend=True)
+        block = self.blocks[min(self.next, len(self.blocks) - 1)]
+        handle = block.register_forward_pre_hook(give, with_kwargs=True, prepend=True)
         try:
             with _skipped(skipped, self.returns_tuple):
                 yield
@@ -280,19 +288,19 @@ class _Walk:
 
 @contextmanager
 def _skipped(blocks: list[nn.Module], as_tuple: bool) -> Iterator[None]:
-    """Within this context the blocks hand on what they are given."""
+    """Have the blocks return their inputs within this context."""
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (hidden_states,) if as_tuple else hidden_states
 
-    own = [vars(block).get("forward") for block in blocks]
+    originals = [vars(block).get("forward") for block in blocks]
     try:
         for block in blocks:
             block.__dict__["forward"] = forward
         yield
     finally:
-        for block, was in zip(blocks, own, strict=True):
-            if was is None:
+        for block, original in zip(blocks, originals, strict=True):
+            if original is None:
                 block.__dict__.pop("forward", None)
             else:
-                block.__dict__["forward"] = was
+                block.__dict__["forward"] = original

@@ -1,9 +1,9 @@
-"""What a run does to a language model: nothing, an eraser at every layer, or as many random directions."""
+"""Methods of a scrubbing run: nothing, an eraser at every layer, or the same number of random directions."""
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from efface.erasure.leace import ErasureMethod
+from efface.options import Ge, Gt, Lt, options
 from efface.scrubbing.control import random_scrubber
 from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.layerwise import StatesOption, scrub
@@ -12,18 +12,18 @@ from efface.scrubbing.tokens import TokenData
 
 
 class ScrubMethod(Protocol):
-    """A frozen keyword-only dataclass that checks its options when it is made."""
+    """A class of `options`."""
 
     def fit(
         self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
     ) -> ConceptScrubber:
-        """Erasers for the layers of the model, from train alone."""
+        """Fit erasers for the layers of the model, on train alone."""
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class NoScrubbing:
-    """The model as it is."""
+    """Leaves the model unchanged."""
 
     def fit(
         self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
@@ -31,22 +31,16 @@ class NoScrubbing:
         return ConceptScrubber()
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Scrubbing:
-    """An eraser behind every normalisation, fitted layer by layer; arguments as for `efface.scrubbing.scrub`."""
+    """Puts an eraser behind every normalisation, fitted layer by layer; options as for `efface.scrubbing.scrub`."""
 
     method: ErasureMethod = "leace"
     affine: bool = True
     sublayers: bool = True
-    rtol: float = 1e-4
+    rtol: Annotated[float, Gt(0), Lt(1)] = 1e-4
     shrinkage: bool | Literal["correlation"] = True
     states: StatesOption = "memory"
-
-    def __post_init__(self) -> None:
-        if self.method not in ("leace", "orth"):
-            raise ValueError(f"method is {self.method!r}, but must be 'leace' or 'orth'")
-        if self.states not in ("memory", "disk", "recompute"):
-            raise ValueError(f"states is {self.states!r}, but must be 'memory', 'disk' or 'recompute'")
 
     def fit(
         self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
@@ -59,16 +53,16 @@ class Scrubbing:
         return scrubber
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class RandomScrubbing:
-    """Random directions, the same for every token; another seed, other directions.
+    """Removes random directions, the same for every token. They depend on the seed.
 
     Args:
-        rank: how many; None for one fewer than there are labels on train, which is what the erasers remove.
+        rank: number of directions; None for one fewer than there are labels on train, as the erasers remove.
         sublayers: see `efface.scrubbing.scrub`.
     """
 
-    rank: int | None = None
+    rank: Annotated[int, Ge(0)] | None = None
     sublayers: bool = True
 
     def fit(

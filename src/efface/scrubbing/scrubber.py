@@ -13,13 +13,12 @@ from efface import tensorfiles
 from efface.erasure.affine import AffineEraser
 from efface.erasure.leace import LeaceEraser
 from efface.scrubbing.families import base_model, submodule
-from efface.scrubbing.folding import fold
 
 _KIND = "ConceptScrubber"
 _KINDS = {kind.__name__: kind for kind in (AffineEraser, LeaceEraser)}
 
 Hook = Callable[[str, Tensor], Tensor | None]
-"""Called with a module's path and its output (or input); what it returns takes that place, None leaves it."""
+"""Called with a module's path and its output (or input); its result replaces that tensor, None leaves it unchanged."""
 
 
 @dataclass
@@ -27,8 +26,8 @@ class ConceptScrubber:
     """Erasers by the path of the module at which they act, from the base model (`layers.0.input_layernorm`).
 
     Args:
-        pre_hook: erase from what the modules are given, and not from what they return.
-        erasers: by path.
+        pre_hook: erase from the inputs of the modules, and not from their outputs.
+        erasers: the erasers by path.
     """
 
     pre_hook: bool = False
@@ -36,10 +35,10 @@ class ConceptScrubber:
 
     @contextmanager
     def scrub(self, model: nn.Module) -> Iterator[Self]:
-        """Within this context the model erases; afterwards, also after an exception, it has no hooks left.
+        """Erase within this context; afterwards, also after an exception, the model has no hooks.
 
-        Nothing is ever cached that depends on later tokens, so generation with a cache is that without one. Erasers
-        follow the states to whatever device they are on, and work in at least float32.
+        Erasers do not depend on later tokens, so generation with a cache gives the same as without one. They follow the
+        states to their device, and compute in at least float32.
 
         Raises:
             ValueError: a path does not exist, or a width does not fit.
@@ -57,7 +56,7 @@ class ConceptScrubber:
 
     @contextmanager
     def apply_hook(self, model: nn.Module, hook_fn: Hook) -> Iterator[Self]:
-        """Within this context `hook_fn(path, x)` is called at every module that has an eraser.
+        """Call `hook_fn(path, x)` within this context at every module that has an eraser.
 
         Raises:
             ValueError: a path does not exist.
@@ -66,18 +65,14 @@ class ConceptScrubber:
             yield self
 
     def to(self, *args: Any, **kwargs: Any) -> "ConceptScrubber":
-        """The same with all erasers on another device or in another dtype; arguments as for `Tensor.to`."""
+        """Copy all erasers to another device or dtype; arguments as for `Tensor.to`."""
         return ConceptScrubber(self.pre_hook, {path: e.to(*args, **kwargs) for path, e in self.erasers.items()})
-
-    def fold(self, model: nn.Module, **options: Any) -> None:
-        """Make the erasers part of the model's weights; see `efface.scrubbing.fold`."""
-        fold(self, model, **options)
 
     def save(self, path: str | Path) -> None:
         """Write all erasers to one safetensors file.
 
         Raises:
-            TypeError: an eraser is no affine map in the factors that `AffineEraser` holds.
+            TypeError: an eraser is not an `AffineEraser` or `LeaceEraser`.
         """
         for module, eraser in self.erasers.items():
             if type(eraser).__name__ not in _KINDS:
@@ -93,7 +88,7 @@ class ConceptScrubber:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             ValueError: the file is damaged, or holds something else.
@@ -108,10 +103,10 @@ class ConceptScrubber:
 
 @contextmanager
 def hooked(model: nn.Module, hooks: Mapping[str, Hook], *, pre_hook: bool = False) -> Iterator[None]:
-    """Within this context each hook is called at the module of its path from the base model; see `Hook`.
+    """Call each hook within this context at the module of its path from the base model; see `Hook`.
 
     Raises:
-        ValueError: a path does not exist. No hook is then left on the model.
+        ValueError: a path does not exist. The model then has no hooks.
     """
     base = base_model(model)
     with ExitStack() as handles:
@@ -127,7 +122,7 @@ def hooked(model: nn.Module, hooks: Mapping[str, Hook], *, pre_hook: bool = Fals
 
 def _before(path: str, hook: Hook) -> Callable[..., Any]:
     def act(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The first argument, by position or by name."""
+        """Call the hook on the first argument, by position or by name."""
         if args:
             new = hook(path, args[0])
             return None if new is None else ((new, *args[1:]), kwargs)
@@ -140,7 +135,7 @@ def _before(path: str, hook: Hook) -> Callable[..., Any]:
 
 def _behind(path: str, hook: Hook) -> Callable[..., Any]:
     def act(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """The output, or the first of several."""
+        """Call the hook on the output, or on the first of several."""
         if isinstance(output, tuple):
             new = hook(path, output[0])
             return None if new is None else (new, *output[1:])

@@ -1,20 +1,21 @@
-"""Labelled words into labelled tokens, and batches of token-labelled sequences from whatever holds them."""
+"""Labelled words as labelled tokens, and batches of token-labelled sequences from tensors or data sets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efface.data.conllu import Document
+if TYPE_CHECKING:  # `scrub` needs no more than the core and transformers
+    from efface.data.conllu import Document
 
 UNLABELLED = -100
-"""The label of a token that stands for no word; it is left out of statistics and probes."""
+"""The label of a token that belongs to no word; statistics and probes leave it out."""
 
 Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]
-"""A text to token ids without special tokens, and to the characters that each stands for."""
+"""Encodes a text: token ids without special tokens, and the first character and the one after the last of each."""
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,28 @@ class TokenData:
     z: Tensor
     """`[n, t]` int64: labels, or `UNLABELLED`."""
     n_bytes: Tensor
-    """`[n, t]` int64: how many bytes of UTF-8 each token adds to the text; their sum over a document is its size."""
+    """`[n, t]` int64: the bytes of UTF-8 that each token adds to the text; their sum over a document is its size."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def columns(self) -> dict[str, Tensor]:
-        """As `scrub` takes them."""
+        """Return the columns that `scrub` takes; the labels are `z`."""
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "z": self.z}
 
     def rows(self, rows: Tensor) -> "TokenData":
-        """Some of the sequences."""
+        """Select some of the sequences."""
         return TokenData(self.input_ids[rows], self.attention_mask[rows], self.z[rows], self.n_bytes[rows])
 
 
 def align(text: str, words: Sequence[tuple[int, int, str]], offsets: Sequence[tuple[int, int]]) -> list[str | None]:
-    """The label of each token: that of the word of which it covers most characters, the first of equals; else None.
+    """Label each token: with the word of which it covers most characters, the first of equals; None without a word.
 
     Args:
         text: the text.
         words: first character, the one after the last, and label of each word, in order.
-        offsets: first character and the one after the last of each token, in order. White space at its ends, which
-            tokenisers put into the next or the last word, counts for nothing.
+        offsets: first character and the one after the last of each token, in order. White space at the ends of a token
+            does not count, as tokenisers add it to the word before or after.
     """
     labels: list[str | None] = []
     first = 0
@@ -57,19 +58,19 @@ def align(text: str, words: Sequence[tuple[int, int, str]], offsets: Sequence[tu
         while first < len(words) and words[first][1] <= start:
             first += 1
         best, label = 0, None
-        at = first
-        while at < len(words) and words[at][0] < end:
-            low, high, name = words[at]
+        i = first
+        while i < len(words) and words[i][0] < end:
+            low, high, name = words[i]
             covered = len(text[max(low, start) : min(high, end)].strip())
             if covered > best:
                 best, label = covered, name
-            at += 1
+            i += 1
         labels.append(label)
     return labels
 
 
 def tokenise(
-    documents: Sequence[Document],
+    documents: Sequence["Document"],
     tags: Sequence[str],
     encode: Encode,
     *,
@@ -78,15 +79,15 @@ def tokenise(
     suffix: Sequence[int] = (),
     pad: int = 0,
 ) -> TokenData:
-    """Documents as sequences of at most `max_length` tokens, each between `prefix` and `suffix`.
+    """Cut documents into sequences of at most `max_length` tokens, each between `prefix` and `suffix`.
 
     Args:
         documents: texts with labelled words.
         tags: the labels; a label's number is its place here.
         encode: the tokeniser.
         max_length: tokens in a sequence; longer documents are cut into several.
-        prefix: ids of special tokens before each sequence, such as that of its beginning, from which a language model
-            predicts the first token.
+        prefix: ids of special tokens before each sequence, such as a start token, from which a language model predicts
+            the first token.
         suffix: ids of special tokens after each sequence.
         pad: id of padding.
 
@@ -100,36 +101,46 @@ def tokenise(
     unknown = sorted({tag for document in documents for _, _, tag in document.words} - set(number))
     if unknown:
         raise ValueError(f"documents have the tags {', '.join(unknown)}, but tags holds only {', '.join(tags)}")
-    rows: list[tuple[list[int], list[int], list[int]]] = []
+    ids, labels, sizes = list[list[int]](), list[list[int]](), list[list[int]]()
     for document in documents:
-        ids, offsets = encode(document.text)
-        labels = [UNLABELLED if tag is None else number[tag] for tag in align(document.text, document.words, offsets)]
-        sizes, done = [], 0
-        for _, end in offsets:
-            sizes.append(len(document.text[done:end].encode()))
-            done = max(done, end)
-        for at in range(0, len(ids), room):
-            part = slice(at, at + room)
-            rows.append((ids[part], labels[part], sizes[part]))
-    if not rows:
+        columns = _encode_document(document, number, encode)
+        for start in range(0, len(columns[0]), room):
+            for rows, column in zip((ids, labels, sizes), columns, strict=True):
+                rows.append(column[start : start + room])
+    if not ids:
         raise ValueError("documents hold no token: give some text")
-
-    def padded(column: int, before: Sequence[int], after: Sequence[int], fill: int) -> Tensor:
-        out = torch.full((len(rows), max_length), fill, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            values = [*before, *row[column], *after]
-            out[i, : len(values)] = torch.tensor(values)
-        return out
-
-    lengths = torch.tensor([len(row[0]) + len(prefix) + len(suffix) for row in rows])
-    none = [UNLABELLED] * len(prefix), [UNLABELLED] * len(suffix)
-    nothing = [0] * len(prefix), [0] * len(suffix)
+    lengths = torch.tensor([len(row) + len(prefix) + len(suffix) for row in ids])
+    unlabelled = [UNLABELLED] * len(prefix), [UNLABELLED] * len(suffix)
     return TokenData(
-        input_ids=padded(0, prefix, suffix, pad),
+        input_ids=_fill(ids, prefix, suffix, max_length, pad),
         attention_mask=(torch.arange(max_length) < lengths[:, None]).long(),
-        z=padded(1, *none, UNLABELLED),
-        n_bytes=padded(2, *nothing, 0),
+        z=_fill(labels, *unlabelled, max_length, UNLABELLED),
+        n_bytes=_fill(sizes, [0] * len(prefix), [0] * len(suffix), max_length, 0),
     )
+
+
+def _encode_document(
+    document: "Document", number: Mapping[str, int], encode: Encode
+) -> tuple[list[int], list[int], list[int]]:
+    """Return the ids, the labels and the bytes of a document's tokens."""
+    ids, offsets = encode(document.text)
+    labels = [UNLABELLED if tag is None else number[tag] for tag in align(document.text, document.words, offsets)]
+    sizes, counted = [], 0
+    for _, end in offsets:
+        sizes.append(len(document.text[counted:end].encode()))
+        counted = max(counted, end)
+    return ids, labels, sizes
+
+
+def _fill(
+    rows: Sequence[Sequence[int]], before: Sequence[int], after: Sequence[int], length: int, padding: int
+) -> Tensor:
+    """Put each row between `before` and `after`, and pad it on the right to `length`."""
+    table = torch.full((len(rows), length), padding, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        values = [*before, *row, *after]
+        table[i, : len(values)] = torch.tensor(values)
+    return table
 
 
 @dataclass(frozen=True)
@@ -145,19 +156,19 @@ class Batch:
 
     @property
     def labelled(self) -> Tensor:
-        """Which tokens take part in statistics, `[b, t]` bool: those with a label that are no padding."""
+        """Mask `[b, t]` of the tokens that take part in statistics: those with a label that are not padding."""
         assert self.z is not None
         return (self.z >= 0) & (self.attention_mask > 0)
 
 
 def predicted(batch: Batch) -> Tensor:
-    """Which tokens a language model predicts from those before, `[b, t − 1]` bool: the second to the last real one."""
+    """Mask `[b, t − 1]` the tokens that a language model predicts from those before: all real ones but the first."""
     real = batch.attention_mask > 0
     return real[:, 1:] & real[:, :-1]
 
 
 def token_nats(logits: Tensor, batch: Batch) -> Tensor:
-    """The loss of each token from the second on, `[b, t − 1]` float32 in nats; 0 where it is not predicted."""
+    """Compute the loss of each token from the second on, `[b, t − 1]` float32 in nats; 0 if it is not predicted."""
     targets = batch.input_ids[:, 1:].to(logits.device)
     nats = functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
     return nats.view_as(targets) * predicted(batch).to(logits.device)
@@ -168,10 +179,10 @@ class Batches:
 
     Args:
         data: a `datasets.Dataset`, or a mapping from column names to tensors `[n, t]`; with `input_ids`, and
-            `attention_mask` if there is padding. Sequences of unlike length are padded on the right.
-        z_column: the labels, `[n, t]` integers; negative ones are left out. None if there are none.
+            `attention_mask` if there is padding. Sequences of different lengths are padded on the right.
+        z_column: name of the labels, `[n, t]` integers; negative ones are left out. None if there are none.
         batch_size: sequences in a batch.
-        device: where to.
+        device: the device of the batches.
 
     Raises:
         ValueError: a column is missing, there are no sequences, or labels and tokens differ in number.
@@ -212,21 +223,25 @@ class Batches:
         mask = _padded(part["attention_mask"], 0) if self.masked else _lengths_mask(part["input_ids"])
         z = None
         if self.z_column is not None:
-            for j, (tokens, labels) in enumerate(zip(part["input_ids"], part[self.z_column], strict=True)):
-                if len(tokens) != len(labels):
-                    raise ValueError(
-                        f"sequence {i * self.batch_size + j} has {len(tokens)} tokens, but {len(labels)} labels in "
-                        f"{self.z_column!r}: give one label for each token, negative where there is none"
-                    )
+            self._require_labels(part["input_ids"], part[self.z_column], i * self.batch_size)
             z = _padded(part[self.z_column], UNLABELLED).to(self.device)
         return Batch(ids.to(self.device), mask.to(self.device), z)
+
+    def _require_labels(self, ids: Any, z: Any, first: int) -> None:
+        """Check that each sequence has as many labels as tokens; `first` is the number of the first one."""
+        for i, (tokens, labels) in enumerate(zip(ids, z, strict=True), first):
+            if len(tokens) != len(labels):
+                raise ValueError(
+                    f"sequence {i} has {len(tokens)} tokens, but {len(labels)} labels in {self.z_column!r}: give one "
+                    "label for each token, negative where there is none"
+                )
 
     def _columns(self) -> list[str]:
         names = ["input_ids", *(["attention_mask"] if self.masked else [])]
         return names if self.z_column is None else [*names, self.z_column]
 
     def n_labels(self) -> int:
-        """Number of classes: that of a `datasets` class label, or one more than the largest label.
+        """Count the classes: those of a `datasets` class label, or one more than the largest label.
 
         Raises:
             ValueError: no token has a label.
