@@ -17,6 +17,7 @@ from efface.methods.selection import score
 from efface.problem import Features, Problem
 from efface.representations import Rectified
 from efface.runs import base, grid
+from efface.runs.artifacts import images_of_rows
 
 
 def unbiased(debiased: Debiased, problem: Problem) -> float:
@@ -102,7 +103,7 @@ def test_other_biases_and_solvers(two_classes: Problem, bias: Any, solver: Any) 
 
 
 def test_pairs_of_different_people(two_classes: Problem) -> None:
-    unflippable = replace(two_classes, flippable=False, flip=None)
+    unflippable = replace(two_classes, flippable=False, source=None)
     for strategy in ("external", "unlearn"):
         method = Fmd(strategy=strategy, steps=3, alpha=(0.5,))  # type: ignore[arg-type]
         assert method.skip(unflippable) is None
@@ -160,7 +161,7 @@ def test_why_it_cannot_run(ten_classes: Problem) -> None:
     with pytest.raises(ValueError, match="no counterfactual"):
         unflippable.counterfactual(torch.arange(3))
     assert "does not end in 5 linear layers" in str(Fmd(layers=5).skip(ten_classes))
-    assert "only the head is known" in str(Fmd(layers=2).skip(replace(ten_classes, split_model=None)))
+    assert "only the head is known" in str(Fmd(layers=2).skip(replace(ten_classes, source=None)))
     with pytest.raises(TypeError, match="needs a linear head"):
         Fmd().fit(replace(ten_classes, head=torch.nn.ReLU()))  # type: ignore[arg-type]
 
@@ -237,8 +238,8 @@ def test_a_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun]
 
 
 def test_images_of_rows(mini: Any) -> None:
-    images = grid._images(mini, {"harmful_rows": torch.tensor([4, 2]), "influence": torch.zeros(3)})
+    images = images_of_rows(mini, {"harmful_rows": torch.tensor([4, 2]), "influence": torch.zeros(3)})
     assert set(images) == {"harmful_images"}
     expected = (mini.train.inputs(torch.tensor([4, 2])) * 255).round().to(torch.uint8)
     assert torch.equal(images["harmful_images"].permute(0, 3, 1, 2), expected)
-    assert grid._images(replace(mini, input_shape=(2352,)), {"harmful_rows": torch.tensor([0])}) == {}
+    assert images_of_rows(replace(mini, input_shape=(2352,)), {"harmful_rows": torch.tensor([0])}) == {}

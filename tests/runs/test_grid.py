@@ -252,14 +252,6 @@ def test_a_broken_logger_loses_neither_record_nor_error(parts_of: Build, tmp_pat
     assert base.status(parts) == "done"
 
 
-def test_an_overwritten_run_that_fails_is_no_longer_finished(parts_of: Build, tmp_path: Path) -> None:
-    parts = replace(parts_of(), results_dir=tmp_path)
-    base.execute(parts, **QUIET)
-    with pytest.raises(RuntimeError):
-        base.execute(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
-    assert base.status(parts) == "to do"
-
-
 def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
     tracker = Tracker()
     parts = replace(parts_of(), results_dir=tmp_path, method=Broken(KeyboardInterrupt()), tracker=tracker)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from efface.data.conllu import Document, TaggedText
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
+from efface.scrubbing.weights import folder_digest, hub_commit
 
 Trained = tuple[dict[str, Tensor], dict[str, Any]]
 """Weights, and facts that JSON can hold."""
@@ -52,6 +53,10 @@ class LanguageModel:
 
 class ModelSource(Protocol):
     """What a configuration of a language model describes."""
+
+    def fingerprint(self, cache_dir: Path) -> str:
+        """Return a digest of the files that the model is read from; empty if it is trained here."""
+        ...
 
     def load(
         self,
@@ -171,6 +176,9 @@ class TinyModel:
                 "hidden_size, and vocab_size be at least 258, for bytes and two special tokens"
             )
 
+    def fingerprint(self, cache_dir: Path) -> str:
+        return ""
+
     def load(
         self,
         text: TaggedText,
@@ -249,6 +257,10 @@ class PretrainedModel:
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is {self.dtype!r}, but must be 'float32', 'bfloat16' or 'float16'")
 
+    def fingerprint(self, cache_dir: Path) -> str:
+        where = _in_package(self.path)
+        return folder_digest(Path(where), cache_dir) if Path(where).is_dir() else hub_commit(where)
+
     def load(
         self,
         text: TaggedText,
@@ -272,8 +284,11 @@ class PretrainedModel:
         if self.device_map is not None:
             options["device_map"] = self.device_map
         auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
+        # That of the fingerprint, and no later one that the hub has meanwhile.
+        pinned = {} if Path(where).is_dir() else {"revision": hub_commit(where)}
+        options |= pinned
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where)
+            tokenizer = AutoTokenizer.from_pretrained(where, **pinned)
             model = auto.from_pretrained(where, **options)
         except (OSError, ValueError) as error:
             raise ValueError(
