@@ -109,6 +109,32 @@ def test_without_the_cache_too(finished: tuple[GridRun, Record], tmp_path: Path)
     assert again.run["cache_hit"] == {"model": False, "features": False}
 
 
+def test_every_null_metric_has_a_reason(finished: tuple[GridRun, Record]) -> None:
+    record = finished[1]
+    for metrics, reasons in ((record.metrics, "reasons"), (record.val_metrics, "val_reasons")):
+        assert record.info[reasons].keys() == {name for name, value in metrics.items() if value is None}
+
+
+def test_a_model_that_diverges_in_its_last_step_is_an_error(parts_of: Build, tmp_path: Path) -> None:
+    """Its loss was finite when it was last computed, before the step."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    arrays = {"x": torch.randn(200, 3, generator=g).numpy(), "y": labels.numpy(), "a": labels.roll(50).numpy()}
+    np.savez(tmp_path / "my.npz", **arrays)
+    options = [
+        "dataset=features",
+        f"path={tmp_path / 'my.npz'}",
+        "model=mlp",
+        "training.optimizer=sgd",
+        "training.lr=1e38",
+    ]
+    cheap = ["training.epochs=1", "evaluation.probe=false", "evaluation.mlp_probe=false", "evaluation.bootstrap=0"]
+    parts = parts_of(*options, *cheap)
+    with pytest.raises(FloatingPointError, match=r"training diverged: .*lower training\.lr"):
+        base.execute(parts, **QUIET)
+    assert not (parts.directory / "record.json").exists()
+
+
 def test_methods_share_the_base_model(parts_of: Build, finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     record = base.execute(replace(parts_of("method=none"), results_dir=tmp_path), **QUIET)
     assert record.run["cache_hit"] == {"model": True, "features": True}
