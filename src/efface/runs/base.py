@@ -1,4 +1,4 @@
-"""What every run is, whatever it computes: found finished or done anew, recorded as a whole, its failure kept.
+"""What every run is, whatever it computes: resumed or done anew, recorded as a whole, its failure written down.
 
 A record that is there, of the same configuration, seed and data, and with the artefacts that it names, is returned at
 once, so that repeating a command resumes it.

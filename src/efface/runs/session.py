@@ -85,7 +85,7 @@ def require_finite(tensors: Mapping[str, Tensor], *, what: str) -> None:
     """
     names = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if names:
-        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         raise FloatingPointError(
-            f"training diverged: {what} has NaN or infinite values in {shown}; lower training.lr, or check the inputs"
+            f"training diverged: {what} has NaN or infinite values in {listed}; lower training.lr, or check the inputs"
         )
