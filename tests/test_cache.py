@@ -24,7 +24,7 @@ def build_counter(calls: list[int], value: float = 1.0):
     return build
 
 
-def test_built_once_per_key(tmp_path: Path) -> None:
+def test_an_entry_is_built_once_for_its_key(tmp_path: Path) -> None:
     calls: list[int] = []
     tensors, facts, hit = cached(tmp_path, "model", {"seed": 0}, build_counter(calls))
     assert not hit

@@ -8,7 +8,7 @@ from efface.record import READABLE, Record
 RECORD = Record(id="0" * 8, config={}, seed=0, fingerprint="f", status="done", metrics={"accuracy": 0.5, "x": None})
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(RECORD.to_json())
     assert Record.read(path) == RECORD
@@ -42,7 +42,7 @@ def test_names_of_version_1_have_no_digests(tmp_path: Path) -> None:
     assert Record.read(path, versions=READABLE).artifacts == {"debiased.safetensors": None}
 
 
-def test_half_a_file_is_named(tmp_path: Path) -> None:
+def test_a_truncated_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(RECORD.to_json()[:40])
     with pytest.raises(ValueError, match=r"record\.json is damaged"):

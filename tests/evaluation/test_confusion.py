@@ -25,7 +25,7 @@ def metrics(y: torch.Tensor, a: torch.Tensor, y_pred: torch.Tensor, k: int = 2, 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equal_to_aif360(seed: int) -> None:
+def test_binary_metrics_equal_aif360(seed: int) -> None:
     from aif360.datasets import BinaryLabelDataset
 
     with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def test_equal_to_aif360(seed: int) -> None:
         assert float(ours[name]) == pytest.approx(getattr(theirs, name)(), rel=1e-12), name
 
 
-def test_not_binary_is_not_defined() -> None:
+def test_binary_metrics_are_undefined_of_other_labels() -> None:
     for k, m in ((3, 2), (2, 3)):
         found = metrics(*labels(k=k, m=m), k=k, m=m)
         assert all(found[name].isnan() for name in AIF360)
@@ -72,7 +72,7 @@ def test_accuracies_by_hand() -> None:
     assert nothing["bias_conflicting_accuracy"].isnan()
 
 
-def test_the_average_of_train_s_groups_is_the_accuracy_where_the_groups_are_alike() -> None:
+def test_group_adjusted_accuracy_is_accuracy_where_groups_are_as_in_train() -> None:
     y, a, y_pred = labels(k=3, m=4)
     counts = confusion.count(y, a, y_pred, 3, 4)
     share = counts.sum(-1) / counts.sum()

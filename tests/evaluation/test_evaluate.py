@@ -60,7 +60,7 @@ def test_evaluation_of_the_base_model(ten_classes: Problem) -> None:
     assert {k for k, v in result.metrics["group_accuracy"].items() if v is None} == set(result.empty_groups)
 
 
-def test_what_is_switched_off_or_unknown_is_null(ten_classes: Problem) -> None:
+def test_metrics_switched_off_or_unknown_are_null_with_a_reason(ten_classes: Problem) -> None:
     debiased = Debiased(Representation(), ten_classes.head)
     result = Evaluation(probe=False, mlp_probe=False)(debiased, ten_classes.val, None, reference(ten_classes))
     told = {
@@ -129,11 +129,11 @@ def head() -> torch.nn.Linear:
     return layer.requires_grad_(False)
 
 
-def test_both_laws_are_probed_where_label_and_attribute_go_together() -> None:
+def test_probes_are_trained_under_both_distributions_where_label_and_attribute_go_together() -> None:
     features, known = noisy()
     result = Evaluation(mlp_probe=False)(Debiased(Representation(), head()), features, None, known)
     natural, balanced = result.metrics["probe_information"], result.metrics["balanced_probe_information"]
-    assert natural > balanced > 0.3  # the label helps under the natural law
+    assert natural > balanced > 0.3  # the label helps under the natural distribution
     assert result.metrics["probe_auc"] > 0.9
     g = torch.Generator().manual_seed(1)
     independent = Features(features.x, torch.randint(2, (3000,), generator=g), features.a)
@@ -166,7 +166,7 @@ def test_scores_within_labels_by_hand() -> None:
     assert many["score_energy_distance_mean"] > 0
 
 
-def test_intervals_hold_their_figures_and_shrink_with_n() -> None:
+def test_intervals_hold_their_metrics_and_shrink_with_n() -> None:
     widths = []
     for n in (1000, 16_000):
         features, known = noisy(n)
@@ -203,7 +203,7 @@ def test_intervals_are_wider_where_samples_come_in_clusters() -> None:
         Evaluation(bootstrap=-1)
 
 
-def test_it_says_what_it_measures() -> None:
+def test_every_metric_is_described() -> None:
     features, known = noisy(1_000)
     evaluation, debiased = Evaluation(probe=False, mlp_probe=False), Debiased(Representation(), head())
     result = evaluation(debiased, features, features, known)

@@ -139,6 +139,7 @@ def test_an_overwrite_that_is_killed_leaves_a_whole_run(run: Trivial, after: int
     base.execute(run, **QUIET)
     script = KILLED.format(root=str(Path(__file__).parents[2]), results=str(run.results_dir), after=after)
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    assert list(run.results_dir.rglob("record.json")) == [run.directory / "record.json"]
     record = base.execute(replace(run, action=fail), **QUIET)
     assert record.metrics["accuracy"] == whole(run) == value
     assert not list(run.directory.glob(".[uc]*"))

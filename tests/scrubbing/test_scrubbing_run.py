@@ -138,7 +138,9 @@ def test_the_report_shows_bits_per_byte(
     assert (tmp_path / "probe_by_layer.png").stat().st_size > 10_000
 
 
-def test_it_answers_on_the_command_line(parts_of: Callable[..., ScrubbingRun], records: dict[str, Record]) -> None:
+def test_the_command_line_resumes_and_names_wrong_keys(
+    parts_of: Callable[..., ScrubbingRun], records: dict[str, Record]
+) -> None:
     parts = parts_of()
     command = [sys.executable, "run.py", "-m", "--config-name=scrubbing", *SMALL, "method=none,leace"]
     places = [f"data_dir={parts.data_dir}", f"cache_dir={parts.cache_dir}", f"results_dir={parts.results_dir}"]

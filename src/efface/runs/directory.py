@@ -14,6 +14,8 @@ from efface.record import READABLE, RECORD, Record
 
 UNFINISHED, COMPLETE = ".unfinished", ".complete"
 """Folders of a result that is being written, and of one that is whole but not yet moved to its place."""
+_STAGED = "record"
+"""Name of the record there: another than in its place, so that no reader of records takes it for a second one."""
 
 Writers = Mapping[str, Callable[[Path], object]]
 """What writes each artefact, by its name."""
@@ -38,7 +40,7 @@ def publish(directory: Path, writers: Writers, record_of: Callable[[dict[str, st
             write_atomically(unfinished / name, write)
         record = record_of({name: file_digest(unfinished / name) for name in sorted(writers)})
         text = record.to_json()
-        write_atomically(unfinished / RECORD, lambda path: path.write_text(text))
+        write_atomically(unfinished / _STAGED, lambda path: path.write_text(text))
         unfinished.rename(directory / COMPLETE)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -52,9 +54,11 @@ def complete(directory: Path) -> None:
     if not source.is_dir():
         return
     superseded = _artifacts(directory / RECORD)
-    # The record last: until then it is the old one that counts.
-    for path in sorted(source.iterdir(), key=lambda path: path.name == RECORD):
-        path.replace(directory / path.name)
+    for path in source.iterdir():
+        if path.name != _STAGED:
+            path.replace(directory / path.name)
+    if (source / _STAGED).exists():  # last: until then it is the old record that counts
+        (source / _STAGED).replace(directory / RECORD)
     for name in superseded - _artifacts(directory / RECORD):
         (directory / name).unlink(missing_ok=True)
     source.rmdir()
