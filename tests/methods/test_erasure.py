@@ -12,7 +12,7 @@ from efface.methods.heads import refit_head
 from efface.methods.leace import Leace
 from efface.problem import Features, Problem
 from efface.representations import Representation
-from efface.runs.grid import _fitted
+from efface.runs.grid import sample_sizes
 from efface.softmax import fit_softmax
 
 
@@ -42,12 +42,12 @@ def test_nothing_is_left_on_the_data_fitted_on(ten_classes: Problem, fit_on: str
 
 def test_rows_fitted_on(ten_classes: Problem) -> None:
     sizes = {
-        fit_on: _fitted(Leace(fit_on=fit_on, reweigh=False).fit(ten_classes))["n_fit"]  # type: ignore[arg-type]
+        fit_on: sample_sizes(Leace(fit_on=fit_on, reweigh=False).fit(ten_classes))["n_fit"]  # type: ignore[arg-type]
         for fit_on in ("train", "pairs", "train+pairs")
     }
     assert sizes == {"train": 3000, "pairs": 1000, "train+pairs": 4000}
     reweighed = Leace(fit_on="pairs", reweigh=True).fit(ten_classes)
-    assert 1 < _fitted(reweighed)["n_eff"] < 1000
+    assert 1 < sample_sizes(reweighed)["n_eff"] < 1000
 
 
 def test_rare_columns_are_dropped_to_their_mode() -> None:

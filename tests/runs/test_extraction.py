@@ -1,7 +1,7 @@
 """Features are read once for each cut, and again only for counterfactuals that are asked for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -98,3 +98,14 @@ def test_a_problem_flips_rows_at_its_own_cut(model: Model, mini: Dataset) -> Non
     assert torch.equal(one.a, other.a)
     assert torch.equal(one.y, mini.train.y[rows])
     torch.testing.assert_close(layers(other.x), model.head(one.x))
+
+
+def test_clusters_go_with_their_samples(model: Model, mini: Dataset) -> None:
+    cluster = mini.train.index // 2
+    clustered = replace(mini, train=replace(mini.train, cluster=cluster))  # type: ignore[type-var]
+    problem = extraction(model, clustered, Kept()).problem(1)
+    rows = torch.tensor([5, 0])
+    for features, expected in ((problem.train, cluster), (problem.counterfactual(rows), cluster[rows])):
+        assert features.cluster is not None
+        assert torch.equal(features.cluster, expected)
+    assert problem.val.cluster is None

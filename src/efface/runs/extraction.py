@@ -91,8 +91,7 @@ class Extraction:
         draws = torch.Generator().manual_seed(self.seed)
         pairs = flip_pairs(train, len(self.dataset.attributes), draws)
         view = _View(train, rows.cpu(), pairs.a_cf[rows.cpu()], flipped=True)
-        features = self._labelled(self._read_view(self.model.cut(cut)[0], view), view)
-        return Features(features.x, features.y, features.a)
+        return self._labelled(self._read_view(self.model.cut(cut)[0], view), view)
 
     def layers(self, cut: int) -> nn.Sequential:
         """Return the last `cut` linear layers; ValueError if the model does not end in so many."""

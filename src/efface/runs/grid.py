@@ -88,7 +88,7 @@ class GridRun(Run):
         test = self.evaluation(debiased, features.test, features.test_cf, reference)
         info = {
             "d": fitted_at.train.x.shape[1],
-            **_sample_sizes(debiased),
+            **sample_sizes(debiased),
             **debiased.info,
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
@@ -100,8 +100,8 @@ class GridRun(Run):
         )  # fmt: skip
 
 
-def _sample_sizes(debiased: Debiased) -> dict[str, Any]:
-    """How many samples a method was fitted on, and how many unweighted ones their weights are worth."""
+def sample_sizes(debiased: Debiased) -> dict[str, Any]:
+    """Return how many samples a method was fitted on, and how many unweighted ones their weights are worth."""
     data = debiased.fitted_on
     if data is None:
         return {}
