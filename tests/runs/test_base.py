@@ -42,6 +42,7 @@ class Trivial(Run):
         content = str(self.value)
         return Outcome(
             metrics={"accuracy": self.value, **self.metrics},
+            info={"steps": [math.nan, 1.0]},
             writers={name: lambda path: path.write_text(content) for name in ("number.txt", *self.extra)},
         )
 
@@ -223,6 +224,7 @@ def test_a_metric_that_is_not_finite_is_null_with_a_reason(run: Trivial) -> None
     record = base.execute(replace(run, metrics=odd), **QUIET)
     assert record.metrics == {"accuracy": 1.0, "shift": None, "by_group": {"a": None, "b": 1.0}, "null": None}
     assert record.info["reasons"] == {"shift": "it is inf"}
+    assert record.info["steps"] == [None, 1.0]
     assert Record.read(run.directory / "record.json") == record
 
 

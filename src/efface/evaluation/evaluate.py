@@ -100,7 +100,7 @@ class Evaluation:
             | _counterfactual_bias(p_y, p_y_cf, known=counterfactual is not None)
             | scores.measure(p_y, y, a, n_classes, n_attributes)
             | leakage.measured
-            | _of_the_edit(debiased, features.x, represented, n_attributes)
+            | _edit_metrics(debiased, features.x, represented, n_attributes)
         )
         empty = [name for name, accuracy in measured.metrics["group_accuracy"].items() if accuracy is None]
         predictions = {"y_pred": y_pred, "p_y": p_y, "p_y_cf": p_y_cf}
@@ -162,7 +162,7 @@ def _counterfactual_bias(p_y: Tensor, p_y_cf: Tensor, *, known: bool) -> Measure
     )  # fmt: skip
 
 
-def _of_the_edit(debiased: Debiased, before: Tensor, after: Tensor, n_attributes: int) -> Measured:
+def _edit_metrics(debiased: Debiased, before: Tensor, after: Tensor, n_attributes: int) -> Measured:
     """Metrics of what the method does to features."""
     comparable = debiased.cut == 1 and before.shape == after.shape
     reasons = {

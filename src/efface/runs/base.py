@@ -161,7 +161,10 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
 
 
 def _content(run: Run, outcome: Outcome) -> dict[str, Any]:
-    """The fields of a record that an outcome fills. No metric is NaN or infinite there: it is null, with a reason."""
+    """The fields of a record that an outcome fills. No number is NaN or infinite there: it is null.
+
+    One such number is no reason to lose a run. Of a metric the reason says what it was.
+    """
     if outcome.not_applicable is not None:
         return {"status": "not_applicable", "reason": outcome.not_applicable}
     reasons, val_reasons = (
@@ -171,10 +174,10 @@ def _content(run: Run, outcome: Outcome) -> dict[str, Any]:
     about = {"reasons": reasons, "val_reasons": val_reasons, "uses_attribute_at_test": run.uses_attribute_at_test}
     return {
         "status": "done",
-        "metrics": _replaced(outcome.metrics, by=lambda value: None),
-        "metrics_ci": outcome.metrics_ci,
-        "val_metrics": _replaced(outcome.val_metrics, by=lambda value: None),
-        "info": {**outcome.info, **about},
+        "metrics": _replaced(outcome.metrics, by=_null),
+        "metrics_ci": _replaced(outcome.metrics_ci, by=_null),
+        "val_metrics": _replaced(outcome.val_metrics, by=_null),
+        "info": _replaced({**outcome.info, **about}, by=_null),
     }
 
 
@@ -208,6 +211,10 @@ def _leave_error(run: Run, error: Exception) -> None:
             run={"traceback": traceback.format_exc()},
         )  # fmt: skip
         write_atomically(run.directory / ERROR, lambda path: path.write_text(record.to_json()))
+
+
+def _null(value: float) -> None:
+    return None
 
 
 def _not_finite(value: Any) -> bool:
