@@ -39,7 +39,7 @@ def write(
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts or {}), sort_keys=True, allow_nan=False)
     metadata = {_KIND: kind, _FACTS: text, _CHECKSUM: _checksum(kind, text, content)}
-    data = save(content, metadata=metadata)
+    data = _in_order(save(content, metadata=metadata))
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
@@ -80,6 +80,14 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
         hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+def _in_order(data: bytes) -> bytes:
+    """Sort the keys of a safetensors header, whose metadata come in random order: equal content, equal bytes."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def _checksum(kind: str, facts: str, tensors: Mapping[str, Tensor]) -> str:
