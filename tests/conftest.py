@@ -1,7 +1,8 @@
 """Small real data, one training per fixture."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +91,23 @@ def tabular(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.Temp
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@contextmanager
+def read_only(root: Path) -> Iterator[None]:
+    """Within this context nothing below a folder can be written, not even by root, who becomes nobody."""
+    for parent in root.absolute().parents:
+        if parent.stat().st_uid == os.geteuid():
+            parent.chmod(parent.stat().st_mode | 0o011)  # nobody has to get there
+    modes = {path: path.stat().st_mode for path in (root, *root.rglob("*"))}
+    for path in modes:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in modes.items():
+            path.chmod(mode)

@@ -1,13 +1,16 @@
-import json
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tests.conftest import read_only
 
 from efface.cache import cached, cached_array
 from efface.files import write_atomically
@@ -21,7 +24,7 @@ def build_counter(calls: list[int], value: float = 1.0):
     return build
 
 
-def test_built_once_per_key(tmp_path: Path) -> None:
+def test_an_entry_is_built_once_for_its_key(tmp_path: Path) -> None:
     calls: list[int] = []
     tensors, facts, hit = cached(tmp_path, "model", {"seed": 0}, build_counter(calls))
     assert not hit
@@ -34,34 +37,46 @@ def test_built_once_per_key(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize(
-    "damage", ["flip", "truncate", "no_tensors", "no_json", "empty_json", "other_key", "other_facts"]
-)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other_key", "other_facts"])
 def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: str) -> None:
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))
-    data, meta = next(tmp_path.rglob("*.safetensors")), next(tmp_path.rglob("*.json"))
-    content = data.read_bytes()
+    path = next(tmp_path.rglob("*.safetensors"))
+    content = path.read_bytes()
     if damage == "flip":
-        data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "truncate":
-        data.write_bytes(content[:-4])
-    elif damage == "no_tensors":
-        data.unlink()
-    elif damage == "no_json":
-        meta.unlink()
-    elif damage == "empty_json":
-        meta.write_text("")
+        path.write_bytes(content[:-4])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other_key":
+        cached(tmp_path, "model", {"seed": 1}, build_counter([]))
+        other = next(file for file in tmp_path.rglob("*.safetensors") if file != path)
+        path.write_bytes(other.read_bytes())
     else:
-        change = {"other_key": {"key": "{}"}, "other_facts": {"facts": {"seconds": 0.123}}}[damage]
-        meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        save_file(load_file(path), path, {**metadata, "facts": metadata["facts"].replace("1.0", "0.5")})
     calls: list[int] = []
-    if damage == "no_json":  # never finished: no damage, no warning
+    with pytest.warns(UserWarning, match="is damaged"):
         cached(tmp_path, "model", {"seed": 0}, build_counter(calls))
-    else:
-        with pytest.warns(UserWarning, match="is damaged"):
-            cached(tmp_path, "model", {"seed": 0}, build_counter(calls))
     assert calls == [1]
     assert cached(tmp_path, "model", {"seed": 0}, build_counter(calls))[2]
+
+
+def test_a_read_only_cache_can_be_read_and_says_so_before_it_builds(tmp_path: Path) -> None:
+    whole = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    calls: list[int] = []
+    cached(tmp_path, "model", {"seed": 0}, build_counter([]))
+    cached_array(tmp_path, "images", {}, whole.shape, lambda: [whole])
+    for lock in tmp_path.rglob("*.lock"):
+        lock.unlink()
+    with read_only(tmp_path):
+        assert cached(tmp_path, "model", {"seed": 0}, build_counter(calls))[2]
+        np.testing.assert_array_equal(cached_array(tmp_path, "images", {}, whole.shape, lambda: [whole]), whole)
+        for kind in ("model", "features"):
+            with pytest.raises(OSError, match=rf"cannot write to .*{kind}.*: set cache_dir="):
+                cached(tmp_path, kind, {"seed": 1}, build_counter(calls))
+    assert calls == []
 
 
 def _slow(folder: Path, log: Path) -> None:
@@ -98,17 +113,16 @@ def test_a_killed_builder_leaves_no_lock_and_no_entry(tmp_path: Path) -> None:
     assert calls == [1]
 
 
-def test_no_entry_is_announced_before_its_tensors_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, write: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("efface.cache.write_atomically", fail)
-    with pytest.raises(OSError, match="disk full"):
-        cached(tmp_path, "model", {"seed": 0}, build_counter([]))
+def test_an_array_is_announced_after_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr("efface.cache.write_atomically", lambda path, write: written.append(path.suffix))
-    cached(tmp_path, "model", {"seed": 0}, build_counter([]))
-    assert written == [".safetensors", ".json"]
+
+    def spy(path: Path, write: Callable[[Path], object]) -> None:
+        written.append(path.suffix)
+        write_atomically(path, write)
+
+    monkeypatch.setattr("efface.cache.write_atomically", spy)
+    cached_array(tmp_path, "images", {}, (2,), lambda: [np.zeros(2, np.uint8)])
+    assert written == [".npy", ".json"]
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

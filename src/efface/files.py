@@ -4,20 +4,46 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 
 def lock(path: Path, *, say: Callable[[str], None], what: str) -> AbstractContextManager[object]:
-    """Acquire a lock, to be released by a `with`; says so before it waits. The lock dies with its process."""
+    """Acquire a lock, to be released by a `with`, and say so before waiting. The lock dies with its process.
+
+    In a folder that this process cannot write, no lock can be made and none is needed: it can only read there, and
+    files change there only as a whole.
+
+    Raises:
+        OSError: the folder can be written, but the lock cannot.
+    """
     from filelock import FileLock, Timeout
 
-    held = FileLock(path)
+    file_lock = FileLock(path)
     try:
-        return held.acquire(timeout=0)
+        return file_lock.acquire(timeout=0)
     except Timeout:
         say(f"another process is making {what}; waiting for it ({path})")
-        return held.acquire()
+        return file_lock.acquire()
+    except OSError:
+        effective = os.access in os.supports_effective_ids
+        if path.parent.is_dir() and not os.access(path.parent, os.W_OK, effective_ids=effective):
+            return nullcontext()
+        raise
+
+
+def require_writable(folder: Path, *, option: str) -> None:
+    """Make a folder if it is missing, and check that it can be written before anything costly begins.
+
+    Raises:
+        OSError: it cannot be made or written; the message names the option that sets another place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {folder} ({error}): set {option}=... to a folder that can be") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -54,6 +80,12 @@ def drop_temporary(folder: Path, stem: str = "") -> None:
     """
     for path in folder.glob(f".{stem}*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(*parts: bytes) -> str:

@@ -1,7 +1,7 @@
 """What a method sees: features and labels of train, val and pairs, and the head. No test data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,10 @@ class Problem:
     """Columns of the inputs that are the attribute itself, where the data set is a table that names them."""
     features_are_inputs: bool = False
     """Whether the base model has no parameters below its head, so that features are the columns of the inputs."""
-    flip: Callable[[Tensor], Features] | None = field(default=None, repr=False)
-    """Behind `counterfactual`."""
-    split_model: "Callable[[int], tuple[Problem, nn.Sequential]] | None" = field(default=None, repr=False)
-    """Behind `cut`."""
+    depth: int = 1
+    """The features are those before the last `depth` linear layers of the base model."""
+    source: "FeatureSource | None" = field(default=None, repr=False)
+    """Where further features come from; None if there are none but these."""
 
     def counterfactual(self, rows: Tensor) -> Features:
         """Return training samples `[k]` under another attribute, which is drawn once for each row of train.
@@ -89,13 +89,13 @@ class Problem:
         Raises:
             ValueError: a row is out of range, or no counterfactual of a sample exists in these data.
         """
-        if not self.flippable or self.flip is None:
+        if not self.flippable or self.source is None:
             raise ValueError("rows: these data hold no counterfactual of a training sample")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.train):
             raise ValueError(
                 f"rows go from {int(rows.min())} to {int(rows.max())}, but must lie in 0 … {len(self.train) - 1}"
             )
-        return self.flip(rows)
+        return self.source.flip(rows, self.depth)
 
     def cut(self, m: int) -> "tuple[Problem, nn.Sequential]":
         """Return the problem at the features before the last m linear layers, and those layers as they were trained.
@@ -105,6 +105,23 @@ class Problem:
         """
         if m == 1:
             return self, nn.Sequential(self.head)
-        if self.split_model is None:
+        if self.source is None:
             raise ValueError(f"m is {m}, but of the model behind these features only the head is known")
-        return self.split_model(m)
+        layers = self.source.layers(m)  # first: it says if there are none
+        return self.source.problem(m), layers
+
+
+class FeatureSource(Protocol):
+    """The base model behind the features of a problem, and the data that it reads."""
+
+    def flip(self, rows: Tensor, cut: int) -> Features:
+        """Return train rows `[k]` under another a, drawn once for each row: features before the last `cut` layers."""
+        ...
+
+    def problem(self, cut: int) -> Problem:
+        """Return the problem at the features before the last `cut` linear layers."""
+        ...
+
+    def layers(self, cut: int) -> nn.Sequential:
+        """Return the last `cut` linear layers with the ReLU between each two; ValueError if the model has none such."""
+        ...

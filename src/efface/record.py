@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
@@ -15,8 +15,8 @@ RECORD, ERROR = "record.json", "error.json"
 class Record(BaseModel):
     """One run. Two runs are equal if their records without `run` are.
 
-    On machines of another kind, and with another number of threads, figures differ from about the sixth digit on, and
-    trained networks by more.
+    On machines of another kind, and with another number of threads, metrics differ from about the sixth digit on, those
+    of trained networks by more, and so do the artefacts' digests.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -28,7 +28,7 @@ class Record(BaseModel):
     """The nodes of the identity, see `efface.identity.identity`."""
     seed: int
     fingerprint: str | None
-    """Fingerprint of the data files; None if the run failed before computing it."""
+    """Fingerprint of the files read: the data, and a pretrained model; None if the run failed before computing it."""
     status: Literal["done", "not_applicable", "failed"]
     reason: str | None = None
     """Why the run is not done."""
@@ -39,11 +39,16 @@ class Record(BaseModel):
     val_metrics: dict[str, Any] = {}
     """Metrics on val."""
     info: dict[str, Any] = {}
-    """What the method reports of itself."""
-    artifacts: list[str] = []
-    """Files beside the record."""
+    """What the run reports beside metrics, such as why one is null."""
+    artifacts: dict[str, str | None] = {}
+    """SHA-256 of each file beside the record, by name; None where a list of names stands, as in version 1."""
     run: dict[str, Any] = {}
     """All that may differ on repetition: seconds, memory, time, host, device, commit, versions, cache hits."""
+
+    @field_validator("artifacts", mode="before")
+    @classmethod
+    def _from_names(cls, value: Any) -> Any:
+        return dict.fromkeys(value) if isinstance(value, list) else value
 
     @classmethod
     def read(cls, path: Path, *, versions: tuple[int, ...] = (SCHEMA_VERSION,)) -> Self:
@@ -63,12 +68,17 @@ class Record(BaseModel):
                 f"{path} is damaged or of another version of efface: run its job again with overwrite=true ({error})"
             ) from error
         if record.schema_version not in versions:
+            age = "an earlier" if record.schema_version < SCHEMA_VERSION else "a later"
             raise ValueError(
-                f"{path} has schema version {record.schema_version}, but this is {SCHEMA_VERSION}: "
-                "run its job again with overwrite=true"
+                f"{path} has schema version {record.schema_version}, of {age} efface, but this is {SCHEMA_VERSION}: "
+                "move it elsewhere, or replace it by running its job again with overwrite=true"
             )
         return record
 
     def to_json(self) -> str:
-        """Return indented JSON; raises ValueError on NaN or infinite numbers, which JSON has no word for."""
+        """Return indented JSON.
+
+        Raises:
+            ValueError: a number is NaN or infinite, which JSON has no word for.
+        """
         return json.dumps(self.model_dump(), indent=1, allow_nan=False) + "\n"

@@ -50,7 +50,7 @@ def test_sums_by_cell() -> None:
         torch.testing.assert_close(found[k], (values * (cells == k)) @ times)
 
 
-def test_what_is_often_undefined_has_no_interval() -> None:
+def test_a_metric_that_is_often_undefined_has_no_interval() -> None:
     def one_sample(times: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"of the first": times[0] / times[0], "of all": times.mean(0)}
 

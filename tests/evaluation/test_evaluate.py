@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from efface.debiased import Debiased
-from efface.evaluation.evaluate import Evaluation, Reference, feature_shift, group_metrics, max_abs_cov, score_metrics
+from efface.evaluation import confusion, scores
+from efface.evaluation.evaluate import Evaluation, Reference, feature_shift, max_abs_cov
 from efface.evaluation.probes import Standardiser
 from efface.methods.leace import Leace
 from efface.metrics import METRICS
@@ -31,14 +32,13 @@ def test_groups_are_named_and_empty_ones_null() -> None:
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     a = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
     y_pred = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0])
-    known = Reference(
-        Standardiser(torch.zeros(1), torch.ones(1)), torch.full((2, 2), 0.25), torch.tensor([[True, False]] * 2)
-    )
-    metrics, empty = group_metrics(y_pred, y, a, known)
+    share, aligned = torch.full((2, 2), 0.25), torch.tensor([[True, False]] * 2)
+    measured = confusion.measure(y_pred, y, a, share, aligned)
+    metrics = measured.metrics
     assert metrics["group_accuracy"] == {"y=0,a=0": 1.0, "y=0,a=1": 0.0, "y=1,a=0": None, "y=1,a=1": 0.5}
     assert metrics["tpr_gap"] == {"y=0": 1.0, "y=1": None}
     assert metrics["tpr_gap_correlation"] is None
-    assert empty == ["y=1,a=0"]
+    assert "fewer than three labels" in measured.reasons["tpr_gap_correlation"]
 
 
 def test_evaluation_of_the_base_model(ten_classes: Problem) -> None:
@@ -60,7 +60,7 @@ def test_evaluation_of_the_base_model(ten_classes: Problem) -> None:
     assert {k for k, v in result.metrics["group_accuracy"].items() if v is None} == set(result.empty_groups)
 
 
-def test_what_is_switched_off_or_unknown_is_null(ten_classes: Problem) -> None:
+def test_metrics_switched_off_or_unknown_are_null_with_a_reason(ten_classes: Problem) -> None:
     debiased = Debiased(Representation(), ten_classes.head)
     result = Evaluation(probe=False, mlp_probe=False)(debiased, ten_classes.val, None, reference(ten_classes))
     told = {
@@ -81,6 +81,24 @@ def test_feature_shift_by_hand() -> None:
     assert feature_shift(x, x.mean(0).expand(2, 1)) == pytest.approx(1.0)
     assert feature_shift(x, x[:, :0]) is None
     assert not math.isnan(feature_shift(x, 2 * x) or 0)
+    assert feature_shift(torch.ones(2, 1), x) is None
+
+
+def test_a_shift_of_constant_features_is_null_with_a_reason() -> None:
+    features, known = noisy(200)
+    constant = replace(features, x=torch.ones(200, 4))
+    moved = Debiased(WithoutColumns(dropped=torch.ones(4).bool(), constant=torch.zeros(4)), head())
+    result = Evaluation(probe=False, mlp_probe=False)(moved, constant, None, known)
+    assert result.metrics["feature_shift"] is None
+    assert "constant" in result.reasons["feature_shift"]
+
+
+def test_a_model_that_has_diverged_is_not_evaluated() -> None:
+    features, known = noisy(200)
+    broken = head()
+    broken.weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="has diverged: its logits of 200 of 200 samples"):
+        Evaluation(probe=False, mlp_probe=False)(Debiased(Representation(), broken), features, None, known)
 
 
 def test_probes_read_what_the_reference_scales(ten_classes: Problem) -> None:
@@ -111,11 +129,11 @@ def head() -> torch.nn.Linear:
     return layer.requires_grad_(False)
 
 
-def test_both_laws_are_probed_where_label_and_attribute_go_together() -> None:
+def test_probes_are_trained_under_both_distributions_where_label_and_attribute_go_together() -> None:
     features, known = noisy()
     result = Evaluation(mlp_probe=False)(Debiased(Representation(), head()), features, None, known)
     natural, balanced = result.metrics["probe_information"], result.metrics["balanced_probe_information"]
-    assert natural > balanced > 0.3  # the label helps under the natural law
+    assert natural > balanced > 0.3  # the label helps under the natural distribution
     assert result.metrics["probe_auc"] > 0.9
     g = torch.Generator().manual_seed(1)
     independent = Features(features.x, torch.randint(2, (3000,), generator=g), features.a)
@@ -138,17 +156,17 @@ def test_erased_features_are_measured_where_the_un_erased_ones_tell() -> None:
 
 def test_scores_within_labels_by_hand() -> None:
     p, y = torch.tensor([0.9, 0.7, 0.5, 0.2, 0.6]).double(), torch.tensor([0, 0, 0, 1, 1])
-    found = score_metrics(p, y, torch.tensor([0, 1, 1, 0, 0]), 2, 2)
+    found = scores.measure(p, y, torch.tensor([0, 1, 1, 0, 0]), 2, 2).metrics
     assert found["conditional_score_gap"] == {"y=0": pytest.approx(0.3), "y=1": None}
     assert found["conditional_score_gap_mean_abs"] == pytest.approx(0.3)
     assert found["score_energy_distance"]["y=1"] is None
     assert found["score_energy_distance_mean"] == found["score_energy_distance"]["y=0"] > 0
-    many = score_metrics(p, y, torch.tensor([0, 1, 2, 0, 2]), 2, 3)
+    many = scores.measure(p, y, torch.tensor([0, 1, 2, 0, 2]), 2, 3).metrics
     assert many["conditional_score_gap_mean_abs"] is None
     assert many["score_energy_distance_mean"] > 0
 
 
-def test_intervals_hold_their_figures_and_shrink_with_n() -> None:
+def test_intervals_hold_their_metrics_and_shrink_with_n() -> None:
     widths = []
     for n in (1000, 16_000):
         features, known = noisy(n)
@@ -185,7 +203,7 @@ def test_intervals_are_wider_where_samples_come_in_clusters() -> None:
         Evaluation(bootstrap=-1)
 
 
-def test_it_says_what_it_measures() -> None:
+def test_every_metric_is_described() -> None:
     features, known = noisy(1_000)
     evaluation, debiased = Evaluation(probe=False, mlp_probe=False), Debiased(Representation(), head())
     result = evaluation(debiased, features, features, known)

@@ -119,7 +119,7 @@ def test_the_penalty_is_chosen_within_the_training_half() -> None:
     assert linear_probe(x, a, a, 2).information < -2
 
 
-def test_score_of_unequal_classes() -> None:
+def test_information_of_the_frequencies_alone_is_zero() -> None:
     a = torch.tensor([0, 0, 0, 1])
     nothing = torch.tensor([0.75, 0.25]).log().expand(4, 2)
     assert score(nothing, a).information == pytest.approx(0, abs=1e-6)
@@ -137,7 +137,7 @@ def test_score_under_weights_is_that_of_repeated_samples() -> None:
     assert weighted.information == pytest.approx(float((weighted.gain * times).sum() / times.sum()))
 
 
-def test_macro_recall_is_scikit_learn_s_balanced_accuracy() -> None:
+def test_macro_recall_equals_balanced_accuracy_of_scikit_learn() -> None:
     g = torch.Generator().manual_seed(0)
     a = (torch.rand(500, generator=g) < 0.1).long()
     logits = torch.randn(500, 2, generator=g, dtype=torch.float64) + torch.nn.functional.one_hot(a)
@@ -148,7 +148,7 @@ def test_macro_recall_is_scikit_learn_s_balanced_accuracy() -> None:
     assert score(logits[a == 0], a[a == 0]).macro_recall == score(logits[a == 0], a[a == 0]).accuracy
 
 
-def test_auc_is_scikit_learn_s() -> None:
+def test_auc_equals_that_of_scikit_learn() -> None:
     g = torch.Generator().manual_seed(0)
     a, weight = torch.randint(2, (300,), generator=g), torch.rand(300, generator=g).double()
     scores = (4 * (torch.randn(300, generator=g) + a)).round()  # with ties
@@ -188,7 +188,7 @@ def test_an_attribute_of_persons_is_not_read_from_who_they_are() -> None:
     assert powerless(x, a, a, 2) is None
 
 
-def test_power() -> None:
+def test_power_needs_five_points_above_the_majority_or_a_good_auc() -> None:
     x, a = labelled(k=2)
     assert "underpowered: from the un-erased features" in str(powerless(x, a, a, 2))
     x[:, 0] += a
@@ -202,7 +202,7 @@ def test_power() -> None:
     assert has_power(found)
 
 
-def test_what_cannot_be_probed() -> None:
+def test_unreadable_attributes_are_named() -> None:
     a = torch.arange(200) % 2
     assert unreadable(a, 2) is None
     assert "one value only" in str(unreadable(torch.zeros_like(a), 2))
@@ -226,7 +226,7 @@ def test_under_balanced_weights_label_and_attribute_are_independent_and_even() -
 
 
 def test_a_balanced_probe_reads_the_attribute_and_not_the_label() -> None:
-    """x tells the label, and something of a. The label helps under the natural law, and not under the balanced one."""
+    """x tells the label, and something of a. The label helps under the natural distribution only."""
     g = torch.Generator().manual_seed(0)
     a = torch.randint(2, (8000,), generator=g)
     noise = torch.randn(8000, 3, generator=g)

@@ -19,7 +19,7 @@ def test_the_gap_is_signed_and_within_each_label() -> None:
     assert str(conditional_score_gap(p[a == 0], y[a == 0], a[a == 0], 3)[0]) == "nan"
 
 
-def test_energy_distance_is_scipy_s() -> None:
+def test_energy_distance_equals_that_of_scipy() -> None:
     p, y, a = scores()
     p = (20 * p).round() / 20  # with ties
     for k, distance in enumerate(score_energy_distance(p, y, a, 3)):
@@ -36,7 +36,7 @@ def test_many_values_are_compared_in_pairs_and_one_with_none() -> None:
     assert str(score_energy_distance(p[a == 1], y[a == 1], a[a == 1], 3)[0]) == "nan"
 
 
-def test_equal_laws_have_no_distance_and_a_shift_has_one() -> None:
+def test_equal_distributions_have_no_distance_and_a_shift_has_one() -> None:
     p = torch.linspace(0, 1, 50).double().repeat(2)
     y, a = torch.zeros(100, dtype=torch.int64), torch.arange(100) // 50
     assert score_energy_distance(p, y, a, 1)[0] == pytest.approx(0, abs=1e-7)

@@ -22,6 +22,7 @@ from efface.methods.selection import score_on_val
 from efface.problem import Features, Problem
 from efface.representations import Rectified
 from efface.runs import base, grid
+from efface.runs.artifacts import images_of_rows
 
 
 def unbiased(debiased: Debiased, problem: Problem) -> float:
@@ -133,7 +134,7 @@ def test_other_biases_and_solvers(two_classes: Problem, bias: Any, solver: Any) 
 
 
 def test_fmd_of_pairs_of_different_people(two_classes: Problem) -> None:
-    unflippable = replace(two_classes, flippable=False, flip=None)
+    unflippable = replace(two_classes, flippable=False, source=None)
     for method in (FmdPairs(steps=3, alpha=(0.5,)), FmdSamples(steps=3), FmdPublishedStep()):
         assert method.skip(unflippable) is None
         assert method.fit(unflippable).head.weight.isfinite().all()
@@ -189,7 +190,7 @@ def test_methods_say_why_they_cannot_run(ten_classes: Problem) -> None:
     with pytest.raises(ValueError, match="no counterfactual"):
         unflippable.counterfactual(torch.arange(3))
     assert "does not end in 5 linear layers" in str(FmdPairs(layers=5).skip(ten_classes))
-    assert "only the head is known" in str(FmdPairs(layers=2).skip(replace(ten_classes, split_model=None)))
+    assert "only the head is known" in str(FmdPairs(layers=2).skip(replace(ten_classes, source=None)))
     with pytest.raises(TypeError, match="needs a linear head"):
         FmdPairs().fit(replace(ten_classes, head=torch.nn.ReLU()))  # type: ignore[arg-type]
 
@@ -295,8 +296,8 @@ def test_run_of_two_layers_can_be_loaded(parts_of: Callable[..., grid.GridRun], 
 
 
 def test_images_of_rows(mini: Any) -> None:
-    images = grid._images(mini, {"harmful_rows": torch.tensor([4, 2]), "influence": torch.zeros(3)})
+    images = images_of_rows(mini, {"harmful_rows": torch.tensor([4, 2]), "influence": torch.zeros(3)})
     assert set(images) == {"harmful_images"}
     expected = (mini.train.inputs(torch.tensor([4, 2])) * 255).round().to(torch.uint8)
     assert torch.equal(images["harmful_images"].permute(0, 3, 1, 2), expected)
-    assert grid._images(replace(mini, input_shape=(2352,)), {"harmful_rows": torch.tensor([0])}) == {}
+    assert images_of_rows(replace(mini, input_shape=(2352,)), {"harmful_rows": torch.tensor([0])}) == {}

@@ -274,7 +274,7 @@ def test_time_is_drawn_where_there_are_several_sizes(copy: Path, tmp_path: Path)
 def test_influence_is_drawn_with_its_images_where_it_was_kept(copy: Path, tmp_path: Path) -> None:
     path = record_of(copy, "none", "seed=0")
     record = Record.read(path)
-    path.write_text(record.model_copy(update={"artifacts": [*record.artifacts, "arrays.safetensors"]}).to_json())
+    path.write_text(record.model_copy(update={"artifacts": {**record.artifacts, "arrays.safetensors": None}}).to_json())
     collection = collect(copy)
     done = collection.runs[collection.runs["status"] == "done"]
     assert plots.influence(done, collection.arrays, tmp_path) == []  # named, but not there

@@ -35,7 +35,7 @@ def without_run(record: Record) -> dict[str, Any]:
     return record.model_dump(exclude={"run"})
 
 
-def test_it_leaves_everything(finished: tuple[GridRun, Record]) -> None:
+def test_a_finished_run_leaves_record_and_artefacts(finished: tuple[GridRun, Record]) -> None:
     parts, record = finished
     assert record.status == "done"
     assert Record.read(parts.directory / "record.json") == record
@@ -51,7 +51,7 @@ def test_it_leaves_everything(finished: tuple[GridRun, Record]) -> None:
     assert record.metrics["probe_information"] < 0.1
 
 
-def test_predictions_are_of_test_and_make_the_metrics(finished: tuple[GridRun, Record], mini: Any) -> None:
+def test_predictions_of_test_make_the_metrics(finished: tuple[GridRun, Record], mini: Any) -> None:
     parts, record = finished
     table = pd.read_parquet(parts.directory / "predictions.parquet")
     assert list(table) == ["index", "y", "a", "y_pred", "p_y", "p_y_cf"]
@@ -93,7 +93,7 @@ def test_a_finished_run_is_returned_at_once(finished: tuple[GridRun, Record]) ->
     assert "finished already" in said[0]
 
 
-def test_repeating_gives_the_same_record(finished: tuple[GridRun, Record]) -> None:
+def test_a_repeated_run_has_the_same_record(finished: tuple[GridRun, Record]) -> None:
     parts, record = finished
     again = base.execute(replace(parts, overwrite=True), **QUIET)
     assert without_run(again) == without_run(record)
@@ -101,12 +101,38 @@ def test_repeating_gives_the_same_record(finished: tuple[GridRun, Record]) -> No
     assert again.run["seconds"]["training"] == record.run["seconds"]["training"]
 
 
-def test_without_the_cache_too(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
+def test_a_run_without_the_cache_has_the_same_record(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     parts, record = finished
     elsewhere = replace(parts, cache_dir=tmp_path / "cache", results_dir=tmp_path / "results")
     again = base.execute(elsewhere, **QUIET)
     assert without_run(again) == without_run(record)
     assert again.run["cache_hit"] == {"model": False, "features": False}
+
+
+def test_every_null_metric_has_a_reason(finished: tuple[GridRun, Record]) -> None:
+    record = finished[1]
+    for metrics, reasons in ((record.metrics, "reasons"), (record.val_metrics, "val_reasons")):
+        assert record.info[reasons].keys() == {name for name, value in metrics.items() if value is None}
+
+
+def test_a_model_that_diverges_in_its_last_step_is_an_error(parts_of: Build, tmp_path: Path) -> None:
+    """Its loss was finite when it was last computed, before the step."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    arrays = {"x": torch.randn(200, 3, generator=g).numpy(), "y": labels.numpy(), "a": labels.roll(50).numpy()}
+    np.savez(tmp_path / "my.npz", **arrays)
+    options = [
+        "dataset=features",
+        f"path={tmp_path / 'my.npz'}",
+        "model=mlp",
+        "training.optimizer=sgd",
+        "training.lr=1e38",
+    ]
+    cheap = ["training.epochs=1", "evaluation.probe=false", "evaluation.mlp_probe=false", "evaluation.bootstrap=0"]
+    parts = parts_of(*options, *cheap)
+    with pytest.raises(FloatingPointError, match=r"training diverged: .*lower training\.lr"):
+        base.execute(parts, **QUIET)
+    assert not (parts.directory / "record.json").exists()
 
 
 def test_methods_share_the_base_model(parts_of: Build, finished: tuple[GridRun, Record], tmp_path: Path) -> None:
@@ -133,7 +159,7 @@ def test_other_data_are_an_error_unless_overwritten(finished: tuple[GridRun, Rec
     assert base.execute(replace(parts, overwrite=True), **QUIET).fingerprint == record.fingerprint
 
 
-def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
+def test_cached_models_of_data_that_the_code_made_otherwise_are_not_used(
     finished: tuple[GridRun, Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     parts = replace(finished[0], results_dir=tmp_path)
@@ -143,7 +169,7 @@ def test_a_change_of_the_data_s_code_is_not_answered_from_the_cache(
 
 
 @pytest.mark.parametrize("change", ["training.epochs=1", "model.hidden=[20]", "seed=5"])
-def test_whatever_makes_the_model_is_in_the_cache_s_key(parts_of: Build, finished: Any, change: str) -> None:
+def test_cache_key_holds_all_that_makes_the_model(parts_of: Build, finished: Any, change: str) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false"]
     assert base.execute(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
 
@@ -252,14 +278,6 @@ def test_a_broken_logger_loses_neither_record_nor_error(parts_of: Build, tmp_pat
     assert base.status(parts) == "done"
 
 
-def test_an_overwritten_run_that_fails_is_no_longer_finished(parts_of: Build, tmp_path: Path) -> None:
-    parts = replace(parts_of(), results_dir=tmp_path)
-    base.execute(parts, **QUIET)
-    with pytest.raises(RuntimeError):
-        base.execute(replace(parts, overwrite=True, method=Broken(RuntimeError("no"))), **QUIET)  # type: ignore[arg-type]
-    assert base.status(parts) == "to do"
-
-
 def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
     tracker = Tracker()
     parts = replace(parts_of(), results_dir=tmp_path, method=Broken(KeyboardInterrupt()), tracker=tracker)  # type: ignore[arg-type]
@@ -269,7 +287,7 @@ def test_an_interrupt_leaves_no_record(parts_of: Build, tmp_path: Path) -> None:
     assert tracker.events == ["start", "failed"]
 
 
-def test_what_does_not_apply_says_why(parts_of: Build, tmp_path: Path) -> None:
+def test_a_method_that_does_not_apply_says_why(parts_of: Build, tmp_path: Path) -> None:
     parts = parts_of("method=leace", "dataset.bias_ratio=1.0", "method.fit_on=train", "method.reweigh=true")
     record = base.execute(replace(parts, results_dir=tmp_path), **QUIET)
     assert record.status == "not_applicable"

@@ -14,8 +14,8 @@ from efface.data.conllu import TaggedText
 from efface.erasure.leace import LeaceEraser
 from efface.evaluation.probes import Standardiser
 from efface.moments import Moments
-from efface.runs.scrubbing import information_gain
 from efface.scrubbing import FAMILIES, ConceptScrubber, Family, Site, family_of, random_scrubber, scrub
+from efface.scrubbing.evaluation import information_gain
 from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_behind
 from efface.scrubbing.tokens import TokenData

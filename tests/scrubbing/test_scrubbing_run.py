@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from efface.report.records import collect
 from efface.runs import base
 from efface.runs.scrubbing import ScrubbingRun
 from efface.scrubbing import ConceptScrubber
-from efface.scrubbing.language_models import LmTraining, NoTraining, PretrainedModel, TinyModel
+from efface.scrubbing.evaluation import ScrubbingEvaluation
+from efface.scrubbing.language_models import LanguageModel, LmTraining, NoTraining, PretrainedModel, TinyModel
 
 SMALL = (
     "model.hidden_size=32", "model.layers=2", "model.intermediate_size=64", "model.vocab_size=320",
@@ -39,6 +41,12 @@ def parts_of(treebank: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return parts
 
     return build
+
+
+@pytest.fixture
+def lm_without_head(trained: Callable[[str], LanguageModel]) -> LanguageModel:
+    lm = trained("llama")
+    return replace(lm, model=lm.model.base_model)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +79,41 @@ def test_a_record_for_each_method(records: dict[str, Record]) -> None:
     assert losses["none"] < losses["random"] < max(losses["leace"], losses["orth"])
 
 
+def test_every_null_metric_has_a_reason(
+    records: dict[str, Record], parts_of: Callable[..., ScrubbingRun], lm_without_head: LanguageModel
+) -> None:
+    for record in records.values():
+        assert record.info["uses_attribute_at_test"] is False
+        for metrics, reasons in ((record.metrics, "reasons"), (record.val_metrics, "val_reasons")):
+            assert record.info[reasons].keys() == {name for name, value in metrics.items() if value is None}
+    assert records["none"].info["reasons"] == {"max_abs_cov": "nothing is erased"}
+    parts = parts_of()
+    text = parts.dataset.load(parts.data_dir)
+    data = lm_without_head.tokenise(text.dev, text.tags)
+    evaluation = ScrubbingEvaluation(probe=False)
+    measures = evaluation(lm_without_head, ConceptScrubber(), data, {}, len(text.tags))
+    assert set(measures.metrics.values()) == {None}
+    assert measures.reasons.keys() == measures.metrics.keys()
+    assert "no head" in measures.reasons["bits_per_byte"]
+
+
+def test_the_batch_size_can_be_set(
+    parts_of: Callable[..., ScrubbingRun], records: dict[str, Record], tmp_path: Path
+) -> None:
+    small = replace(parts_of("method=leace", "evaluation.batch_size=3"), results_dir=tmp_path)
+    sizes: set[int] = set()
+
+    class Spy(type(small.method)):  # type: ignore[misc]
+        def fit(self, lm: Any, train: Any, **options: Any) -> Any:
+            sizes.add(options["batch_size"])
+            return super().fit(lm, train, **options)
+
+    record = base.execute(replace(small, method=Spy(**vars(small.method))), **QUIET)
+    assert sizes == {3}
+    assert record.id != records["leace"].id
+    assert record.metrics["bits_per_byte"] == pytest.approx(records["leace"].metrics["bits_per_byte"], rel=1e-5)
+
+
 def test_a_run_repeats_itself_and_is_resumed(records: dict[str, Record], parts_of: Callable[..., ScrubbingRun]) -> None:
     said: list[str] = []
     again = base.execute(parts_of("method=leace"), say=said.append)
@@ -95,7 +138,9 @@ def test_the_report_shows_bits_per_byte(
     assert (tmp_path / "probe_by_layer.png").stat().st_size > 10_000
 
 
-def test_it_answers_on_the_command_line(parts_of: Callable[..., ScrubbingRun], records: dict[str, Record]) -> None:
+def test_the_command_line_resumes_and_names_wrong_keys(
+    parts_of: Callable[..., ScrubbingRun], records: dict[str, Record]
+) -> None:
     parts = parts_of()
     command = [sys.executable, "run.py", "-m", "--config-name=scrubbing", *SMALL, "method=none,leace"]
     places = [f"data_dir={parts.data_dir}", f"cache_dir={parts.cache_dir}", f"results_dir={parts.results_dir}"]
@@ -183,6 +228,14 @@ def test_a_model_in_a_folder_can_be_scrubbed(
     assert one.info["model_digest"] == other.info["model_digest"]
     assert one.metrics == other.metrics
     assert one.info["layers"] == other.info["layers"]
+    # Other weights in the folder: what was finished is another model's.
+    assert base.status(again) == "done"
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.mul_(2)
+    lm.model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.div_(2)
+    assert base.status(again) == "another fingerprint"
 
 
 def test_training_says_when_it_diverges(trained: Callable[[str], Any], parts_of: Callable[..., ScrubbingRun]) -> None:

@@ -1,7 +1,7 @@
-"""Confidence intervals for the figures of one run: percentiles over resamples of the split.
+"""Confidence intervals for the metrics of one run: percentiles over resamples of the split.
 
 They hold the model fixed: what another seed would change is the spread over seeds in the tables. Efron & Tibshirani,
-"An Introduction to the Bootstrap", 1993, chapter 13. Figures that are a minimum or a square are biased upward or
+"An Introduction to the Bootstrap", 1993, chapter 13. Metrics that are a minimum or a square are biased upward or
 downward in every resample, and so are their intervals.
 """
 
@@ -15,7 +15,7 @@ _CHUNK = 250
 
 
 def resamples(n: int, repeats: int, *, cluster: Tensor | None = None, seed: int = 0) -> Iterator[Tensor]:
-    """How often each of n samples is drawn, `[n, ≤ 250]` float32 at a time, `repeats` columns in all.
+    """Yield how often each of n samples is drawn, `[n, ≤ 250]` float32 at a time, `repeats` columns in all.
 
     Args:
         cluster: `[n]`; whole clusters are drawn, with all their samples. None draws samples.
@@ -31,7 +31,7 @@ def resamples(n: int, repeats: int, *, cluster: Tensor | None = None, seed: int 
 
 
 def sums(values: Tensor, cells: Tensor, n_cells: int, times: Tensor) -> Tensor:
-    """Sum of `values` `[n]` in each cell, under each resample: `[n_cells, columns]` float32."""
+    """Return the sum of `values` `[n]` in each cell, under each resample: `[n_cells, columns]` float32."""
     out = times.new_zeros(n_cells, times.shape[1])
     return out.index_add_(0, cells, times * values.to(times.dtype)[:, None])
 
@@ -43,18 +43,18 @@ def intervals(
     *,
     cluster: Tensor | None = None,
 ) -> dict[str, list[float] | None]:
-    """The central 95 % of each figure over resamples; None where it is not defined in one in twenty of them.
+    """Return the central 95 % of each metric over resamples; None where it is not defined in one in twenty of them.
 
     Args:
-        replicate: figures, each `[columns]`, of resamples as `resamples` gives them.
+        replicate: returns metrics, each `[columns]`, of resamples as `resamples` gives them.
 
     Cost: repeats · n drawn numbers, and what `replicate` takes.
     """
     parts = [replicate(times) for times in resamples(n, repeats, cluster=cluster)]
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    found: dict[str, list[float] | None] = {}
+    bounds: dict[str, list[float] | None] = {}
     for name in parts[0]:
         values = torch.cat([part[name] for part in parts]).double()
         known = values[values.isfinite()]
-        found[name] = known.quantile(tails).tolist() if len(known) > 0.95 * len(values) else None
-    return found
+        bounds[name] = known.quantile(tails).tolist() if len(known) > 0.95 * len(values) else None
+    return bounds

@@ -41,7 +41,7 @@ class Standardiser:
 
     @classmethod
     def of(cls, x: Tensor) -> "Standardiser":
-        """By the columns of x `[n, d]`."""
+        """Take the means and deviations of the columns of x `[n, d]`."""
         std = x.std(0, correction=0)
         return cls(x.mean(0), torch.where(std > 1e-12 * std.max(), std, 1))
 
@@ -95,16 +95,16 @@ def score(logits: Tensor, a: Tensor, weight: Tensor | None = None, rows: Tensor 
 
 
 def auc(scores: Tensor, a: Tensor, weight: Tensor) -> float | None:
-    """P(score of an a = 1 exceeds that of an a = 0), ties half, under weights `[n]`; None if one is absent."""
-    values, at = scores.unique(return_inverse=True)  # sorted
-    ones, zeros = (torch.bincount(at, weights=weight * (a == value), minlength=len(values)) for value in (1, 0))
+    """Return P(score of an a = 1 exceeds that of an a = 0), ties half, under weights `[n]`; None if one is absent."""
+    values, place = scores.unique(return_inverse=True)  # sorted
+    ones, zeros = (torch.bincount(place, weights=weight * (a == value), minlength=len(values)) for value in (1, 0))
     below = zeros.cumsum(0) - zeros / 2
     total = ones.sum() * zeros.sum()
     return float(ones @ below / total) if total > 0 else None
 
 
 def halves(strata: Tensor, cluster: Tensor | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Row numbers of two random halves.
+    """Return row numbers of two random halves.
 
     They differ by at most one sample in each stratum of `strata` `[n]`. With `cluster` `[n]`, whole clusters are dealt
     out, from large to small among those whose most frequent stratum is the same.
@@ -137,14 +137,14 @@ def linear_probe(
     cluster: Tensor | None = None,
     grid: tuple[float, ...] = L2_GRID,
 ) -> ProbeResult:
-    """A converged softmax regression in float64, its L2 penalty chosen by log loss within its own half.
+    """Train and score a converged softmax regression in float64, its L2 penalty chosen by log loss in its own half.
 
     Args:
         x: standardised features `[n, d]`.
         a: attribute `[n]`.
         strata: `[n]`, groups that both halves get evenly.
         n_attributes: number of values of the attribute.
-        weight: `[n]`, of the law under which it is trained and scored; None for that of the samples.
+        weight: `[n]`, under which it is trained and scored; None for the samples as they are.
         cluster: `[n]`, see `halves`.
         grid: penalties to choose from, from strong to weak.
     """
@@ -169,7 +169,7 @@ def _fit(x: Tensor, a: Tensor, n_attributes: int, l2: float, weight: Tensor, ini
 
 
 def unreadable(a: Tensor, n_attributes: int, cluster: Tensor | None = None) -> str | None:
-    """Why no probe can be trained and scored on samples of these attributes `[n]`, or None."""
+    """Say why no probe can be trained and scored on samples of these attributes `[n]`; None if one can."""
     counts = torch.bincount(a, minlength=n_attributes)
     if int((counts > 0).sum()) < 2:
         return "underpowered: the attribute has one value only in this split"
@@ -181,30 +181,30 @@ def unreadable(a: Tensor, n_attributes: int, cluster: Tensor | None = None) -> s
 
 
 def powerless(x: Tensor, a: Tensor, strata: Tensor, n_attributes: int, cluster: Tensor | None = None) -> str | None:
-    """Why a probe of *un-erased* features x shows too little for a probe of erased ones to mean anything, or None.
+    """Say why a probe of *un-erased* features x shows too little for one of erased ones to mean anything, or None.
 
     Below 5 points above the majority, what an eraser seems to remove may never have been readable. One fit of a
     middling penalty is usually enough to see it; only where it is not is the penalty chosen.
     """
     for grid in (L2_GRID[3:4], L2_GRID):
-        found = linear_probe(x, a, strata, n_attributes, cluster=cluster, grid=grid)
-        if has_power(found):
+        probe = linear_probe(x, a, strata, n_attributes, cluster=cluster, grid=grid)
+        if has_power(probe):
             return None
     return (
-        f"underpowered: from the un-erased features a probe reads the attribute at {found.accuracy:.1%}, less than "
-        f"{POWER:.0%} above the majority of {found.majority:.1%}"
+        f"underpowered: from the un-erased features a probe reads the attribute at {probe.accuracy:.1%}, less than "
+        f"{POWER:.0%} above the majority of {probe.majority:.1%}"
     )
 
 
-def has_power(found: ProbeResult) -> bool:
-    """Whether a probe is clearly better than a constant guess."""
-    if found.majority > RARE:
-        return found.auc is not None and found.auc >= RARE_AUC
-    return found.accuracy >= found.majority + POWER
+def has_power(probe: ProbeResult) -> bool:
+    """Tell whether a probe is clearly better than a constant guess."""
+    if probe.majority > RARE:
+        return probe.auc is not None and probe.auc >= RARE_AUC
+    return probe.accuracy >= probe.majority + POWER
 
 
 def balanced_weights(strata: Tensor, a: Tensor, minimum: int = 20) -> tuple[Tensor | None, str | None]:
-    """Weights `[n]` under which every (label, attribute) is as frequent as every other; None, and why not.
+    """Return weights `[n]` under which all (label, attribute) are equally frequent, or None and why there are none.
 
     Args:
         strata: `[n]`, the groups y · n_attributes + a.
@@ -221,9 +221,9 @@ def balanced_weights(strata: Tensor, a: Tensor, minimum: int = 20) -> tuple[Tens
     chi2 = ((counts - expected) ** 2 / expected).sum()
     p_value = torch.special.gammaincc(torch.tensor((k - 1) * (m - 1) / 2.0).to(chi2), chi2 / 2)
     if p_value > 1e-3:
-        return None, "label and attribute are independent in this split: the natural law will do"
+        return None, "label and attribute are independent in this split: the natural distribution will do"
     if counts.min() < minimum:
-        return None, f"a group has {int(counts.min())} samples, fewer than {minimum}: no balanced law"
+        return None, f"a group has {int(counts.min())} samples, fewer than {minimum}: no balanced distribution"
     return (len(a) / (k * m) / counts)[labels, values], None
 
 
@@ -238,7 +238,7 @@ def mlp_probe(
     max_epochs: int = 100,
     patience: int = 5,
 ) -> ProbeResult:
-    """A one-hidden-layer network, stopped by log loss within its own half: what is left that is not linear.
+    """Train and score a network of one hidden layer, stopped by log loss in its own half: what is not linear.
 
     A lower bound on the information, like every probe. Arguments as for `linear_probe`.
     """

@@ -1,1 +1,1 @@
-"""One run, from configured parts to a record."""
+"""Runs: from configured parts to a record."""

@@ -23,7 +23,7 @@ class PeakMemory:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
-        """The peak so far."""
+        """Return the peak so far."""
         if self._cuda:
             return torch.cuda.max_memory_allocated(self._cuda)
         with contextlib.suppress(OSError):
@@ -36,7 +36,7 @@ class PeakMemory:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the code, with `+` if there are changes on top; None if this file is in no checkout."""
+    """Return the commit of the code, with `+` if there are changes on top; None if this file is in no checkout."""
     git = functools.partial(
         subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
     )

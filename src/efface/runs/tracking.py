@@ -1,6 +1,6 @@
-"""Where a run's figures are logged while it runs: Weights & Biases, or nowhere.
+"""Where a run is logged while it runs: Weights & Biases, or nowhere.
 
-`python -m efface.runs.tracking results/report` logs a finished report there: its tables, figures and page.
+`python -m efface.runs.tracking results/report` logs a finished report there: its tables, plots and page.
 """
 
 import os
@@ -18,15 +18,15 @@ class Tracker(Protocol):
     """Follows one run."""
 
     def start(self, *, config: Mapping[str, Any], name: str, group: str, directory: Path) -> None:
-        """Before anything is computed. `name` is what was set, `group` is one table cell over its seeds."""
+        """Called before anything is computed. `name` is what was set, `group` is one table cell over its seeds."""
         ...
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """A row of the training history; of a cached model, all rows at once."""
+        """Called with each row of the training history; of a cached model, with all rows at once."""
         ...
 
     def finish(self, record: Record | None) -> None:
-        """The record, or None if the run failed. Always called."""
+        """Called at the end, with the record, or None if the run failed."""
         ...
 
 
@@ -127,7 +127,7 @@ class Wandb:
         run.finish(exit_code=0 if record is not None else 1)
 
     def log_report(self, folder: Path) -> None:
-        """Log a report's files as a run of its own: an artifact, and its PNG figures as images.
+        """Log a report's files as a run of its own: an artifact, and its plots as images.
 
         Raises:
             FileNotFoundError: `folder` is no report.

@@ -20,6 +20,7 @@ from efface.data.conllu import Document, TaggedText
 from efface.options import Ge, Gt, options
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
+from efface.scrubbing.weights import folder_digest, hub_commit
 
 Trained = tuple[dict[str, Tensor], dict[str, Any]]
 """Weights, and facts that JSON can hold."""
@@ -53,6 +54,10 @@ class LanguageModel:
 
 class ModelSource(Protocol):
     """The class that a language model's configuration names."""
+
+    def fingerprint(self, cache_dir: Path) -> str:
+        """Return a digest of the files that the model is read from; empty if it is trained here."""
+        ...
 
     def load(
         self,
@@ -174,6 +179,9 @@ class TinyModel:
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size={self.hidden_size}, heads={self.heads}: heads must divide hidden_size")
 
+    def fingerprint(self, cache_dir: Path) -> str:
+        return ""
+
     def load(
         self,
         text: TaggedText,
@@ -246,6 +254,10 @@ class PretrainedModel:
     device_map: str | None = None
     max_length: Annotated[int, Ge(3)] = 256
 
+    def fingerprint(self, cache_dir: Path) -> str:
+        where = _in_package(self.path)
+        return folder_digest(Path(where), cache_dir) if Path(where).is_dir() else hub_commit(where)
+
     def load(
         self,
         text: TaggedText,
@@ -286,8 +298,10 @@ class PretrainedModel:
         if self.device_map is not None:
             arguments["device_map"] = self.device_map
         auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
+        # The commit of the fingerprint, and no later one that the hub may have by now.
+        pinned = {} if Path(path).is_dir() else {"revision": hub_commit(path)}
         try:
-            return AutoTokenizer.from_pretrained(path), auto.from_pretrained(path, **arguments)
+            return AutoTokenizer.from_pretrained(path, **pinned), auto.from_pretrained(path, **pinned, **arguments)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and "

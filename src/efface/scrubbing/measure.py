@@ -1,8 +1,7 @@
 """What a scrubbed model still knows: bits for each byte of text, and the states behind its layers."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from efface.scrubbing.tokens import Batches, TokenData, predicted, token_nats
 
 @torch.no_grad()
 def bits_per_byte(lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, *, batch_size: int) -> float | None:
-    """The loss of the predicted tokens over the bytes of UTF-8 that they stand for; None without a causal head.
+    """Return the loss of the predicted tokens over the bytes of UTF-8 they stand for; None without a causal head.
 
     Comparable between tokenisers. The first token of a sequence counts only if a special one stands before it.
     """
@@ -38,7 +37,7 @@ def bits_per_byte(lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData,
 
 
 def unigram_bits_per_byte(data: TokenData) -> float:
-    """The entropy of the tokens' own frequencies over their bytes: what a model without context reaches at best."""
+    """Return the entropy of the tokens' frequencies over their bytes: what a model without context reaches at best."""
     real = data.n_bytes > 0
     counts = torch.bincount(data.input_ids[real]).double()
     frequency = counts[counts > 0] / counts.sum()
@@ -55,7 +54,7 @@ def states_behind(
     batch_size: int,
     tokens: Tensor,
 ) -> dict[str, Tensor]:
-    """What the model computes at some modules, under the scrubber, for some tokens: float32 `[m, d]` each, on the CPU.
+    """Return what the model computes at some modules for some tokens: float32 `[m, d]` each, on the CPU.
 
     Args:
         lm: the model.
@@ -67,14 +66,41 @@ def states_behind(
 
     Memory: 4 m d bytes for each path.
     """
-    found: dict[str, list[Tensor]] = {path: [] for path in paths}
+    parts: dict[str, list[Tensor]] = {path: [] for path in paths}
 
     def visit(batch: int, path: str, x: Tensor) -> None:
         rows = tokens[batch * batch_size : (batch + 1) * batch_size]
-        found[path].append(x[rows.to(x.device)].float().cpu())
+        parts[path].append(x[rows.to(x.device)].float().cpu())
 
     _visit(lm, scrubber, data, paths, batch_size, visit)
-    return {path: torch.cat(parts) for path, parts in found.items()}
+    return {path: torch.cat(parts.pop(path)) for path in paths}
+
+
+def states_by_site(
+    lm: LanguageModel,
+    scrubber: ConceptScrubber,
+    data: TokenData,
+    paths: Sequence[str],
+    *,
+    batch_size: int,
+    tokens: Tensor,
+    max_bytes: int = 1 << 30,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each path with its states, as `states_behind` returns them, of as many paths at a time as fit in memory.
+
+    Args:
+        lm, scrubber, data, paths, batch_size, tokens: as for `states_behind`.
+        max_bytes: of states that are in memory at once; of one path if they are more.
+
+    Cost: a pass over the data for every `max_bytes` of states.
+    """
+    width = int(lm.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    together = max(max_bytes // max(4 * int(tokens.sum()) * width, 1), 1)
+    for at in range(0, len(paths), together):
+        some = paths[at : at + together]
+        states = states_behind(lm, scrubber, data, some, batch_size=batch_size, tokens=tokens)
+        for path in some:
+            yield path, states.pop(path)
 
 
 @torch.no_grad()
@@ -82,7 +108,7 @@ def largest_covariances(
     lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], n_labels: int, *,
     batch_size: int,
 ) -> dict[str, float]:  # fmt: skip
-    """Largest |Cov(x, one-hot z)| of the states behind each module under the scrubber, over all labelled tokens.
+    """Return the largest |Cov(x, one-hot z)| of the scrubbed states at each module, over all labelled tokens.
 
     Columns are in units of their root mean square in the model as it is; those that are zero there, below 1e-12 of the
     largest, as they are. Streams: O(d k) memory for each path.
@@ -114,7 +140,12 @@ def largest_covariances(
 
 
 def _visit(
-    lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], batch_size: int, visit: Any
+    lm: LanguageModel,
+    scrubber: ConceptScrubber,
+    data: TokenData,
+    paths: Sequence[str],
+    batch_size: int,
+    visit: Callable[[int, str, Tensor], None],
 ) -> None:
     """Call `visit(number of the batch, path, states)` behind every module, after the scrubber."""
     batches = Batches(data.columns(), None, batch_size, input_device(lm.model))

@@ -1,0 +1,156 @@
+"""From a base model to the features that methods and evaluation work on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efface.cache import Entry
+from efface.data.base import Dataset, Pairs, Split, flip_pairs
+from efface.devices import Precision
+from efface.models.base import Model
+from efface.problem import Features, Problem
+from efface.runs.session import require_finite
+from efface.tensorfiles import content_digest
+from efface.training import read_out
+
+Cached = Callable[[Mapping[str, Any], Callable[[], Entry]], Entry]
+"""Called with a key and what makes the entry; returns the entry, from the cache where it is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFeatures:
+    """Features of each split, and of counterfactuals of its samples, row by row."""
+
+    train: Features
+    val: Features
+    test: Features
+    pairs: Features
+    pairs_cf: Features
+    val_cf: Features | None = None
+    """None where no counterfactual of a sample exists in these data, as of test."""
+    test_cf: Features | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """Some rows of a split, as the model is shown them."""
+
+    split: Split
+    rows: Tensor
+    a: Tensor
+    """`[n]`: the attribute that counts as theirs."""
+    flipped: bool = False
+    """Whether they are shown under `a`, and not under their own attribute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """Features of a data set by a trained model, computed once for each cut; a `FeatureSource` of problems.
+
+    Args:
+        model: trained; moved to `device`, frozen and in evaluation mode.
+        dataset: what it reads.
+        cached: keeps features of a model with parameters below the cut.
+        seed: draws the attributes of counterfactuals.
+        device: where the model is, and where features are to be.
+        precision: that of the products; see `efface.devices`.
+        progress: whether to show progress bars.
+    """
+
+    model: Model
+    dataset: Dataset
+    cached: Cached
+    seed: int
+    device: str
+    precision: Precision
+    progress: bool = True
+    _by_cut: dict[int, SplitFeatures] = field(default_factory=dict, init=False, repr=False)
+
+    def features(self, cut: int) -> SplitFeatures:
+        """Return the features before the last `cut` linear layers.
+
+        Raises:
+            FloatingPointError: some are NaN or infinite.
+            ValueError: the model does not end in so many linear layers.
+        """
+        if cut not in self._by_cut:
+            views = _views(self.dataset)
+            read = self._read(cut, views)
+            require_finite(read, what="the base model's output before its last layers")
+            self._by_cut[cut] = SplitFeatures(
+                **{name: self._labelled(read[name], view) for name, view in views.items()}
+            )
+        return self._by_cut[cut]
+
+    def flip(self, rows: Tensor, cut: int) -> Features:
+        """Return train rows `[k]` under another attribute, drawn once for each row of train."""
+        train = self.dataset.train
+        draws = torch.Generator().manual_seed(self.seed)
+        pairs = flip_pairs(train, len(self.dataset.attributes), draws)
+        view = _View(train, rows.cpu(), pairs.a_cf[rows.cpu()], flipped=True)
+        return self._labelled(self._read_view(self.model.cut(cut)[0], view), view)
+
+    def layers(self, cut: int) -> nn.Sequential:
+        """Return the last `cut` linear layers; ValueError if the model does not end in so many."""
+        return self.model.cut(cut)[1]
+
+    def problem(self, cut: int) -> Problem:
+        """Return what a method sees at a cut. Test stays here."""
+        features, dataset = self.features(cut), self.dataset
+        return Problem(
+            train=features.train, val=features.val, pairs=features.pairs, pairs_cf=features.pairs_cf,
+            head=self.model.head, n_classes=len(dataset.classes), n_attributes=len(dataset.attributes),
+            flippable=dataset.flippable, seed=self.seed, device=self.device,
+            attribute_columns=dataset.attribute_columns,
+            features_are_inputs=not _has_parameters(self.model.cut(cut)[0]), depth=cut, source=self,
+        )  # fmt: skip
+
+    def _read(self, cut: int, views: Mapping[str, _View]) -> dict[str, Tensor]:
+        backbone = self.model.cut(cut)[0]
+
+        def build() -> Entry:
+            return {name: self._read_view(backbone, view, name) for name, view in views.items()}, {}
+
+        if not _has_parameters(backbone):  # the features are the inputs
+            return build()[0]
+        key = {"model_content": content_digest(self.model.state_dict()), "cut": cut}
+        return self.cached(key, build)[0]
+
+    def _read_view(self, backbone: nn.Module, view: _View, name: str | None = None) -> Tensor:
+        return read_out(
+            backbone, view.split, rows=view.rows, a=view.a if view.flipped else None, device=self.device,
+            precision=self.precision, progress=name if self.progress else None,
+        )  # fmt: skip
+
+    def _labelled(self, x: Tensor, view: _View) -> Features:
+        cluster = view.split.cluster
+        return Features(
+            x.to(self.device), view.split.y[view.rows].to(self.device), view.a.to(self.device),
+            cluster=None if cluster is None else cluster[view.rows].to(self.device),
+        )  # fmt: skip
+
+
+def _views(dataset: Dataset) -> dict[str, _View]:
+    """What each field of `SplitFeatures` is read from."""
+
+    def whole(split: Split) -> _View:
+        return _View(split, torch.arange(len(split)), split.a)
+
+    def counterfactual(pairs: Pairs) -> _View:
+        return _View(pairs.split, pairs.rows_cf, pairs.a_cf, flipped=dataset.flippable)
+
+    views = {
+        "train": whole(dataset.train), "val": whole(dataset.val), "test": whole(dataset.test),
+        "pairs": _View(dataset.pairs.split, dataset.pairs.rows, dataset.pairs.a),
+        "pairs_cf": counterfactual(dataset.pairs),
+    }  # fmt: skip
+    if dataset.flippable:
+        views |= {"val_cf": counterfactual(dataset.val_pairs), "test_cf": counterfactual(dataset.test_pairs)}
+    return views
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
