@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,16 +29,15 @@ def test_derivatives_are_autograd_s(bias: bool, weighted: bool) -> None:
     hessian = torch.autograd.functional.hessian(value, theta).reshape(theta.numel(), -1)
     torch.testing.assert_close(f.hessian(p), hessian)
     direction = torch.randn(f.shape, dtype=torch.float64)
-    torch.testing.assert_close(f.hvp(direction, p).flatten(), hessian @ direction.flatten())
+    torch.testing.assert_close(f.product(p)(direction).flatten(), hessian @ direction.flatten())
 
 
-@pytest.mark.parametrize("solver", ["cg", "cholesky"])
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("bias", [True, False])
-def test_equals_scikit_learn(solver: str, k: int, bias: bool) -> None:
+def test_equals_scikit_learn(k: int, bias: bool) -> None:
     x, y = problem(k=k)
     l2 = 1e-2
-    ours = fit_softmax(x, y, l2=l2, bias=bias, solver=solver)
+    ours = fit_softmax(x, y, l2=l2, bias=bias)
     # scikit-learn's binary model has one row w, penalised as ‖w‖²; our two rows ±w/2 are penalised as ‖w‖²/2.
     C = (2 if k == 2 else 1) / (l2 * len(x))
     theirs = LogisticRegression(C=C, tol=1e-10, max_iter=10_000, fit_intercept=bias).fit(x, y)
@@ -62,26 +60,25 @@ def test_weights_are_repetitions() -> None:
 def test_warm_start_at_the_optimum_takes_no_step() -> None:
     x, y = problem()
     first = fit_softmax(x, y, l2=1e-3)
-    again = fit_softmax(x, y, l2=1e-3, init=first)
+    again = fit_softmax(x, y, l2=1e-3, init=first.theta)
     assert again.iterations == 0
     torch.testing.assert_close(again.weight, first.weight)
     with pytest.raises(ValueError, match="init has parameters"):
-        fit_softmax(x[:, :2], y, init=first)
+        fit_softmax(x[:, :2], y, init=first.theta)
 
 
 def test_without_a_penalty_the_gradient_vanishes() -> None:
     x, y = problem(noise=3.0)
     fit = fit_softmax(x, y, tol=1e-9)
     assert fit.converged
-    cholesky = fit_softmax(x, y, tol=1e-9, solver="cholesky")
-    torch.testing.assert_close(fit.logits(x).softmax(1), cholesky.logits(x).softmax(1), atol=1e-6, rtol=0)
+    theirs = LogisticRegression(C=math.inf, tol=1e-12, max_iter=10_000).fit(x, y)
+    np.testing.assert_allclose(fit.logits(x).softmax(1), theirs.predict_proba(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["cg", "cholesky"])
-def test_duplicated_columns_and_tiny_penalty(solver: str) -> None:
+def test_duplicated_columns_and_tiny_penalty() -> None:
     x, y = problem(noise=3.0)
-    twice = fit_softmax(torch.cat([x, x], 1), y, l2=1e-8, solver=solver)
-    once = fit_softmax(x, y, l2=5e-9, solver=solver)
+    twice = fit_softmax(torch.cat([x, x], 1), y, l2=1e-8)
+    once = fit_softmax(x, y, l2=5e-9)
     assert twice.converged
     assert twice.loss == pytest.approx(once.loss, abs=1e-7)
 
@@ -93,15 +90,14 @@ def test_more_features_than_samples() -> None:
     whole = minimise(SoftmaxObjective(x, y, l2=1e-2), tol=1e-11)
     assert fit.converged
     torch.testing.assert_close(fit.weight, whole.weight, atol=1e-8, rtol=1e-6)
-    assert fit_softmax(x, y, l2=1e-2, init=fit, tol=1e-7).iterations == 0
+    assert fit_softmax(x, y, l2=1e-2, init=fit.theta, tol=1e-7).iterations == 0
 
 
-@pytest.mark.parametrize("solver", ["cg", "cholesky"])
-def test_from_an_over_confident_start_a_full_step_would_diverge(solver: str) -> None:
+def test_from_an_over_confident_start_a_full_step_would_diverge() -> None:
     x, y = problem(noise=3.0)
     best = fit_softmax(x, y, l2=1e-4)
-    wrong = replace(best, weight=-40 * best.weight)
-    fit = fit_softmax(x, y, l2=1e-4, init=wrong, solver=solver, max_iter=500)
+    wrong = torch.cat([-40 * best.theta[:, :-1], best.theta[:, -1:]], 1)
+    fit = fit_softmax(x, y, l2=1e-4, init=wrong, max_iter=500)
     assert fit.converged
     assert fit.loss == pytest.approx(best.loss, abs=1e-6)
 
@@ -140,7 +136,6 @@ def test_head_is_the_same_map() -> None:
         (torch.full((3, 2), math.nan), torch.tensor([0, 1, 1]), {}, "x has 6 NaN"),
         (torch.zeros(3, 2), torch.tensor([0, 1, 1]), {"l2": -1.0}, "l2 is -1"),
         (torch.zeros(3, 2), torch.tensor([0, 1, 1]), {"weight": torch.zeros(3)}, "not all zero"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, 1]), {"solver": "sgd"}, "solver is 'sgd'"),
     ],
 )
 def test_bad_input(x: torch.Tensor, y: torch.Tensor, options: dict, message: str) -> None:
@@ -151,6 +146,6 @@ def test_bad_input(x: torch.Tensor, y: torch.Tensor, options: dict, message: str
 def test_warm_start_from_the_opposite() -> None:
     x, y = problem()
     opposite = fit_softmax(x, 3 - y, l2=1e-3)
-    fit = fit_softmax(x, y, l2=1e-3, init=opposite, max_iter=500)
+    fit = fit_softmax(x, y, l2=1e-3, init=opposite.theta, max_iter=500)
     assert fit.converged
     assert fit.loss == pytest.approx(fit_softmax(x, y, l2=1e-3).loss, abs=1e-6)

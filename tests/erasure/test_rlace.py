@@ -147,7 +147,7 @@ def test_no_small_turn_of_the_projection_is_better() -> None:
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
         turned = torch.linalg.qr(U + 0.02 * torch.randn(U.shape, generator=g, dtype=U.dtype))[0]
-        assert game.at(turned, at.inner).value < at.value
+        assert game.at(turned, at.warm).value < at.value
 
 
 def test_it_does_not_depend_on_the_units_of_x_what_the_game_is_worth() -> None:

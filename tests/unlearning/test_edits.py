@@ -233,7 +233,7 @@ def test_two_layers_learn_together() -> None:
     start = layers.parameters()
     theta = layers.minimise(law, start, max_iter=40).theta
     edited = external(law, theta, x_cf[:150], y[:150], alpha=0.8)
-    losses = [float(layers._value(edited, layers.minimise(edited, theta, max_iter=m).theta)) for m in (0, 2, 10)]
+    losses = [layers.point(edited, layers.minimise(edited, theta, max_iter=m).theta).value for m in (0, 2, 10)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.8 * losses[0]
     assert torch.equal(layers.parameters(), start), "the module was changed"

@@ -76,7 +76,7 @@ class InlpEraser(AffineEraser):
         removed = x64.new_zeros(x.shape[1], 0)
         accuracies: list[float] = []
         while removed.shape[1] < limit and (iterations is None or len(accuracies) < iterations):
-            fit = fit_softmax(seen(x), y, weight=weight, l2=l2)
+            fit = fit_softmax(seen(x), y, weight=weight, l2=l2, tol=1e-10)
             at, labels = (x, y) if x_dev is None or z_dev is None else (x_dev, z_dev.to(y))
             accuracies.append(float((fit.logits(seen(at)).argmax(1) == labels).double().mean()))
             # Rows of the predictor on x itself; they differ from one another, and their mean does nothing.

@@ -28,7 +28,7 @@ from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_
 from efface.scrubbing.methods import ScrubMethod
 from efface.scrubbing.scrubber import ConceptScrubber
 from efface.scrubbing.tokens import TokenData
-from efface.softmax import SoftmaxFit, fit_softmax
+from efface.softmax import fit_softmax
 
 SCRUBBER_FILE = "scrubber.safetensors"
 
@@ -225,10 +225,8 @@ def information_gain(x: Tensor, z: Tensor, n_labels: int, *, l2: float = 1e-7) -
     entropy = -float((log_frequency.exp() * log_frequency).sum())
     # From the best constant, so that nothing has to be solved where nothing can be gained. The problem is convex: a
     # gradient of 1e-7 there leaves nothing that the ridge does not outweigh.
-    constant = SoftmaxFit(
-        weight=x.new_zeros(n_labels, x.shape[1], dtype=torch.float64), bias=log_frequency.to(x.device), loss=entropy,
-        grad_norm=math.inf, iterations=0, converged=False,
-    )  # fmt: skip
+    constant = x.new_zeros(n_labels, x.shape[1] + 1, dtype=torch.float64)
+    constant[:, -1] = log_frequency
     fit = fit_softmax(x, z, n_classes=n_labels, l2=l2, init=constant, tol=1e-7)
     return (entropy - fit.loss) / math.log(2)
 
