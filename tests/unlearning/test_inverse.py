@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from efface.newton import conjugate_gradients
-from efface.softmax import SoftmaxObjective, curved_factor, mean_block, minimise
+from efface.softmax import SoftmaxObjective, curved_factor, minimise
 from efface.unlearning.inverse import (
     CgInverse,
     CholeskyInverse,
