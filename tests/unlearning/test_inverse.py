@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from efface.newton import conjugate_gradients
-from efface.softmax import SoftmaxObjective, curved_factor, minimise
+from efface.softmax import FACTORED, BinaryObjective, SoftmaxObjective, curved_factor, mean_block, minimise
+from efface.unlearning.head import Head
 from efface.unlearning.inverse import (
     CgInverse,
     CholeskyInverse,
@@ -14,6 +15,7 @@ from efface.unlearning.inverse import (
     NotPositiveDefiniteError,
     head_inverse,
 )
+from efface.unlearning.objective import TrainingObjective
 
 
 def objective(n: int = 300, d: int = 5, k: int = 3, **options: Any) -> tuple[SoftmaxObjective, Tensor, Tensor]:
@@ -60,6 +62,41 @@ def test_the_factor_preconditions_well() -> None:
     )
     assert with_it.residual < 1e-8
     assert with_it.iterations < without.iterations / 2
+
+
+def test_mean_block_preconditions_two_classes_exactly() -> None:
+    f, p, b = objective(n=2000, d=30, k=2)
+    reduced = BinaryObjective(f)
+    found = conjugate_gradients(
+        reduced.product(p[:, 1:]), b[:1], precondition=mean_block(reduced, p[:, 1:]), tol=1e-5, max_iter=500
+    )
+    assert found.residual < 1e-5
+    assert found.iterations <= 3
+
+
+def test_large_heads_make_no_matrix_of_their_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    k, d, n = 80, 70, 400
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, d, generator=g), torch.arange(n) % k
+    assert k * (d + 1) > FACTORED
+    monkeypatch.setattr(SoftmaxObjective, "hessian", lambda *_, **__: pytest.fail("a Hessian was made"))
+    head, law = Head(n_classes=k), TrainingObjective(x=x, y=y, l2=1e-3)
+    found = head.minimise(law, torch.zeros(k, d + 1, dtype=torch.float64), max_iter=100)
+    assert found.converged
+    b = torch.randn(k, d + 1, generator=g, dtype=torch.float64)
+    f = head.objective(law)
+    solved = head.inverse(law, found.theta, "auto", 0)(b)
+    residual = f.at(found.theta).product()(solved) - b
+    assert float(residual.norm() / b.norm()) < 1e-5
+
+
+def test_two_classes_need_a_penalty_or_damping_along_the_sum_of_their_rows() -> None:
+    f, p, _ = objective(k=2)
+    f.penalty[2] = 0
+    for solver in ("cholesky", "cg"):
+        with pytest.raises(NotPositiveDefiniteError, match="damping above"):
+            head_inverse(f, p, solver=solver)
+        head_inverse(f, p, solver=solver, damping=0.1)
 
 
 def test_a_hessian_that_is_not_definite_names_the_damping_that_helps() -> None:

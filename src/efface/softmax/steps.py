@@ -11,6 +11,8 @@ from efface.softmax.objective import LinearObjective, LinearPoint, SoftmaxObject
 FACTORED = 5000
 """Parameters K(d + 1) up to which a matrix of their square is ever made."""
 
+_LEAST = 1000
+"""Samples of each kind that stand for all, at least."""
 _PRODUCTS = 250
 _MANY = 40
 """Products of one step beyond which a factor of the most curved samples is worth what it costs."""
@@ -27,7 +29,7 @@ def mean_block(objective: LinearObjective, probabilities: Tensor, damping: float
     f = objective
     d = f.shape[1]
     spread = f.spread(probabilities)
-    rows, weight = _representatives(spread, spread * f.length_sq, 5 * d)
+    rows, weight = _representatives(spread, spread * f.length_sq, max(5 * d, _LEAST))
     x = f.x32.mT[:, rows].mT
     block = ((x * weight[rows].to(x)[:, None]).mT @ x).to(f.x)
     block.diagonal().add_(f.penalty + damping + 1e-7 * block.diagonal().mean() + 1e-300)
@@ -49,7 +51,7 @@ def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: f
     most = min(len(f.x), max(k * d, 100 * len(f.x) // (k * d)))
     rows = (spread * f.length_sq).topk(most).indices
     spread[rows] = 0
-    others, weight = _representatives(spread, spread, 5 * d)
+    others, weight = _representatives(spread, spread, max(5 * d, _LEAST))
     x = f.x32.mT[:, others].mT
     block = (x * weight[others].to(x)[:, None]).mT @ x
     approximate = f.hessian(probabilities, rows, dtype=torch.float32)
@@ -99,6 +101,9 @@ class NewtonSteps(NewtonCg[LinearPoint]):
         before = self.products
         step = super().step(point)
         f = point.objective
+        if len(f.centre) > 1:
+            # f is constant along one vector added to all rows, unless that is penalised: what there is, is rounding.
+            step = step - torch.where(f.penalty == 0, step.mean(0), 0)
         if not self._curved and self.products - before > _MANY and len(f.centre) > 1 and f.centre.numel() <= FACTORED:
             self._curved, self.factor = True, StaleFactor(self._factor, price=25)
         return step
