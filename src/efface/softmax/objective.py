@@ -225,8 +225,8 @@ class SoftmaxObjective(LinearObjective):
             # One product for the blocks (i, i), (i, i+1), … of this block row.
             right = -probabilities[:, i:, None] * x[:, None]
             right[:, 0] += x
-            left = x * (weight * probabilities[:, i])[:, None]
-            row = (left.mT @ right.flatten(1)).view(d, k - i, d)
+            weighted = x * (weight * probabilities[:, i])[:, None]
+            row = (weighted.mT @ right.flatten(1)).view(d, k - i, d)
             blocks[i, :, i:] = row
             blocks[i:, :, i] = row.permute(1, 2, 0)
         hessian = blocks.view(k * d, k * d)

@@ -27,18 +27,18 @@ class Head:
     bias: bool = True
     tol: float = 1e-6
 
-    def objective(self, law: TrainingObjective) -> SoftmaxObjective:
+    def objective(self, training: TrainingObjective) -> SoftmaxObjective:
         """Return the objective of a head, in all its derivatives."""
         return SoftmaxObjective(
-            law.x, law.y, n_classes=self.n_classes, weight=law.weight, l2=law.l2, bias=self.bias,
-            penalise_bias=True, centre=law.centre,
+            training.x, training.y, n_classes=self.n_classes, weight=training.weight, l2=training.l2, bias=self.bias,
+            penalise_bias=True, centre=training.centre,
         )  # fmt: skip
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         return head_logits(theta, x)
 
-    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
-        fit = minimise(self.objective(law), init=theta, tol=self.tol, max_iter=max_iter)
+    def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
+        fit = minimise(self.objective(objective), init=theta, tol=self.tol, max_iter=max_iter)
         return Minimum(theta=fit.theta, iterations=fit.iterations, grad_norm=fit.grad_norm, converged=fit.converged)
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ class Head:
         theta = theta.to(f.x)
         return f.gradient(theta, f.logits(theta).softmax(1)) * len(y)
 
-    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
-        f = self.objective(law)
+    def inverse(self, objective: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        f = self.objective(objective)
         return head_inverse(f, f.logits(theta.to(f.x)).softmax(1), solver=solver, tol=1e-6, seed=seed)
 
-    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
-        return influence_on_bias(self.objective(law), theta, bias, inverse)
+    def influence(self, objective: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        return influence_on_bias(self.objective(objective), theta, bias, inverse)
 
 
 def head_parameters(head: torch.nn.Linear) -> Tensor:

@@ -99,18 +99,18 @@ class CgInverse:
         self._tol, self._max_iter = tol, max_iter
 
     def __call__(self, b: Tensor) -> Tensor:
-        found = conjugate_gradients(
+        solved = conjugate_gradients(
             lambda v: self._product(v) + self.damping * v, b,
             precondition=self._precondition, tol=self._tol, max_iter=self._max_iter,
         )  # fmt: skip
-        if found.curvature <= 0:
-            raise NotPositiveDefiniteError(found.curvature, self.damping)
-        if not found.residual <= self._tol:
+        if solved.curvature <= 0:
+            raise NotPositiveDefiniteError(solved.curvature, self.damping)
+        if not solved.residual <= self._tol:
             raise ArithmeticError(
-                f"{found.iterations} conjugate gradient steps left a residual of {found.residual:.1e} against "
+                f"{solved.iterations} conjugate gradient steps left a residual of {solved.residual:.1e} against "
                 f"{self._tol:.1e}: raise damping, now {self.damping:.3g}, or max_iter"
             )
-        return found.solution
+        return solved.solution
 
 
 class BinaryInverse:

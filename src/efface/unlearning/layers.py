@@ -54,45 +54,45 @@ class Layers:
         """Return the cross-entropy of each sample, `[m]`."""
         return functional.cross_entropy(self.logits(theta, x), y, reduction="none")
 
-    def point(self, law: TrainingObjective, theta: Tensor) -> "LayersPoint":
+    def point(self, objective: TrainingObjective, theta: Tensor) -> "LayersPoint":
         """Return the training objective at θ."""
-        return LayersPoint(self, law, theta)
+        return LayersPoint(self, objective, theta)
 
-    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
+    def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
         """Take Gauss–Newton steps by conjugate gradients, halved until the objective falls, to a local minimum.
 
         A step that had to be halved makes the next one more cautious.
         """
-        steps = NewtonCg[LayersPoint](None, rtol=lambda _: 0.1, max_products=_PRODUCTS, caution=law.l2)
-        return newton.minimise(self.point(law, theta), [steps], tol=self.tol, max_iter=max_iter)[1]
+        steps = NewtonCg[LayersPoint](None, rtol=lambda _: 0.1, max_products=_PRODUCTS, caution=objective.l2)
+        return newton.minimise(self.point(objective, theta), [steps], tol=self.tol, max_iter=max_iter)[1]
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         if len(y) == 0:
             return torch.zeros_like(theta)
         return _gradient(lambda t: self.losses(t, x, y).sum(), theta)
 
-    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+    def inverse(self, objective: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
         """Return that of the Gauss–Newton matrix, by conjugate gradients: there is no matrix to factor."""
         if solver not in ("auto", "cg"):
             raise ValueError(f"solver is {solver!r}, but several layers have no Hessian to factor: use 'auto' or 'cg'")
-        return CgInverse(self.point(law, theta).product(), damping=0.0, tol=1e-3)
+        return CgInverse(self.point(objective, theta).product(), damping=0.0, tol=1e-3)
 
-    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+    def influence(self, objective: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         """Take one solve, and one pass in forward mode for the slopes of all samples."""
 
         def measured(theta: Tensor) -> Tensor:
             return bias.of_logits(self.logits(theta, bias.x))
 
         solved = inverse(_gradient(measured, theta))
-        slopes = _slope(lambda t: self.losses(t, law.x, law.y), theta, solved)
-        return Influence(bias=float(measured(theta)), values=-slopes.detach(), weight=_weight(law))
+        slopes = _slope(lambda t: self.losses(t, objective.x, objective.y), theta, solved)
+        return Influence(bias=float(measured(theta)), values=-slopes.detach(), weight=_weight(objective))
 
 
 class LayersPoint:
     """The training objective of `Layers` at one θ, with the Gauss–Newton matrix in place of the Hessian."""
 
-    def __init__(self, layers: Layers, law: TrainingObjective, theta: Tensor) -> None:
-        self._layers, self._law, self.theta = layers, law, theta
+    def __init__(self, layers: Layers, objective: TrainingObjective, theta: Tensor) -> None:
+        self._layers, self._objective, self.theta = layers, objective, theta
         self.value = float(self._value(theta))
 
     @cached_property
@@ -102,29 +102,32 @@ class LayersPoint:
 
     def product(self) -> LinearMap:
         """Return v ↦ (Jᵀ H_z J + λ) v, at the cost of about three passes for each v."""
-        law, theta = self._law, self.theta
+        objective, theta = self._objective, self.theta
 
         def logits(theta: Tensor) -> Tensor:
-            return self._layers.logits(theta, law.x)
+            return self._layers.logits(theta, objective.x)
 
         z, pull_back = torch.func.vjp(logits, theta)[:2]
-        p, weight = z.softmax(1), _weight(law)[:, None]
+        p, weight = z.softmax(1), _weight(objective)[:, None]
 
         def times(v: Tensor) -> Tensor:
             q = _slope(logits, theta, v)
             pulled: Tensor = pull_back(weight * p * (q - (p * q).sum(1, keepdim=True)))[0]
-            return (pulled + law.l2 * v).detach()
+            return (pulled + objective.l2 * v).detach()
 
         return times
 
     def at(self, theta: Tensor) -> "LayersPoint":
         """Return the same objective elsewhere."""
-        return LayersPoint(self._layers, self._law, theta)
+        return LayersPoint(self._layers, self._objective, theta)
 
     def _value(self, theta: Tensor) -> Tensor:
-        law = self._law
-        gap = theta if law.centre is None else theta - law.centre
-        return _weight(law) @ self._layers.losses(theta, law.x, law.y) + law.l2 / 2 * gap.square().sum()
+        objective = self._objective
+        gap = theta if objective.centre is None else theta - objective.centre
+        return (
+            _weight(objective) @ self._layers.losses(theta, objective.x, objective.y)
+            + objective.l2 / 2 * gap.square().sum()
+        )
 
 
 def _gradient(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
@@ -133,7 +136,7 @@ def _gradient(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
 
 
 def _slope(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor) -> Tensor:
-    """Derivative of a tensor-valued function along a direction, in forward mode."""
+    """Return the derivative of a tensor-valued function along a direction, in forward mode."""
     with warnings.catch_warnings():
         # Forward mode compiles its formulas when first used, with an interface that torch itself has deprecated.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.script")
@@ -142,6 +145,10 @@ def _slope(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tenso
         return slope
 
 
-def _weight(law: TrainingObjective) -> Tensor:
-    weight = torch.ones(len(law.y), device=law.x.device) if law.weight is None else law.weight.float()
+def _weight(objective: TrainingObjective) -> Tensor:
+    weight = (
+        torch.ones(len(objective.y), device=objective.x.device)
+        if objective.weight is None
+        else objective.weight.float()
+    )
     return weight / weight.sum()

@@ -32,7 +32,7 @@ class Trainable(Protocol):
         """Return `[m, K]`."""
         ...
 
-    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
+    def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
         """Minimise by damped Newton steps with backtracking from θ: no step raises the objective."""
         ...
 
@@ -40,10 +40,10 @@ class Trainable(Protocol):
         """Return Σ_i ∇ℓ_i, of θ's shape."""
         ...
 
-    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+    def inverse(self, objective: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
         """Return the inverse of the objective's Hessian at θ, its penalty included."""
         ...
 
-    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+    def influence(self, objective: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
         """Return the influence of each training sample on `bias`."""
         ...

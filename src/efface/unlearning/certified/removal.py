@@ -56,7 +56,7 @@ class Removal:
     retrained: bool
     """The budget was spent, and `retrain=True`: trained anew, with a fresh perturbation."""
     spent: float
-    """Of the budget, after it."""
+    """What is held against the budget after it, in units of ‖u‖."""
     newton_steps: int
     cg_steps: int
 
@@ -167,13 +167,13 @@ class CertifiedLogisticRegression(PerturbedClassifier):
         """Take the Newton step H⁻¹Δ; spent is the bound of corollary 1 after it."""
         fit, leaving = self._fit, self._leaving(data, n)
         start = LossPoint(self._loss(data, n, fit.perturbation), fit.theta, logits=data.logits[:n])
-        found = solve(start, leaving, self._factor, rtol=BOUND_RTOL)
-        step = found.solution
+        solved = solve(start, leaving, self._factor, rtol=BOUND_RTOL)
+        step = solved.solution
         per_column = _GAMMA * self._norm * step.norm(dim=0) * (start.loss.x @ step).norm(dim=0)
         spent = fit.spent + float(per_column.norm()) + solve_error(start, leaving, step)
         # Its gradient is not kept up to date: the bound needs none.
         point = LossPoint(start.loss, fit.theta + step, gradient=fit.gradient)
-        return _Step(point, spent, newton_steps=1, cg_steps=found.iterations)
+        return _Step(point, spent, newton_steps=1, cg_steps=solved.iterations)
 
     def _newton_steps(self, data: Rows, n: int) -> _Step:
         """Take Newton steps, one if it suffices; spent is the residual that is measured after them."""
