@@ -165,3 +165,15 @@ def test_stale_factor_is_built_anew_when_its_excess_has_paid_for_a_new_one() -> 
     assert factor.built == 2
     solve(5, 2)
     assert factor.built == 2
+
+
+def test_step_of_no_slope_is_no_step() -> None:
+    class Nowhere:
+        def step(self, point: Elementwise) -> Tensor:
+            return torch.zeros_like(point.theta)
+
+        def taken(self, t: float) -> None:
+            assert t == 0
+
+    start = Elementwise(torch.tensor([3.0], dtype=torch.float64), lambda t: t.square())
+    assert minimise(start, [Nowhere()], tol=1e-9, max_iter=5, rounding=1e-14)[1].iterations == 0

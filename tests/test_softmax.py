@@ -141,8 +141,8 @@ def test_path_has_the_fits_of_each_penalty(shape: tuple[int, int, int]) -> None:
     n, d, k = shape
     x, y = problem(n=n, d=d, k=k)
     grid = (1.0, 1e-1, 1e-2)
-    for l2, fit in zip(grid, softmax_path(x, y, grid, n_classes=k, tol=1e-10), strict=True):
-        alone = fit_softmax(x, y, n_classes=k, l2=l2, tol=1e-10)
+    for l2, fit in zip(grid, softmax_path(x, y, grid, n_classes=k, tol=1e-12), strict=True):
+        alone = fit_softmax(x, y, n_classes=k, l2=l2, tol=1e-12)
         assert fit.converged
         torch.testing.assert_close(fit.theta, alone.theta, atol=1e-7, rtol=0)
 

@@ -244,7 +244,7 @@ def _descend(point: P, finder: StepFinder[P], rounding: float) -> P | None:
     """Return the point after the first t of 1, ½, ¼, … that lowers the value enough (Armijo); None if none does."""
     step = finder.step(point)
     slope = float((point.gradient * step).sum())
-    t = 1.0
+    t = 1.0 if slope > 0 else 0.0
     while t >= _SHORTEST:
         lower = point.at(point.theta - t * step)
         if lower.value <= point.value - _ARMIJO * t * slope + rounding * abs(point.value):

@@ -89,8 +89,9 @@ class LinearObjective(ABC):
         curve, weight = self.curve(probabilities.to(dtype)), self.weight.to(dtype)[:, None]
 
         def times(v: Tensor) -> Tensor:
-            q = weight * curve((v.to(x) @ x.mT).mT)
-            return (q.mT @ x).to(v) + self.penalty * v
+            scale = v.abs().max().clamp_min(1e-300)  # so that float32 neither overflows nor rounds to 0
+            q = weight * curve(((v / scale).to(x) @ x.mT).mT)
+            return scale * (q.mT @ x).to(v) + self.penalty * v
 
         return times
 

@@ -21,10 +21,8 @@ _MANY = 40
 def mean_block(objective: LinearObjective, probabilities: Tensor, damping: float = 0.0) -> LinearMap:
     """Return a preconditioner: the inverse of the mean of the Hessian's diagonal blocks plus `damping`.
 
-    One d × d matrix serves all rows of θ.
-
-    For two classes in reduced form it is the Hessian. In float32, from the 5 d samples that curve f most and 5 d of the
-    others: at most 20 d³ operations, against n(Kd)² for the Hessian itself.
+    One d × d matrix serves all rows of θ; for two classes in reduced form it is the Hessian. In float32, from the 5 d
+    samples that curve f most and 5 d of the others: 20 d³ operations, against n(Kd)² for the Hessian itself.
     """
     f = objective
     d = f.shape[1]
