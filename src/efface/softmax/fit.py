@@ -12,7 +12,7 @@ from efface.newton import Minimum
 from efface.softmax.objective import BinaryObjective, LinearObjective, SoftmaxObjective
 from efface.softmax.steps import GradientStep, NewtonSteps
 
-_ROUNDING = 1e-14
+_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,8 @@ class SoftmaxObjective(LinearObjective):
         return other
 
     def loss(self, logits: Tensor) -> Tensor:
-        return self.weight @ (logits.mT.logsumexp(0) - logits.gather(1, self.y[:, None])[:, 0])
+        # The label's own logit is taken off first: of a sure prediction, two large numbers would cancel.
+        return self.weight @ (logits - logits.gather(1, self.y[:, None])).mT.logsumexp(0)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.mT.softmax(0).mT
