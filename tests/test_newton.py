@@ -177,3 +177,11 @@ def test_step_of_no_slope_is_no_step() -> None:
 
     start = Elementwise(torch.tensor([3.0], dtype=torch.float64), lambda t: t.square())
     assert minimise(start, [Nowhere()], tol=1e-9, max_iter=5, rounding=1e-14)[1].iterations == 0
+
+
+def test_step_that_lowers_too_little_is_halved() -> None:
+    """With half the curvature a whole step ends at the mirror image, where the value is the same."""
+    start = Elementwise(torch.tensor([1.0], dtype=torch.float64), lambda t: t.square() / 2, curvature=0.5)
+    point, minimum = minimise(start, [newton()], tol=1e-9, max_iter=5)
+    assert minimum.iterations == 1
+    assert point.theta.tolist() == [0.0]
