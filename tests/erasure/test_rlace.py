@@ -147,7 +147,7 @@ def test_small_rotations_of_the_projection_are_no_better() -> None:
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
         turned = torch.linalg.qr(U + 0.02 * torch.randn(U.shape, generator=g, dtype=U.dtype))[0]
-        assert game.evaluate(turned, point.inner).value < point.value
+        assert game.evaluate(turned, point.warm).value < point.value
 
 
 def test_value_of_the_game_does_not_depend_on_the_units_of_x() -> None:

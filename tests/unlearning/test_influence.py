@@ -47,11 +47,11 @@ def aligned_rows() -> Callable[[Problem], Tensor]:
 HEAD = Head(n_classes=2, tol=1e-11)
 
 
-def left_out(law: TrainingObjective, theta: Tensor, rows: Tensor) -> Tensor:
+def left_out(objective: TrainingObjective, theta: Tensor, rows: Tensor) -> Tensor:
     """The exact minimum without these samples; n stays the divisor, as Σ_{i∉S} ℓ_i / n + λ/2 ‖θ‖²."""
     weight = torch.ones(N, dtype=torch.float64)
     weight[rows] = 0
-    smaller = TrainingObjective(x=law.x, y=law.y, weight=weight, l2=law.l2 * N / float(weight.sum()))
+    smaller = TrainingObjective(x=objective.x, y=objective.y, weight=weight, l2=objective.l2 * N / float(weight.sum()))
     return HEAD.minimise(smaller, theta, max_iter=50).theta
 
 
@@ -66,13 +66,13 @@ def correlation(one: list[float], other: list[float]) -> float:
 def test_predicted_is_actual(
     adult_sized: tuple[TrainingObjective, dict[str, Bias]], name: str, size: int, count: int, least: float
 ) -> None:
-    law, biases = adult_sized
-    theta = HEAD.minimise(law, torch.zeros(2, 41, dtype=torch.float64), max_iter=50).theta
-    influence = HEAD.influence(law, theta, biases[name], HEAD.inverse(law, theta, "auto", 0))
+    objective, biases = adult_sized
+    theta = HEAD.minimise(objective, torch.zeros(2, 41, dtype=torch.float64), max_iter=50).theta
+    influence = HEAD.influence(objective, theta, biases[name], HEAD.inverse(objective, theta, "auto", 0))
     g = torch.Generator().manual_seed(1)
     groups = [torch.randperm(N, generator=g)[:size] for _ in range(count)]
     predicted = [influence.predicted_change(rows) for rows in groups]
-    actual = [biases[name].value(left_out(law, theta, rows)) - influence.bias for rows in groups]
+    actual = [biases[name].value(left_out(objective, theta, rows)) - influence.bias for rows in groups]
     assert correlation(predicted, actual) > least
     # Not only in proportion: the slope is 1.
     slope = sum(p * q for p, q in zip(predicted, actual, strict=True)) / sum(p * p for p in predicted)
@@ -80,8 +80,8 @@ def test_predicted_is_actual(
 
 
 def test_solvers_agree(adult_sized: tuple[TrainingObjective, dict[str, Bias]]) -> None:
-    law, biases = adult_sized
-    damped = TrainingObjective(x=law.x, y=law.y, l2=0.3)
+    objective, biases = adult_sized
+    damped = TrainingObjective(x=objective.x, y=objective.y, l2=0.3)
     theta = HEAD.minimise(damped, torch.zeros(2, 41, dtype=torch.float64), max_iter=50).theta
     f = HEAD.objective(damped)
     p = f.logits(theta).softmax(1)
@@ -114,10 +114,10 @@ def test_ranking_and_limit() -> None:
 
 def test_harmful_samples_are_bias_aligned(ten_classes: Problem, aligned_rows: Callable[[Problem], Tensor]) -> None:
     head = Head(n_classes=10)
-    law = TrainingObjective(x=ten_classes.train.x, y=ten_classes.train.y, l2=1e-3)
-    theta = head.minimise(law, torch.zeros(10, 101, dtype=torch.float64), max_iter=50).theta
+    objective = TrainingObjective(x=ten_classes.train.x, y=ten_classes.train.y, l2=1e-3)
+    theta = head.minimise(objective, torch.zeros(10, 101, dtype=torch.float64), max_iter=50).theta
     pairs = CounterfactualBias(ten_classes.pairs.x, ten_classes.pairs_cf.x, ten_classes.pairs.y)
-    influence = head.influence(law, theta, pairs, head.inverse(law, theta, "auto", 0))
+    influence = head.influence(objective, theta, pairs, head.inverse(objective, theta, "auto", 0))
     is_aligned = aligned_rows(ten_classes)
     summary = influence.summary(is_aligned, top=100)
     assert summary["aligned_share_of_harmful"] > 0.9

@@ -76,7 +76,7 @@ class InlpEraser(AffineEraser):
         removed = x64.new_zeros(x.shape[1], 0)
         accuracies: list[float] = []
         while removed.shape[1] < limit and (iterations is None or len(accuracies) < iterations):
-            fit = fit_softmax(projected(x), y, weight=weight, l2=l2)
+            fit = fit_softmax(projected(x), y, weight=weight, l2=l2, tol=1e-10)
             accuracies.append(float((fit.logits(projected(x_scored)).argmax(1) == y_scored).double().mean()))
             # Rows of the predictor on x itself. Their mean does not change the prediction.
             rows = (fit.weight - fit.weight.mean(0)) / scale

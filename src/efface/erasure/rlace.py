@@ -148,6 +148,11 @@ class _Point:
     iterations: int = 0
 
     @property
+    def warm(self) -> Tensor | None:
+        """Parameters from which the inner problem of a point nearby may start."""
+        return None if self.inner is None else self.inner.theta
+
+    @property
     def stationarity(self) -> float:
         """Norm of the outer gradient."""
         return 0.0 if self.ascent is None else float(self.ascent.norm())
@@ -189,7 +194,7 @@ class _Game:
         self.full = vectors[:, correlations > 1e3 * eps]
         """`[r, rank Cov(x, z)]`; its first k columns are the optimum of rank k under squared loss."""
 
-    def evaluate(self, directions: Tensor, warm: SoftmaxFit | None = None, tol: float = _INNER_TOL) -> _Point:
+    def evaluate(self, directions: Tensor, warm: Tensor | None = None, tol: float = _INNER_TOL) -> _Point:
         """Solve the inner problem with `directions` removed, from the predictor `warm` if there is one."""
         U = directions
         if self.y is None:
@@ -223,7 +228,7 @@ class _Game:
             ends = [self.climb(self.evaluate(start), tol, max_iter, bar) for start in starts]
         best = max(ends, key=lambda end: end.value)
         steps += sum(end.iterations for end in ends)
-        return replace(self.evaluate(best.directions, best.inner), iterations=steps)
+        return replace(self.evaluate(best.directions, best.warm), iterations=steps)
 
     def climb(self, point: _Point, tol: float, max_iter: int, bar: Any) -> _Point:
         """Ascend from `point` by Riemannian L-BFGS with backtracking."""
@@ -233,7 +238,7 @@ class _Game:
                 break
             new = self._step(point, _quasi_newton(point.ascent, memory))
             if new is None:  # misleading curvature, or an overestimated value: start both anew
-                exact = self.evaluate(point.directions, point.inner, _INNER_TOL)
+                exact = self.evaluate(point.directions, point.warm, _INNER_TOL)
                 memory, point = [], replace(exact, iterations=iteration)
                 new = self._step(point, _ascent(point))
             if new is None:  # any further rise is below the tolerance of the inner problem
@@ -254,7 +259,7 @@ class _Game:
         step = min(1.0, 1.0 / float(direction.norm()))
         tol = min(max(1e-4 * point.stationarity, _INNER_TOL), 1e-5)  # an error far below the gradient does not matter
         while step * slope > 1e-12 * abs(point.value):
-            new = self.evaluate(_retract(point.directions + step * direction), point.inner, tol)
+            new = self.evaluate(_retract(point.directions + step * direction), point.warm, tol)
             if new.value >= point.value + 1e-4 * step * slope:
                 return new
             step /= 3

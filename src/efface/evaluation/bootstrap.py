@@ -23,8 +23,8 @@ def resamples(n: int, repeats: int, *, cluster: Tensor | None = None, seed: int 
     unit = None if cluster is None else cluster.unique(return_inverse=True)[1].cpu()
     units = n if unit is None else int(unit.max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    for at in range(0, repeats, _CHUNK):
-        columns = min(_CHUNK, repeats - at)
+    for start in range(0, repeats, _CHUNK):
+        columns = min(_CHUNK, repeats - start)
         drawn = torch.randint(units, (units, columns), generator=generator)
         times = torch.zeros(units, columns).scatter_add_(0, drawn, torch.ones(units, columns))
         yield times if unit is None else times[unit]

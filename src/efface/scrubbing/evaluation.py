@@ -16,7 +16,7 @@ from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_behind, states_by_site
 from efface.scrubbing.scrubber import ConceptScrubber
 from efface.scrubbing.tokens import TokenData
-from efface.softmax import SoftmaxFit, fit_softmax
+from efface.softmax import fit_softmax
 
 _PROBE = ("probe_information", "probe_accuracy", "probe_majority")
 
@@ -154,9 +154,7 @@ def information_gain(x: Tensor, z: Tensor, n_labels: int, *, l2: float = 1e-7) -
     entropy = -float((log_frequency.exp() * log_frequency).sum())
     # From the best constant, so that nothing has to be solved where nothing can be gained. The problem is convex: a
     # gradient of 1e-7 there leaves nothing that the ridge does not outweigh.
-    constant = SoftmaxFit(
-        weight=x.new_zeros(n_labels, x.shape[1], dtype=torch.float64), bias=log_frequency.to(x.device), loss=entropy,
-        grad_norm=math.inf, iterations=0, converged=False,
-    )  # fmt: skip
+    constant = x.new_zeros(n_labels, x.shape[1] + 1, dtype=torch.float64)
+    constant[:, -1] = log_frequency
     fit = fit_softmax(x, z, n_classes=n_labels, l2=l2, init=constant, tol=1e-7)
     return (entropy - fit.loss) / math.log(2)

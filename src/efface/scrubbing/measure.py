@@ -96,8 +96,8 @@ def states_by_site(
     """
     width = int(lm.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     together = max(max_bytes // max(4 * int(tokens.sum()) * width, 1), 1)
-    for at in range(0, len(paths), together):
-        some = paths[at : at + together]
+    for start in range(0, len(paths), together):
+        some = paths[start : start + together]
         states = states_behind(lm, scrubber, data, some, batch_size=batch_size, tokens=tokens)
         for path in some:
             yield path, states.pop(path)

@@ -1,6 +1,12 @@
-"""Machine unlearning: tensors in, parameters out.
+"""Machine unlearning: tensors in, parameters out. Two parts that import nothing from one another.
 
-Find the bias (`bias`), find the training samples behind it (`influence`, over an `inverse` of the Hessian), and edit
-the objective that they are in (`fmd`), for a head or for several layers (`trainable`, `layers`). `certified` removes
-training samples under a budget (ε, δ), by the Gaussian `mechanism`.
+* Fast Model Debias: find the `bias`, find the training samples behind it (`influence`, over an `inverse` of the
+  Hessian), and edit the training `objective` that they are in (`edits`), for a linear `head` or for several `layers`.
+  What to remove is chosen from the trained model, and the model is what it would be after training on the edited
+  objective, as nearly as a minimum is found: nothing is certified.
+* `certified` removes given training samples from a linear classifier under a budget (ε, δ). Its objective is a sum
+  under a secret perturbation, and its gradient is accounted for to the last digit: another objective and another
+  contract.
+
+Both minimise with `efface.newton`.
 """

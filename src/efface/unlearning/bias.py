@@ -1,6 +1,6 @@
 """Bias of a classifier: per sample, and as functions of its parameters that can be differentiated.
 
-A functional holds the features at which it needs logits and makes one number of them. Its gradient with respect to a
+A functional holds the features at which it needs logits and makes one metric of them. Its gradient with respect to a
 head θ = (W, b) is that with respect to the logits, by autograd, times the features.
 """
 
@@ -15,7 +15,7 @@ SMOOTHING = 1e-6
 
 
 def counterfactual_bias(logits: Tensor, logits_cf: Tensor, y: Tensor, *, signed: bool = False) -> Tensor:
-    """|p_y(x, a) − p_y(x, a_cf)| of each pair, `[m]`; its mean is the counterfactual bias.
+    """Return |p_y(x, a) − p_y(x, a_cf)| of each pair, `[m]`; its mean is the counterfactual bias.
 
     Chen et al., "Fast Model Debias with Machine Unlearning", NeurIPS 2023, section 3.2.
 
@@ -35,14 +35,14 @@ def counterfactual_bias(logits: Tensor, logits_cf: Tensor, y: Tensor, *, signed:
 
 
 def biased(bias: Tensor, delta: float) -> Tensor:
-    """Which samples are biased: |bias| > δ, `[m]` bool, for δ in 0 … 1."""
+    """Return which samples are biased, |bias| > δ for δ in 0 … 1, as booleans `[m]`."""
     if not 0 <= delta <= 1:
         raise ValueError(f"delta is {delta}, but must be a difference of probabilities, in [0, 1]")
     return bias.abs() > delta
 
 
 def head_logits(theta: Tensor, x: Tensor) -> Tensor:
-    """`[m, K]` of a head θ `[K, d]`, or `[K, d + 1]` with the bias last, at x `[m, d]`."""
+    """Return the logits `[m, K]` of a head θ `[K, d]`, or `[K, d + 1]` with the bias last, at x `[m, d]`."""
     x = x.to(theta)
     return x @ theta.mT if theta.shape[1] == x.shape[1] else torch.addmm(theta[:, -1], x, theta[:, :-1].mT)
 
@@ -55,14 +55,14 @@ class Bias(ABC):
 
     @abstractmethod
     def of_logits(self, logits: Tensor) -> Tensor:
-        """B of the logits `[m, K]` at `x`: a differentiable scalar."""
+        """Return B of the logits `[m, K]` at `x`: a differentiable scalar."""
 
     def value(self, theta: Tensor) -> float:
-        """B of a head."""
+        """Return B of a head."""
         return float(self.of_logits(head_logits(theta, self.x)))
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """∇B of a head, of its shape; 4mKd operations."""
+        """Return ∇B of a head, of its shape; 4mKd operations."""
         with torch.enable_grad():
             logits = head_logits(theta.detach(), self.x).requires_grad_()
             (slope,) = torch.autograd.grad(self.of_logits(logits), logits)
@@ -99,8 +99,8 @@ class CounterfactualBias(Bias):
         return torch.cat([self.x_own, self.x_cf])
 
     def of_logits(self, logits: Tensor) -> Tensor:
-        own, cf = logits.tensor_split(2)
-        difference = counterfactual_bias(own, cf, self.y, signed=True)
+        logits, logits_cf = logits.tensor_split(2)
+        difference = counterfactual_bias(logits, logits_cf, self.y, signed=True)
         return (difference if self.signed else _smooth_abs(difference)).mean()
 
 
@@ -164,7 +164,7 @@ def _smooth_abs(t: Tensor) -> Tensor:
 
 
 def _mean_gap(means: Tensor) -> Tensor:
-    """Mean absolute difference of the rows of `[A, c]`, over pairs of rows and columns."""
+    """Return the mean absolute difference of the rows of `[A, c]`, over pairs of rows and columns."""
     i, j = torch.triu_indices(len(means), len(means), 1)
     return _smooth_abs(means[i] - means[j]).mean()
 

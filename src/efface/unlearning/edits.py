@@ -12,7 +12,7 @@ The published step is one Newton step of an undamped edit, in sums over samples 
 
 taken literally by `published_step`. For `external` it removes samples that are not in the training sum, which no convex
 objective corresponds to, and on an over-confident model, whose Hessian is nearly singular, it can destroy the model.
-The laws below are convex in a head, and are minimised by damped Newton steps that cannot.
+The objectives below are convex in a head, and are minimised by damped Newton steps that cannot.
 """
 
 from dataclasses import replace
@@ -29,11 +29,13 @@ Strategy = Literal["external", "unlearn", "replace"]
 STRATEGIES = ("external", "unlearn", "replace")
 
 
-def external(law: TrainingObjective, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float) -> TrainingObjective:
-    """(1 − α) · mean over train of ℓ + α · mean over pairs of ℓ(x_cf) + λ/2 ‖θ − θ̂‖².
+def external(
+    objective: TrainingObjective, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float
+) -> TrainingObjective:
+    """Return (1 − α) · mean over train of ℓ + α · mean over pairs of ℓ(x_cf) + λ/2 ‖θ − θ̂‖².
 
     Args:
-        law: of train.
+        objective: the training objective.
         centre: θ̂, where the model is.
         x_cf, y: `[m, d]`, `[m]`, the counterfactual members of the pairs.
         alpha: weight of the pairs, in (0, 1].
@@ -45,58 +47,62 @@ def external(law: TrainingObjective, centre: Tensor, x_cf: Tensor, y: Tensor, *,
         raise ValueError("pairs: there are none, and the external strategy learns from nothing else")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha is {alpha}, but must be a weight of the pairs in (0, 1]")
-    n, m = len(law.y), len(y)
-    weight = law.x.new_full((n + m,), alpha / m, dtype=torch.float64)
-    weight[:n] = (1 - alpha) * _normalised(law)
-    return replace(law, x=torch.cat([law.x, x_cf]), y=torch.cat([law.y, y]), weight=weight, centre=centre)
+    n, m = len(objective.y), len(y)
+    weight = objective.x.new_full((n + m,), alpha / m, dtype=torch.float64)
+    weight[:n] = (1 - alpha) * _normalised(objective)
+    return replace(
+        objective, x=torch.cat([objective.x, x_cf]), y=torch.cat([objective.y, y]), weight=weight, centre=centre
+    )
 
 
-def without(law: TrainingObjective, rows: Tensor) -> TrainingObjective:
-    """The law without the samples in `rows`.
+def without(objective: TrainingObjective, rows: Tensor) -> TrainingObjective:
+    """Return the objective without the samples in `rows`.
 
     Raises:
         ValueError: a row is out of range or named twice, all samples go, or a class loses its last one.
     """
-    check_rows(law, rows)
-    stays = torch.ones(len(law.y), dtype=torch.bool, device=law.y.device)
+    check_rows(objective, rows)
+    stays = torch.ones(len(objective.y), dtype=torch.bool, device=objective.y.device)
     stays[rows] = False
-    gone = sorted(set(law.y.unique().tolist()) - set(law.y[stays].unique().tolist()))
-    if gone:
-        raise ValueError(f"rows: no sample of classes {gone} would be left; leave fewer out")
-    weight = None if law.weight is None else law.weight[stays]
-    return replace(law, x=law.x[stays], y=law.y[stays], weight=weight)
+    lost = sorted(set(objective.y.unique().tolist()) - set(objective.y[stays].unique().tolist()))
+    if lost:
+        raise ValueError(f"rows: no sample of classes {lost} would be left; leave fewer out")
+    weight = None if objective.weight is None else objective.weight[stays]
+    return replace(objective, x=objective.x[stays], y=objective.y[stays], weight=weight)
 
 
-def replaced(law: TrainingObjective, rows: Tensor, x_cf: Tensor) -> TrainingObjective:
-    """The law with the samples in `rows` replaced by their counterfactuals `[len(rows), d]`, under the same labels.
+def replaced(objective: TrainingObjective, rows: Tensor, x_cf: Tensor) -> TrainingObjective:
+    """Return the objective with the samples in `rows` replaced by their counterfactuals `[len(rows), d]`.
+
+    Labels stay as they are.
 
     Raises:
         ValueError: as `without`, or shapes do not fit.
     """
-    check_rows(law, rows)
-    if x_cf.shape != (len(rows), law.x.shape[1]):
-        raise ValueError(f"x_cf has shape {list(x_cf.shape)}, but must be [{len(rows)}, {law.x.shape[1]}]")
-    x = law.x.clone()
+    check_rows(objective, rows)
+    if x_cf.shape != (len(rows), objective.x.shape[1]):
+        raise ValueError(f"x_cf has shape {list(x_cf.shape)}, but must be [{len(rows)}, {objective.x.shape[1]}]")
+    x = objective.x.clone()
     x[rows] = x_cf
-    return replace(law, x=x)
+    return replace(objective, x=x)
 
 
 def published_step(
     trainable: Trainable,
-    law: TrainingObjective,
+    objective: TrainingObjective,
     theta: Tensor,
     inverse: InverseHessian,
     *,
     removed: tuple[Tensor, Tensor],
     added: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """θ' of one full Newton step, for all samples at once and with one Hessian.
+    """Return θ' of one full Newton step, for all samples at once and with one Hessian.
 
     Args:
         trainable: what θ parametrises.
-        law: of train, without weights; H of the summed loss is n times its Hessian.
+        objective: the training objective, without weights; H of the summed loss is n times its Hessian.
         theta: θ̂; it is not changed.
-        inverse: of the law's Hessian at θ̂.
+        inverse: that of the objective's Hessian at θ̂.
         removed: x and y of the samples whose gradients leave the sum.
         added: of those that join it.
 
@@ -109,15 +115,15 @@ def published_step(
     gradient = trainable.gradient_sum(theta, *removed)
     if added is not None:
         gradient = gradient - trainable.gradient_sum(theta, *added)
-    stepped = theta + inverse(gradient.to(theta) / len(law.y)).to(theta)
+    stepped = theta + inverse(gradient.to(theta) / len(objective.y)).to(theta)
     if not bool(stepped.isfinite().all()):
         raise ArithmeticError("the Newton step is not finite; the model is as it was: raise damping")
     return stepped
 
 
-def check_rows(law: TrainingObjective, rows: Tensor) -> None:
-    """ValueError unless `rows` are different samples of the law, and not all of them."""
-    n = len(law.y)
+def check_rows(objective: TrainingObjective, rows: Tensor) -> None:
+    """Raise ValueError unless `rows` are different samples of the objective, and not all of them."""
+    n = len(objective.y)
     if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= n):
         raise ValueError(f"rows go from {int(rows.min())} to {int(rows.max())}, but must lie in 0 … {n - 1}")
     if len(rows.unique()) < len(rows):
@@ -127,7 +133,7 @@ def check_rows(law: TrainingObjective, rows: Tensor) -> None:
 
 
 def check_pairs(y: Tensor, y_cf: Tensor) -> None:
-    """ValueError unless the members of every pair have the same label."""
+    """Raise ValueError unless the members of every pair have the same label."""
     if len(y) != len(y_cf):
         raise ValueError(f"pairs: there are {len(y)} samples and {len(y_cf)} counterfactuals, but each needs its own")
     different = int((y != y_cf).sum())
@@ -136,7 +142,7 @@ def check_pairs(y: Tensor, y_cf: Tensor) -> None:
 
 
 def check_labels(y: Tensor, n_classes: int) -> None:
-    """ValueError, with the classes, if one has no training sample."""
+    """Raise ValueError, with the classes, if one has no training sample."""
     absent = (torch.bincount(y, minlength=n_classes) == 0).nonzero()[:, 0].tolist()
     if absent:
         raise ValueError(f"train: no sample of classes {absent}; leave them out of the head, or add some")
@@ -153,7 +159,7 @@ def debias_head(
     l2: float = 1e-3,
     max_iter: int = 100,
 ) -> tuple[nn.Linear, Minimum]:
-    """A debiased copy of a linear head: converged on train, then moved by the `external` strategy to convergence.
+    """Return a debiased copy of a linear head: converged on train, then on what the `external` strategy makes of it.
 
     Args:
         head: K >= 2 logits, with or without intercept; it is not changed.
@@ -169,13 +175,14 @@ def debias_head(
     theta = head_parameters(head)
     check_labels(y, len(theta))
     trainable = Head(n_classes=len(theta), bias=head.bias is not None)
-    law = TrainingObjective(x=x, y=y, l2=l2)
-    theta = trainable.minimise(law, theta, max_iter=max_iter).theta
-    found = trainable.minimise(external(law, theta, x_cf, y_cf, alpha=alpha), theta, max_iter=max_iter)
-    return head_of(found.theta, bias=trainable.bias, dtype=head.weight.dtype), found
+    objective = TrainingObjective(x=x, y=y, l2=l2)
+    theta = trainable.minimise(objective, theta, max_iter=max_iter).theta
+    edited = external(objective, theta, x_cf, y_cf, alpha=alpha)
+    minimum = trainable.minimise(edited, theta, max_iter=max_iter)
+    return head_of(minimum.theta, bias=trainable.bias, dtype=head.weight.dtype), minimum
 
 
-def _normalised(law: TrainingObjective) -> Tensor:
-    if law.weight is None:
-        return law.x.new_full((len(law.y),), 1 / len(law.y), dtype=torch.float64)
-    return law.weight.double() / law.weight.double().sum()
+def _normalised(objective: TrainingObjective) -> Tensor:
+    if objective.weight is None:
+        return objective.x.new_full((len(objective.y),), 1 / len(objective.y), dtype=torch.float64)
+    return objective.weight.double() / objective.weight.double().sum()

@@ -1,4 +1,4 @@
-"""A linear head as what unlearning re-trains: its Hessian is exact."""
+"""A linear head as what unlearning re-trains: its objective is convex, and its Hessian exact."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.softmax import SoftmaxFit, SoftmaxObjective, minimise
+from efface.softmax import SoftmaxObjective, minimise
 from efface.unlearning.bias import Bias, head_logits
 from efface.unlearning.influence import Influence, influence_on_bias
 from efface.unlearning.inverse import InverseHessian, InverseSolver, head_inverse
@@ -15,7 +15,7 @@ from efface.unlearning.objective import Minimum, TrainingObjective
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A linear head, θ = `[K, d]` or `[K, d + 1]` with the intercept last, in float64; its Hessian is exact.
+    """A linear head, θ = `[K, d]` or `[K, d + 1]` with the intercept last, in float64.
 
     Args:
         n_classes: K >= 2.
@@ -27,24 +27,19 @@ class Head:
     bias: bool = True
     tol: float = 1e-6
 
-    def objective(self, law: TrainingObjective) -> SoftmaxObjective:
-        """The law of a head."""
+    def objective(self, training: TrainingObjective) -> SoftmaxObjective:
+        """Return the objective of a head, in all its derivatives."""
         return SoftmaxObjective(
-            law.x, law.y, n_classes=self.n_classes, weight=law.weight, l2=law.l2, bias=self.bias,
-            penalise_bias=True, centre=law.centre,
+            training.x, training.y, n_classes=self.n_classes, weight=training.weight, l2=training.l2, bias=self.bias,
+            penalise_bias=True, centre=training.centre,
         )  # fmt: skip
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         return head_logits(theta, x)
 
-    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
-        start = SoftmaxFit(
-            weight=theta[:, :-1] if self.bias else theta, bias=theta[:, -1] if self.bias else None,
-            loss=0.0, grad_norm=0.0, iterations=0, converged=False,
-        )  # fmt: skip
-        fit = minimise(self.objective(law), init=start, tol=self.tol, max_iter=max_iter, solver="factor")
-        found = fit.weight if fit.bias is None else torch.cat([fit.weight, fit.bias[:, None]], 1)
-        return Minimum(theta=found, iterations=fit.iterations, grad_norm=fit.grad_norm, converged=fit.converged)
+    def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
+        fit = minimise(self.objective(objective), init=theta, tol=self.tol, max_iter=max_iter)
+        return Minimum(theta=fit.theta, iterations=fit.iterations, grad_norm=fit.grad_norm, converged=fit.converged)
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         if len(y) == 0:
@@ -53,16 +48,16 @@ class Head:
         theta = theta.to(f.x)
         return f.gradient(theta, f.logits(theta).softmax(1)) * len(y)
 
-    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
-        f = self.objective(law)
+    def inverse(self, objective: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        f = self.objective(objective)
         return head_inverse(f, f.logits(theta.to(f.x)).softmax(1), solver=solver, tol=1e-6, seed=seed)
 
-    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
-        return influence_on_bias(self.objective(law), theta, bias, inverse)
+    def influence(self, objective: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        return influence_on_bias(self.objective(objective), theta, bias, inverse)
 
 
 def head_parameters(head: torch.nn.Linear) -> Tensor:
-    """θ of a linear layer, `[K, d(+1)]` in float64.
+    """Return θ of a linear layer, `[K, d(+1)]` in float64.
 
     Raises:
         TypeError: it is no linear layer with a logit for each of two classes or more.
@@ -74,7 +69,7 @@ def head_parameters(head: torch.nn.Linear) -> Tensor:
 
 
 def head_of(theta: Tensor, *, bias: bool = True, dtype: torch.dtype = torch.float32) -> torch.nn.Linear:
-    """The linear layer of θ, without gradients."""
+    """Return the linear layer of θ, without gradients."""
     d = theta.shape[1] - bias
     head = torch.nn.Linear(d, theta.shape[0], bias=bias, dtype=dtype, device=theta.device)
     with torch.no_grad():

@@ -33,22 +33,22 @@ class Influence:
     """`[n]` w_k of each sample in the objective, summing to 1."""
 
     def ranking(self) -> Tensor:
-        """Row numbers, the most harmful first."""
+        """Return row numbers, the most harmful first."""
         return (self.weight * self.values).argsort(descending=True, stable=True)
 
     def predicted_change(self, rows: Tensor) -> float:
-        """Of the bias, when the samples in `rows` are left out, to first order."""
+        """Return the change of the bias when the samples in `rows` are left out, to first order."""
         return -float((self.weight * self.values)[rows].sum())
 
     def removal_limit(self) -> int:
-        """How many of the ranking's first samples may be left out before the predicted bias is 0, or rises again."""
-        left = self.bias - (self.weight * self.values)[self.ranking()].cumsum(0)
+        """Return how many samples of the ranking can be left out before the predicted bias is 0, or rises again."""
+        predicted = self.bias - (self.weight * self.values)[self.ranking()].cumsum(0)
         harmful = int((self.weight * self.values > 0).sum())
-        reached = (left <= 0).nonzero()
+        reached = (predicted <= 0).nonzero()
         return min(harmful, int(reached[0, 0]) + 1) if len(reached) else harmful
 
     def summary(self, aligned: Tensor, *, top: int, bins: int = 30) -> dict[str, Any]:
-        """What a record tells: who the harmful samples are, and the histogram of I.
+        """Summarise for a record who the harmful samples are, with the histogram of I.
 
         Args:
             aligned: `[n]` bool, the bias-aligned samples.
@@ -63,7 +63,7 @@ class Influence:
             high = low + 1.0
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
         index = torch.bucketize(values.cpu(), edges[1:-1])
-        mine = aligned.cpu()
+        is_aligned = aligned.cpu()
         return {
             "bias": self.bias,
             "top": top,
@@ -73,15 +73,15 @@ class Influence:
             "removal_limit": self.removal_limit(),
             "histogram": {
                 "edges": edges.tolist(),
-                "aligned": torch.bincount(index[mine], minlength=bins).tolist(),
-                "conflicting": torch.bincount(index[~mine], minlength=bins).tolist(),
+                "aligned": torch.bincount(index[is_aligned], minlength=bins).tolist(),
+                "conflicting": torch.bincount(index[~is_aligned], minlength=bins).tolist(),
             },
         }
 
 
 @torch.no_grad()
 def influence_on_bias(objective: SoftmaxObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
-    """I of every sample of a head's objective: one solve, and one pass of 2nKd operations.
+    """Return I of every sample of a head's objective: one solve, and one pass of 2nKd operations.
 
     Args:
         objective: what θ minimises, on the training samples.

@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from efface.softmax import SoftmaxObjective, conjugate_gradients
+from efface.newton import LinearMap, conjugate_gradients
+from efface.softmax import FACTORED, BinaryObjective, LinearObjective, SoftmaxObjective, curved_factor, mean_block
 
 InverseSolver = Literal["auto", "cholesky", "cg", "lissa"]
 SOLVERS = ("auto", "cholesky", "cg", "lissa")
@@ -38,7 +39,7 @@ class InverseHessian(Protocol):
     damping: float
 
     def __call__(self, b: Tensor) -> Tensor:
-        """The solution for b, of its shape."""
+        """Return the solution for b, of its shape."""
         ...
 
 
@@ -86,10 +87,10 @@ class CgInverse:
 
     def __init__(
         self,
-        product: Callable[[Tensor], Tensor],
+        product: LinearMap,
         *,
         damping: float,
-        precondition: Callable[[Tensor], Tensor] | None = None,
+        precondition: LinearMap | None = None,
         tol: float = 1e-8,
         max_iter: int = 2000,
     ) -> None:
@@ -98,18 +99,44 @@ class CgInverse:
         self._tol, self._max_iter = tol, max_iter
 
     def __call__(self, b: Tensor) -> Tensor:
-        found = conjugate_gradients(
+        solved = conjugate_gradients(
             lambda v: self._product(v) + self.damping * v, b,
             precondition=self._precondition, tol=self._tol, max_iter=self._max_iter,
         )  # fmt: skip
-        if found.curvature <= 0:
-            raise NotPositiveDefiniteError(found.curvature, self.damping)
-        if not found.residual <= self._tol:
+        if solved.curvature <= 0:
+            raise NotPositiveDefiniteError(solved.curvature, self.damping)
+        if not solved.residual <= self._tol:
             raise ArithmeticError(
-                f"{found.iterations} conjugate gradient steps left a residual of {found.residual:.1e} against "
+                f"{solved.iterations} conjugate gradient steps left a residual of {solved.residual:.1e} against "
                 f"{self._tol:.1e}: raise damping, now {self.damping:.3g}, or max_iter"
             )
-        return found.solution
+        return solved.solution
+
+
+class BinaryInverse:
+    """Of a head of two classes, from the inverse for the difference of its rows: half the parameters.
+
+    In the sum of the rows H is what they are penalised by, twice that of the difference.
+
+    Args:
+        reduced: the objective in the difference.
+        inner: the inverse of its Hessian with half the damping.
+        damping: >= 0.
+
+    Raises:
+        NotPositiveDefiniteError: a column is neither penalised nor damped, so that H is 0 along its sum.
+    """
+
+    def __init__(self, reduced: BinaryObjective, inner: InverseHessian, damping: float) -> None:
+        self.damping, self._inner = damping, inner
+        self._along_sum = 2 * reduced.penalty + damping
+        if not bool((self._along_sum > 0).all()):
+            raise NotPositiveDefiniteError(float(self._along_sum.min()), damping)
+
+    def __call__(self, b: Tensor) -> Tensor:
+        difference = self._inner((b[1] - b[0])[None] / 2)
+        total = (b[0] + b[1]) / self._along_sum
+        return torch.cat([total - difference, total + difference]) / 2
 
 
 class LissaInverse:
@@ -185,14 +212,16 @@ def head_inverse(
     tol: float = 1e-8,
     seed: int = 0,
 ) -> InverseHessian:
-    """The inverse Hessian of a softmax objective at the θ whose softmax `[n, K]` is given.
+    """Return the inverse Hessian of a softmax objective at the θ whose softmax `[n, K]` is given.
 
     Args:
         objective: its own penalty is part of H.
         probabilities: at θ.
         damping: added to H.
-        solver: `cholesky`, `cg` (preconditioned by `SoftmaxObjective.factor`) or `lissa`; `auto` takes the first where
-            building H takes a fraction of a second (n p² <= 2e10 for p = K(d+1) <= 2,000), else the second.
+        solver: `cholesky`, `cg` or `lissa`; `auto` takes the first where building H takes a fraction of a second
+            (n p² <= 2e10 for p <= 2,000 parameters), else the second. p is K(d + 1), but d + 1 for two classes, which
+            are solved in the difference of their rows. `cg` is preconditioned by a factor of the samples that curve the
+            objective most, or above 5,000 parameters, where that would be p² numbers, by the mean diagonal block.
         tol: of `cg`.
         seed: of `lissa`.
 
@@ -201,29 +230,38 @@ def head_inverse(
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}, but must be one of {', '.join(SOLVERS)}")
+    if solver == "lissa":
+        return _lissa(objective, probabilities, damping, seed)
+    if objective.n_classes != 2:
+        return _exact(objective, probabilities, damping, solver, tol)
+    reduced = BinaryObjective(objective)
+    return BinaryInverse(reduced, _exact(reduced, probabilities[:, 1:], _checked(damping) / 2, solver, tol), damping)
+
+
+def _exact(
+    objective: LinearObjective, probabilities: Tensor, damping: float, solver: InverseSolver, tol: float
+) -> InverseHessian:
+    """Return the inverse by a factor, or by conjugate gradients."""
     p = math.prod(objective.shape)
     if solver == "auto":
-        solver = "cholesky" if p <= 2000 and len(objective.y) * p**2 <= _EXACT_OPERATIONS else "cg"
+        solver = "cholesky" if p <= 2000 and len(objective.x) * p**2 <= _EXACT_OPERATIONS else "cg"
     if solver == "cholesky":
         return CholeskyInverse(objective.hessian(probabilities), damping=damping)
-    if solver == "cg":
-        factor = objective.factor(probabilities, damping=_checked(damping))
-        precondition = None if factor is None else _Factored(factor)
-        return CgInverse(lambda v: objective.hvp(v, probabilities), damping=damping, precondition=precondition, tol=tol)
+    precondition = None
+    if isinstance(objective, SoftmaxObjective) and p <= FACTORED:
+        precondition = curved_factor(objective, probabilities, _checked(damping))
+    if precondition is None:
+        precondition = mean_block(objective, probabilities, _checked(damping))
+    return CgInverse(objective.product(probabilities), damping=damping, precondition=precondition, tol=tol)
+
+
+def _lissa(objective: SoftmaxObjective, probabilities: Tensor, damping: float, seed: int) -> InverseHessian:
     # Σ_k p_k (δ_kl − p_l) has no eigenvalue above ½, so that no batch's Hessian has one above this.
     largest = objective.x.square().sum(1) * objective.weight * len(objective.y) / 2
     return LissaInverse(
         _Rows(objective, probabilities), n=len(objective.y), damping=damping,
         scale=float(largest.max()) + float(objective.penalty.max()) + damping, seed=seed,
     )  # fmt: skip
-
-
-class _Factored:
-    def __init__(self, factor: Tensor) -> None:
-        self.factor = factor
-
-    def __call__(self, r: Tensor) -> Tensor:
-        return torch.cholesky_solve(r.reshape(-1, 1), self.factor).view_as(r)
 
 
 def _checked(damping: float) -> float:

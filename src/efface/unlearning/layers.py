@@ -8,19 +8,21 @@ logits are linear in θ (Martens, "New insights and perspectives on the natural 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efface.softmax import conjugate_gradients
+from efface import newton
+from efface.newton import LinearMap, NewtonCg
 from efface.unlearning.bias import Bias
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import CgInverse, InverseHessian, InverseSolver
 from efface.unlearning.objective import Minimum, TrainingObjective
 
-_CG_STEPS = 30
-"""Products per step of a minimisation, which needs no exact solution."""
+_PRODUCTS = 30
+"""Products for one step of a minimisation, which needs no exact solution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,88 +38,96 @@ class Layers:
     tol: float = 1e-4
 
     def parameters(self) -> Tensor:
-        """θ of the module as it is."""
+        """Return θ of the module as it is."""
         return torch.cat([t.detach().float().flatten() for t in self.module.parameters()])
 
     def tensors(self, theta: Tensor) -> dict[str, Tensor]:
-        """θ as the module's named parameters."""
-        named, at = {}, 0
-        for name, t in self.module.named_parameters():
-            named[name] = theta[at : at + t.numel()].view_as(t)
-            at += t.numel()
-        return named
+        """Return θ as the module's named parameters."""
+        named = dict(self.module.named_parameters())
+        parts = theta.split([t.numel() for t in named.values()])
+        return {name: part.view_as(t) for (name, t), part in zip(named.items(), parts, strict=True)}
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         return torch.func.functional_call(self.module, self.tensors(theta), (x.to(theta),))  # type: ignore[no-any-return]
 
-    def _losses(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def losses(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return the cross-entropy of each sample, `[m]`."""
         return functional.cross_entropy(self.logits(theta, x), y, reduction="none")
 
-    def _value(self, law: TrainingObjective, theta: Tensor) -> Tensor:
-        gap = theta if law.centre is None else theta - law.centre
-        return _weight(law) @ self._losses(theta, law.x, law.y) + law.l2 / 2 * gap.square().sum()
+    def point(self, objective: TrainingObjective, theta: Tensor) -> "LayersPoint":
+        """Return the training objective at θ."""
+        return LayersPoint(self, objective, theta)
 
-    def _product(self, law: TrainingObjective, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """v ↦ (Jᵀ H_z J + λ) v, at the cost of about three passes."""
-        logits, pull_back = torch.func.vjp(lambda t: self.logits(t, law.x), theta)[:2]
-        p, weight = logits.softmax(1), _weight(law)[:, None]
+    def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
+        """Take Gauss–Newton steps by conjugate gradients, halved until the objective falls, to a local minimum.
 
-        def product(v: Tensor) -> Tensor:
-            q = _slope(lambda t: self.logits(t, law.x), theta, v)
-            pulled: Tensor = pull_back(weight * p * (q - (p * q).sum(1, keepdim=True)))[0]
-            return pulled + law.l2 * v
-
-        return product
-
-    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
-        """Gauss–Newton steps by conjugate gradients, halved until the objective falls, towards a local minimum.
-
-        A step that had to be halved makes the next one more cautious (Levenberg, Marquardt).
+        A step that had to be halved makes the next one more cautious.
         """
-        value = float(self._value(law, theta))
-        iterations, caution = 0, 0.0
-        while True:
-            gradient = _gradient(lambda t: self._value(law, t), theta)
-            grad_norm = float(gradient.abs().max())
-            if grad_norm <= self.tol or iterations == max_iter:
-                break
-            product, extra = self._product(law, theta), caution
-            step = conjugate_gradients(
-                lambda v: product(v) + extra * v,  # noqa: B023
-                gradient, precondition=lambda r: r, tol=0.1, max_iter=_CG_STEPS,
-            ).solution.detach()  # fmt: skip
-            slope, t, fell = float((gradient * step).sum()), 1.0, False
-            while t > 1e-6 and not fell:
-                new_value = float(self._value(law, theta - t * step))
-                fell = new_value <= value - 1e-4 * t * slope
-                t = t if fell else t / 2
-            if not fell:  # no decrease is left that float32 can see
-                break
-            caution = caution / 4 if t == 1 else max(4 * caution, law.l2)
-            theta, value = theta - t * step, new_value
-            iterations += 1
-        return Minimum(theta=theta, iterations=iterations, grad_norm=grad_norm, converged=grad_norm <= self.tol)
+        steps = NewtonCg[LayersPoint](None, rtol=lambda _: 0.1, max_products=_PRODUCTS, caution=objective.l2)
+        return newton.minimise(self.point(objective, theta), [steps], tol=self.tol, max_iter=max_iter)[1]
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         if len(y) == 0:
             return torch.zeros_like(theta)
-        return _gradient(lambda t: self._losses(t, x, y).sum(), theta)
+        return _gradient(lambda t: self.losses(t, x, y).sum(), theta)
 
-    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
-        """Of the Gauss–Newton matrix, by conjugate gradients whatever the solver: there is no matrix to factor."""
+    def inverse(self, objective: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        """Return that of the Gauss–Newton matrix, by conjugate gradients: there is no matrix to factor."""
         if solver not in ("auto", "cg"):
             raise ValueError(f"solver is {solver!r}, but several layers have no Hessian to factor: use 'auto' or 'cg'")
-        return CgInverse(self._product(law, theta), damping=0.0, tol=1e-3)
+        return CgInverse(self.point(objective, theta).product(), damping=0.0, tol=1e-3)
 
-    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
-        """One solve, and one pass in forward mode for the slopes of all samples."""
+    def influence(self, objective: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        """Take one solve, and one pass in forward mode for the slopes of all samples."""
 
-        def of(theta: Tensor) -> Tensor:
+        def measured(theta: Tensor) -> Tensor:
             return bias.of_logits(self.logits(theta, bias.x))
 
-        solved = inverse(_gradient(of, theta))
-        slopes = _slope(lambda t: self._losses(t, law.x, law.y), theta, solved)
-        return Influence(bias=float(of(theta)), values=-slopes.detach(), weight=_weight(law))
+        solved = inverse(_gradient(measured, theta))
+        slopes = _slope(lambda t: self.losses(t, objective.x, objective.y), theta, solved)
+        return Influence(bias=float(measured(theta)), values=-slopes.detach(), weight=_weight(objective))
+
+
+class LayersPoint:
+    """The training objective of `Layers` at one θ, with the Gauss–Newton matrix in place of the Hessian."""
+
+    def __init__(self, layers: Layers, objective: TrainingObjective, theta: Tensor) -> None:
+        self._layers, self._objective, self.theta = layers, objective, theta
+        self.value = float(self._value(theta))
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∇f `[p]`"""
+        return _gradient(self._value, self.theta)
+
+    def product(self) -> LinearMap:
+        """Return v ↦ (Jᵀ H_z J + λ) v, at the cost of about three passes for each v."""
+        objective, theta = self._objective, self.theta
+
+        def logits(theta: Tensor) -> Tensor:
+            return self._layers.logits(theta, objective.x)
+
+        z, pull_back = torch.func.vjp(logits, theta)[:2]
+        p, weight = z.softmax(1), _weight(objective)[:, None]
+
+        def times(v: Tensor) -> Tensor:
+            q = _slope(logits, theta, v)
+            pulled: Tensor = pull_back(weight * p * (q - (p * q).sum(1, keepdim=True)))[0]
+            return (pulled + objective.l2 * v).detach()
+
+        return times
+
+    def at(self, theta: Tensor) -> "LayersPoint":
+        """Return the same objective elsewhere."""
+        return LayersPoint(self._layers, self._objective, theta)
+
+    def _value(self, theta: Tensor) -> Tensor:
+        objective = self._objective
+        gap = theta if objective.centre is None else theta - objective.centre
+        return (
+            _weight(objective) @ self._layers.losses(theta, objective.x, objective.y)
+            + objective.l2 / 2 * gap.square().sum()
+        )
 
 
 def _gradient(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
@@ -126,7 +136,7 @@ def _gradient(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
 
 
 def _slope(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor) -> Tensor:
-    """Derivative of a tensor-valued function along a direction, in forward mode."""
+    """Return the derivative of a tensor-valued function along a direction, in forward mode."""
     with warnings.catch_warnings():
         # Forward mode compiles its formulas when first used, with an interface that torch itself has deprecated.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.script")
@@ -135,6 +145,10 @@ def _slope(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tenso
         return slope
 
 
-def _weight(law: TrainingObjective) -> Tensor:
-    weight = torch.ones(len(law.y), device=law.x.device) if law.weight is None else law.weight.float()
+def _weight(objective: TrainingObjective) -> Tensor:
+    weight = (
+        torch.ones(len(objective.y), device=objective.x.device)
+        if objective.weight is None
+        else objective.weight.float()
+    )
     return weight / weight.sum()

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from efface.newton import Minimum as Minimum
 from efface.unlearning.bias import Bias
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import InverseHessian, InverseSolver
@@ -24,36 +25,25 @@ class TrainingObjective:
     """θ₀; zero if None."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Minimum:
-    """Where a minimisation stopped."""
-
-    theta: Tensor
-    iterations: int
-    grad_norm: float
-    """Largest absolute entry of the gradient."""
-    converged: bool
-
-
 class Trainable(Protocol):
     """Parameters θ with a training objective."""
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        """`[m, K]`"""
+        """Return `[m, K]`."""
         ...
 
-    def minimise(self, law: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
-        """By damped Newton steps with backtracking from θ: no step raises the objective."""
+    def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
+        """Minimise by damped Newton steps with backtracking from θ: no step raises the objective."""
         ...
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Σ_i ∇ℓ_i, of θ's shape."""
+        """Return Σ_i ∇ℓ_i, of θ's shape."""
         ...
 
-    def inverse(self, law: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
-        """Of the objective's Hessian at θ, its penalty included."""
+    def inverse(self, objective: TrainingObjective, theta: Tensor, solver: InverseSolver, seed: int) -> InverseHessian:
+        """Return the inverse of the objective's Hessian at θ, its penalty included."""
         ...
 
-    def influence(self, law: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
-        """Of every sample of the law on a bias."""
+    def influence(self, objective: TrainingObjective, theta: Tensor, bias: Bias, inverse: InverseHessian) -> Influence:
+        """Return the influence of each training sample on `bias`."""
         ...

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from efface.unlearning.certified.objective import (
     Link,
+    LossPoint,
     PerturbedLoss,
-    Preconditioner,
+    kept_factor,
     minimise,
     solve,
     solve_error,
@@ -36,51 +37,49 @@ def test_derivatives_are_autograd_s(link: Link) -> None:
     loss = loss_of(link)
     theta, direction = torch.randn(2, 6, 3, dtype=torch.float64)
     value = lambda t: loss.value(t, loss.x @ t)  # noqa: E731
-    logits = loss.x @ theta
-    torch.testing.assert_close(loss.gradient(theta, logits), torch.autograd.functional.jacobian(value, theta))
-    curved = loss.x.mT @ loss.curve(loss.probabilities(logits), loss.x @ direction) + loss.l2 * direction
-    torch.testing.assert_close(curved.flatten(), hessian(loss, theta) @ direction.flatten())
+    point = LossPoint(loss, theta)
+    torch.testing.assert_close(point.gradient, torch.autograd.functional.jacobian(value, theta))
+    torch.testing.assert_close(point.product()(direction).flatten(), hessian(loss, theta) @ direction.flatten())
 
 
 @pytest.mark.parametrize("link", ["logistic", "softmax"])
-def test_solves_to_the_tolerance_and_knows_its_error(link: Link) -> None:
+def test_solve_reaches_the_tolerance_and_its_error_is_measured(link: Link) -> None:
     loss = loss_of(link)
     theta, rhs = torch.randn(2, 6, 3, dtype=torch.float64)
-    probabilities = loss.probabilities(loss.x @ theta)
-    H = hessian(loss, theta)
+    point, H = LossPoint(loss, theta), hessian(loss, theta)
     for rtol in (1e-2, 1e-10):
-        found = solve(loss, probabilities, rhs, Preconditioner(), rtol=rtol)
-        error = float((H @ found.step.flatten() - rhs.flatten()).norm())
+        step = solve(point, rhs, kept_factor(6, 3), rtol=rtol).solution
+        error = float((H @ step.flatten() - rhs.flatten()).norm())
         assert error <= 1.01 * rtol * float(rhs.norm())
-        assert solve_error(loss, probabilities, rhs, found) == pytest.approx(error, rel=1e-3, abs=1e-12)
-        torch.testing.assert_close(found.logits, loss.x @ found.step)
+        assert solve_error(point, rhs, step) == pytest.approx(error, rel=1e-3, abs=1e-12)
 
 
 @pytest.mark.parametrize("link", ["logistic", "softmax"])
-def test_minimum_and_how_far_it_can_be(link: Link) -> None:
+def test_minimum_is_no_farther_than_its_gradient_says(link: Link) -> None:
     loss = loss_of(link)
-    start = torch.zeros(6, 3, dtype=torch.float64)
-    exact = minimise(loss, start, Preconditioner(), tol=1e-11)
+    start = LossPoint(loss, torch.zeros(6, 3, dtype=torch.float64))
+    _, exact, products = minimise(start, kept_factor(6, 3), tol=1e-11)
+    assert exact.converged
     assert exact.grad_norm <= 1e-11
+    assert products >= exact.iterations
     for steps in (1, 2, 3):
-        rough = minimise(loss, start, Preconditioner(), tol=1e-11, max_steps=steps)
+        rough = minimise(start, kept_factor(6, 3), tol=1e-11, max_iter=steps)[1]
+        assert not rough.converged
         assert float((rough.theta - exact.theta).norm()) <= rough.grad_norm / loss.l2
 
 
-def test_a_factor_is_kept_while_it_serves_and_built_anew_when_it_is_stale() -> None:
+def test_factor_is_kept_while_it_serves_and_built_anew_when_it_is_stale() -> None:
     loss = loss_of("logistic", n=2000, p=100, k=1, targets=torch.ones(2000, 1, dtype=torch.float64), l2=1e-3)
-    preconditioner = Preconditioner()
-    theta = torch.zeros(100, 1, dtype=torch.float64)
-    rhs = torch.ones_like(theta)
+    factor = kept_factor(100, 1)
+    point, rhs = LossPoint(loss, torch.zeros(100, 1, dtype=torch.float64)), torch.ones(100, 1, dtype=torch.float64)
     for _ in range(50):
-        solve(loss, loss.probabilities(loss.x @ theta), rhs, preconditioner, rtol=1e-6)
-    assert preconditioner.built == 1
+        solve(point, rhs, factor, rtol=1e-6)
+    assert factor.built == 1
     iterations = []
     for _ in range(10):
-        theta = 30 * torch.randn(100, 1, dtype=torch.float64)
-        probabilities = loss.probabilities(loss.x @ theta)
-        iterations += [solve(loss, probabilities, rhs, preconditioner, rtol=1e-6).iterations for _ in range(3)]
-    assert 5 <= preconditioner.built <= 20
+        point = LossPoint(loss, 30 * torch.randn(100, 1, dtype=torch.float64))
+        iterations += [solve(point, rhs, factor, rtol=1e-6).iterations for _ in range(3)]
+    assert 5 <= factor.built <= 20
     assert iterations[-1] < max(iterations) / 2
 
 

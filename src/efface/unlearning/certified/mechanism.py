@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def gaussian_delta(shift: float, epsilon: float) -> float:
-    """The smallest δ at which N(0, I) and N(u, I), ‖u‖ = `shift`, are (ε, δ)-indistinguishable, exactly.
+    """Return the smallest δ at which N(0, I) and N(u, I), ‖u‖ = `shift`, are (ε, δ)-indistinguishable, exactly.
 
         δ = Φ(s/2 − ε/s) − e^ε Φ(−s/2 − ε/s)
 
@@ -16,13 +16,13 @@ def gaussian_delta(shift: float, epsilon: float) -> float:
     """
     if shift <= 0:
         return 0.0
-    at = torch.tensor([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift], dtype=torch.float64)
-    first, second = torch.special.log_ndtr(at).tolist()
+    quantiles = torch.tensor([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift], dtype=torch.float64)
+    first, second = torch.special.log_ndtr(quantiles).tolist()
     return max(math.exp(first) - math.exp(epsilon + second), 0.0)
 
 
 def allowed_shift(epsilon: float, delta: float) -> float:
-    """The largest shift, in units of the perturbation's standard deviation, that (ε, δ) allows.
+    """Return the largest shift, in units of the perturbation's standard deviation, that (ε, δ) allows.
 
     Up to ε = 1 the published ε / c with c = sqrt(2 ln(1.5/δ)). It fails for large ε (at ε = 10 the exact δ is about
     twice the one asked for), so above 1 the shift at which `gaussian_delta` is δ.
@@ -46,7 +46,7 @@ def allowed_shift(epsilon: float, delta: float) -> float:
 
 
 def gaussian(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Independent standard normal float64 values.
+    """Draw independent standard normal float64 values.
 
     Without a generator they come from the operating system's entropy, 52 bits each, which nobody can draw again. A
     seeded generator is for experiments: whoever knows its seed knows the values, and torch's on a CPU tells no more

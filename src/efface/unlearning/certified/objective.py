@@ -11,18 +11,23 @@ minimum by ‖∇L‖ / Λ.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from efface import newton
+from efface.newton import LinearMap, LinearSolution, Minimum, NewtonCg, StaleFactor, conjugate_gradients
+
 Link = Literal["logistic", "softmax"]
 
-_CG_STEPS = 1000
+_PRODUCTS = 1000
+_ROUNDING = 1e-13
 _SQUARINGS = 4
 _TRAINING_RTOL = 1e-2
 _PRICE = 32
-"""Parameters of a row for which building a factor costs as much as one step of conjugate gradients."""
+"""Parameters of a row for which building a factor costs as much as one product with the Hessian."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +45,27 @@ class PerturbedLoss:
     link: Link
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """`[n, k]` of logits `[n, k]`."""
+        """Return `[n, k]` of logits `[n, k]`."""
         return logits.sigmoid() if self.link == "logistic" else logits.softmax(1)
 
     def value(self, theta: Tensor, logits: Tensor) -> Tensor:
-        """L(θ), whose logits are given."""
+        """Return L(θ), whose logits are given."""
         loss = torch.nn.functional.softplus(logits).sum() if self.link == "logistic" else logits.logsumexp(1).sum()
         linear = (self.perturbation * theta).sum() - (self.targets * logits).sum()
         return loss + linear + self.l2 / 2 * theta.square().sum()
 
     def gradient(self, theta: Tensor, logits: Tensor) -> Tensor:
-        """∇L(θ) `[p, k]`, whose logits are given; 2npk operations."""
+        """Return ∇L(θ) `[p, k]`, whose logits are given; 2npk operations."""
         return self.x.mT @ (self.probabilities(logits) - self.targets) + self.l2 * theta + self.perturbation
 
     def curve(self, probabilities: Tensor, logits: Tensor) -> Tensor:
-        """The second derivative of ℓ, row by row, applied to a change of the logits `[n, k]`."""
+        """Apply the second derivative of ℓ, row by row, to a change of the logits `[n, k]`."""
         if self.link == "logistic":
             return probabilities * (1 - probabilities) * logits
         return probabilities * (logits - (probabilities * logits).sum(1, keepdim=True))
 
     def approximate_inverse(self, probabilities: Tensor) -> Tensor:
-        """A preconditioner `[p, p]`, the same for every column of θ: the inverse of their mean Hessian block.
+        """Return a preconditioner `[p, p]`, the same for every column of θ: the inverse of their mean Hessian block.
 
         Exact for k = 1. np² + p³ operations, the first in float32, which is precise enough for a preconditioner.
         """
@@ -75,154 +80,105 @@ class PerturbedLoss:
         return torch.diag(1 / hessian.diagonal())  # rounding alone can make it indefinite
 
 
-@dataclass(frozen=True)
-class Solution:
-    """An approximate H⁻¹ g."""
+class LossPoint:
+    """A `PerturbedLoss` at one θ.
 
-    step: Tensor
-    """`[p, k]`"""
-    logits: Tensor
-    """x · step, `[n, k]`"""
-    iterations: int
-
-
-class Preconditioner:
-    """An approximate inverse Hessian that is kept while it serves, and built anew when it has become stale.
-
-    Stale: the steps of conjugate gradients that it has cost beyond those of a fresh one, which are those of the first
-    solve and one more, would have paid for a new one. That is at most twice the cost of the best moment, which nobody
-    knows beforehand.
+    Args:
+        loss, theta: L and θ.
+        logits, gradient: those at θ, if they are known.
     """
 
-    def __init__(self) -> None:
-        self._inverse: Tensor | None = None
-        self._first = 0
-        self._excess = 0
-        self.built = 0
+    def __init__(
+        self, loss: PerturbedLoss, theta: Tensor, *, logits: Tensor | None = None, gradient: Tensor | None = None
+    ) -> None:
+        self.loss, self.theta = loss, theta
+        # Anew at each θ, so that the gradient is that of θ and rounding does not add up.
+        self.logits = loss.x @ theta if logits is None else logits
+        self._gradient = gradient
 
-    def refresh(self) -> None:
-        """Build anew at the next use."""
-        self._inverse = None
+    @cached_property
+    def value(self) -> float:
+        """L(θ)"""
+        return float(self.loss.value(self.theta, self.logits))
 
-    def at(self, loss: PerturbedLoss, probabilities: Tensor) -> Tensor:
-        """The approximate inverse to use where the probabilities are these."""
-        if self._inverse is None or self._excess * _PRICE * loss.targets.shape[1] >= loss.x.shape[1]:
-            self._inverse = loss.approximate_inverse(probabilities)
-            self._first = self._excess = 0
-            self.built += 1
-        return self._inverse
-
-    def used(self, iterations: int) -> None:
-        """Count what a solve took."""
-        self._first = self._first or iterations
-        self._excess += max(iterations - self._first - 1, 0)
-
-
-def solve(
-    loss: PerturbedLoss, probabilities: Tensor, rhs: Tensor, preconditioner: Preconditioner, *, rtol: float
-) -> Solution:
-    """v with ‖Hv − g‖ <= rtol ‖g‖ (Frobenius) by preconditioned conjugate gradients; 4npk operations per iteration.
-
-    H = ∇²L where the probabilities are `probabilities`, g = `rhs` `[p, k]`.
-    """
-    inverse = preconditioner.at(loss, probabilities)
-    step, residual = torch.zeros_like(rhs), rhs.clone()
-    step_logits = torch.zeros_like(probabilities)
-    enough = rtol * float(rhs.norm())
-    z = inverse @ residual
-    direction, rz = z, (residual * z).sum()
-    iterations = 0
-    while iterations < _CG_STEPS and residual.norm() > enough:
-        logits = loss.x @ direction
-        curved = loss.x.mT @ loss.curve(probabilities, logits) + loss.l2 * direction
-        alpha = rz / (direction * curved).sum()
-        step += alpha * direction
-        step_logits += alpha * logits
-        residual -= alpha * curved
-        iterations += 1
-        z = inverse @ residual
-        rz, previous = (residual * z).sum(), rz
-        direction = z + rz / previous * direction
-    preconditioner.used(iterations)
-    return Solution(step, step_logits, iterations)
-
-
-def solve_error(loss: PerturbedLoss, probabilities: Tensor, rhs: Tensor, solution: Solution) -> float:
-    """‖Hv − g‖ of a solution, measured; 2npk operations."""
-    curved = loss.x.mT @ loss.curve(probabilities, solution.logits) + loss.l2 * solution.step
-    return float((curved - rhs).norm())
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """Where `minimise` stopped."""
-
-    theta: Tensor
-    logits: Tensor
-    gradient: Tensor
-    """∇L there, computed from θ alone."""
-    newton_steps: int
-    cg_steps: int
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """`[n, k]`"""
+        return self.loss.probabilities(self.logits)
 
     @property
-    def grad_norm(self) -> float:
-        """‖∇L‖ (Frobenius), measured."""
-        return float(self.gradient.norm())
+    def gradient(self) -> Tensor:
+        """∇L(θ) `[p, k]`, computed from θ alone unless it was given."""
+        if self._gradient is None:
+            self._gradient = self.loss.gradient(self.theta, self.logits)
+        return self._gradient
+
+    def product(self) -> LinearMap:
+        """Return v ↦ ∇²L(θ) v, `[p, k]`; 4npk operations for each v."""
+        loss, probabilities = self.loss, self.probabilities
+        return lambda v: loss.x.mT @ loss.curve(probabilities, loss.x @ v) + loss.l2 * v
+
+    def at(self, theta: Tensor) -> "LossPoint":
+        """Return the same loss elsewhere."""
+        return LossPoint(self.loss, theta)
+
+
+def kept_factor(p: int, k: int) -> StaleFactor[LossPoint]:
+    """Return a preconditioner for θ `[p, k]` that is built when first used and then kept while it serves."""
+
+    def build(point: LossPoint) -> LinearMap:
+        inverse = point.loss.approximate_inverse(point.probabilities)
+        return lambda r: inverse @ r
+
+    return StaleFactor(build, price=p / (_PRICE * k))
+
+
+def solve(point: LossPoint, rhs: Tensor, factor: StaleFactor[LossPoint], *, rtol: float) -> LinearSolution:
+    """Solve ∇²L(θ) v = g for v `[p, k]` to ‖Hv − g‖ <= rtol ‖g‖ (Frobenius), g = `rhs`."""
+    solution = conjugate_gradients(point.product(), rhs, precondition=factor.at(point), tol=rtol, max_iter=_PRODUCTS)
+    factor.used(solution)
+    return solution
+
+
+def solve_error(point: LossPoint, rhs: Tensor, step: Tensor) -> float:
+    """Measure ‖Hv − g‖ of an approximate solution v = `step`; 4npk operations."""
+    return float((point.product()(step) - rhs).norm())
 
 
 def minimise(
-    loss: PerturbedLoss,
-    theta: Tensor,
-    preconditioner: Preconditioner,
+    start: LossPoint,
+    factor: StaleFactor[LossPoint],
     *,
     tol: float,
-    logits: Tensor | None = None,
-    gradient: Tensor | None = None,
-    min_steps: int = 0,
-    max_steps: int = 100,
+    min_iter: int = 0,
+    max_iter: int = 100,
     rtol: float = _TRAINING_RTOL,
-) -> Minimum:
-    """Newton steps with backtracking from θ until ‖∇L‖ <= tol, or no step lowers L any more.
+) -> tuple[LossPoint, Minimum, int]:
+    """Take Newton steps until ‖∇L‖ <= tol (Frobenius), or no step lowers L any more.
 
     Args:
-        loss, theta: what to minimise, and from where.
-        preconditioner: kept from one call to the next.
+        start: where to begin.
+        factor: kept from one call to the next.
         tol: the gradient norm at which to stop.
-        logits, gradient: those at θ, if they are known.
-        min_steps, max_steps: Newton steps at least, and at most.
+        min_iter, max_iter: steps at least, and at most.
         rtol: how exactly each step is solved for.
+
+    Returns:
+        The last point, where that is, and how many products with the Hessian were taken.
     """
-    logits = loss.x @ theta if logits is None else logits
-    gradient = loss.gradient(theta, logits) if gradient is None else gradient
-    value = loss.value(theta, logits)
-    newton_steps = cg_steps = 0
-    while newton_steps < max_steps and (newton_steps < min_steps or float(gradient.norm()) > tol):
-        found = solve(loss, loss.probabilities(logits), gradient, preconditioner, rtol=rtol)
-        cg_steps += found.iterations
-        t = _backtrack(loss, theta, logits, value, found, float((gradient * found.step).sum()))
-        if t == 0:  # no decrease is left that float64 can see
-            break
-        theta = theta - t * found.step
-        logits = loss.x @ theta  # anew, so that the gradient is that of θ and rounding does not add up
-        gradient, value = loss.gradient(theta, logits), loss.value(theta, logits)
-        newton_steps += 1
-    return Minimum(theta, logits, gradient, newton_steps, cg_steps)
+    steps = NewtonCg(factor, rtol=lambda _: rtol, max_products=_PRODUCTS)
+    point, minimum = newton.minimise(
+        start, [steps], tol=tol, min_iter=min_iter, max_iter=max_iter, norm=_frobenius, rounding=_ROUNDING
+    )
+    return point, minimum, steps.products
 
 
-def _backtrack(
-    loss: PerturbedLoss, theta: Tensor, logits: Tensor, value: Tensor, step: Solution, slope: float
-) -> float:
-    """The first t of 1, ½, ¼, … that lowers L enough (Armijo); 0 if none."""
-    t, rounding = 1.0, 1e-13 * float(value.abs())
-    while t > 1e-10:
-        if loss.value(theta - t * step.step, logits - t * step.logits) <= value - 1e-4 * t * slope + rounding:
-            return t
-        t /= 2
-    return 0.0
+def _frobenius(gradient: Tensor) -> float:
+    return float(gradient.norm())
 
 
 def spectral_bound(x: Tensor) -> float:
-    """An upper bound of the largest singular value of x `[n, p]`, at most p^(1/64) times it.
+    """Return an upper bound of the largest singular value of x `[n, p]`, at most p^(1/64) times it.
 
     λ_max(G)^32 <= tr(G^32) for the Gram matrix G, whose powers take a few squarings: where a power iteration would
     bound from below, this bounds from above. Rows taken out of x only lower the norm. 2np² + 8p³ operations; where

@@ -13,35 +13,33 @@ for a probability δ, if r / σ is at most `allowed_shift(ε, δ)` (theorem 3; a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efface import tensorfiles
-from efface.unlearning.certified.mechanism import allowed_shift, gaussian
+from efface.unlearning.certified.classifier import Budget as Budget
+from efface.unlearning.certified.classifier import Fit, PerturbedClassifier
 from efface.unlearning.certified.objective import (
-    Link,
-    Minimum,
-    PerturbedLoss,
-    Preconditioner,
+    LossPoint,
+    kept_factor,
     minimise,
     solve,
     solve_error,
     spectral_bound,
 )
-from efface.unlearning.certified.rows import Rows, augmented, require_samples
+from efface.unlearning.certified.rows import Rows, require_samples
 
-Budget = Literal["measured", "bound"]
+BOUND_RTOL = 1e-6
+"""How exactly Newton steps are solved for in `bound`, where the errors of all add up."""
+MEASURED_RTOL = 1e-3
+"""And in `measured`, where the next step corrects the errors of the last one."""
 
 _GAMMA = 0.25
 """The published Lipschitz constant of the logistic loss's second derivative. (The least one is 1/(6√3) = 0.096.)"""
-_MEASURED_RTOL = 1e-3
-"""How exactly Newton steps are solved for where the next one mends what the last one left."""
-_BOUND_RTOL = 1e-6
-"""And where what is left is added up."""
 _NEWTON_STEPS = 10
 _OPTIONS = ("lam", "sigma", "epsilon", "delta", "budget", "loss", "max_norm", "tol")
 
@@ -58,26 +56,22 @@ class Removal:
     retrained: bool
     """The budget was spent, and `retrain=True`: trained anew, with a fresh perturbation."""
     spent: float
-    """Of the budget, after it."""
+    """What is held against the budget after it, in units of ‖u‖."""
     newton_steps: int
     cg_steps: int
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """What changes with every removal."""
+class _Step:
+    """Where a removal would lead, and what would then be spent."""
 
-    theta: Tensor
-    perturbation: Tensor
-    """B. After loading a stand-in, under which the residual then was 0."""
-    gradient: Tensor
-    """∇L_B(θ) on the samples left; in `bound` not kept up to date."""
-    unknown: float
-    """How far the perturbation may be from B: 0, or after loading what had been spent."""
+    point: LossPoint
     spent: float
+    newton_steps: int
+    cg_steps: int
 
 
-class CertifiedLogisticRegression:
+class CertifiedLogisticRegression(PerturbedClassifier):
     """A linear classifier that can forget training samples, with an (ε, δ) certificate.
 
     Args:
@@ -113,128 +107,9 @@ class CertifiedLogisticRegression:
     Memory: n(p + 3k) + 2p² values of float64. A removed row is overwritten with zeros.
     """
 
-    def __init__(
-        self,
-        lam: float,
-        sigma: float,
-        epsilon: float,
-        delta: float,
-        *,
-        budget: Budget = "measured",
-        loss: Link = "logistic",
-        max_norm: float = 0.0,
-        tol: float = 1e-6,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        for name, value in {"lam": lam, "sigma": sigma, "tol": tol}.items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}, but must be positive and finite")
-        if budget not in ("measured", "bound"):
-            raise ValueError(f"budget is {budget!r}, but must be 'measured' or 'bound'")
-        if loss not in ("logistic", "softmax"):
-            raise ValueError(f"loss is {loss!r}, but must be 'logistic' or 'softmax'")
-        if loss == "softmax" and budget == "bound":
-            raise ValueError("budget='bound' is known for loss='logistic' only: take budget='measured' for softmax")
-        if not 0 <= max_norm < math.inf:
-            raise ValueError(f"max_norm is {max_norm}, but must be >= 0 and finite")
-        self.lam, self.sigma, self.epsilon, self.delta = lam, sigma, epsilon, delta
-        self.budget: Budget = budget
-        self.loss: Link = loss
-        self.max_norm, self.tol = max_norm, tol
-        self.allowance = sigma * allowed_shift(epsilon, delta)
-        """The budget: the largest gradient residual that σ hides."""
-        if 2 * tol > self.allowance:
-            raise ValueError(
-                f"tol is {tol:g}, but sigma, epsilon and delta allow a gradient residual of {self.allowance:.3g}: "
-                "lower tol well below it, or raise sigma"
-            )
-        self.needs_retraining = False
-        """A removal has been refused since the last training, as the budget did not suffice for it."""
-        self.n_classes = 0
-        self._generator = generator
-        self._fitted: _Fit | None = None
-        self._data: Rows | None = None
-        self._remaining = torch.empty(0, dtype=torch.int64)
-        self._preconditioner = Preconditioner()
-        self._norm = math.inf
-        """A bound of ‖X‖, in `bound`."""
-
-    # Fitting and predicting.
-
-    @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, *, n_classes: int | None = None) -> Self:
-        """Train from scratch with a fresh perturbation.
-
-        Args:
-            x: `[n, d]`; copied to float64.
-            y: labels `[n]` in 0 … K − 1.
-            n_classes: K; the largest label plus one if None, at least 2. Say it where removed samples may be the only
-                ones of a class, or the number of outputs tells of them.
-
-        Raises:
-            ValueError: shapes do not fit, x is not finite, a label is out of range.
-            ArithmeticError: `tol` cannot be reached in float64.
-        """
-        y = require_samples(x, y)
-        k = max(int(y.max()) + 1, 2) if n_classes is None else n_classes
-        if k < 2 or int(y.min()) < 0 or int(y.max()) >= k:
-            raise ValueError(
-                f"y has labels from {int(y.min())} to {int(y.max())}, but they must lie in 0 … K − 1, K = {k} >= 2"
-            )
-        ids = torch.arange(len(y), device=y.device)
-        data = Rows(x, y, ids=ids, total=len(y), max_norm=self.max_norm)
-        self._adopt(self._train(data, k, data.n), data, k, data.n)
-        return self
-
-    def logits(self, x: Tensor) -> Tensor:
-        """`[n, K]` of x `[n, d]`, float64. Of two logistic classes half the log-odds, with both signs."""
-        logits = augmented(x, self.max_norm) @ self._fit.theta
-        return torch.cat([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Labels `[n]`."""
-        return self.logits(x).argmax(1)
-
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """`[n, K]`. One against the rest: each class's own probability, scaled to a sum of 1."""
-        logits = self.logits(x)
-        if self.loss == "softmax" or self.n_classes == 2:
-            return logits.softmax(1)
-        p = logits.sigmoid()
-        return p / p.sum(1, keepdim=True)
-
-    def head(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
-        """The same logits as a linear layer on `into_unit_ball(x, max_norm)`."""
-        theta = self._fit.theta / math.sqrt(2)
-        theta = torch.cat([-theta / 2, theta / 2], 1) if theta.shape[1] == 1 else theta
-        head = nn.Linear(theta.shape[0] - 1, theta.shape[1], dtype=dtype, device=theta.device)
-        with torch.no_grad():
-            head.weight.copy_(theta[:-1].mT)
-            head.bias.copy_(theta[-1])
-        return head.requires_grad_(False)
-
-    # Removing.
-
-    @property
-    def remaining(self) -> Tensor:
-        """Numbers of the training samples that are left, as they were counted in `fit`; sorted."""
-        if self._data is not None:
-            return self._data.ids[: self._data.n].sort().values
-        return self._remaining
-
-    @property
-    def theta(self) -> Tensor:
-        """θ `[p, k]`: the weights that the certificate is for, on rows (x, 1)/√2."""
-        return self._fit.theta
-
-    @property
-    def spent(self) -> float:
-        """What is held against the budget now, with what re-training may leave."""
-        return self._fit.spent
-
     @torch.no_grad()
     def gradient_norm(self) -> float:
-        """‖u‖, measured anew; after loading an upper bound of it. For the owner of the data alone. 4npk operations."""
+        """Measure ‖u‖ anew; after loading an upper bound of it. For the owner of the data alone. 4npk operations."""
         data, fit = self._rows, self._fit
         loss = self._loss(data, data.n, fit.perturbation)
         return fit.unknown + float(loss.gradient(fit.theta, loss.x @ fit.theta).norm())
@@ -259,12 +134,12 @@ class CertifiedLogisticRegression:
         if len(slots) == 0:
             return Removal(0, False, self.spent, 0, 0)
         n = data.park(slots)
-        found, spent = (self._published_step if self.budget == "bound" else self._newton_steps)(data, n)
+        step = (self._published_step if self.budget == "bound" else self._newton_steps)(data, n)
+        spent, point = step.spent, step.point
         retrained = not spent <= self.allowance
         if not retrained:
-            fit = self._fit
-            self._fitted = _Fit(found.theta, fit.perturbation, found.gradient, fit.unknown, spent)
-            data.logits[:n] = found.logits
+            self._fitted = replace(self._fit, theta=point.theta, gradient=point.gradient, spent=spent)
+            data.logits[:n] = point.logits
             data.forget(n)
         elif retrain:
             self._adopt(self._train(data, self.n_classes, n), data, self.n_classes, n)
@@ -274,7 +149,7 @@ class CertifiedLogisticRegression:
                 f"removing {len(slots)} samples would bring the {self.budget} residual to {spent:.3g}, but the budget "
                 f"is {self.allowance:.3g}: retrain=True trains anew without them, under a fresh perturbation"
             )
-        return Removal(len(slots), retrained, self.spent, found.newton_steps, found.cg_steps)
+        return Removal(len(slots), retrained, self.spent, step.newton_steps, step.cg_steps)
 
     @torch.no_grad()
     def retrain(self) -> None:
@@ -283,79 +158,35 @@ class CertifiedLogisticRegression:
         self._adopt(self._train(data, self.n_classes, data.n), data, self.n_classes, data.n)
 
     def _leaving(self, data: Rows, n: int) -> Tensor:
-        """Δ: the part of ∇L that goes with the rows from n on, `[p, k]`."""
-        loss, gone = self._loss(data, data.n, self._fit.perturbation), slice(n, data.n)
-        residual = loss.probabilities(data.logits[gone]) - loss.targets[gone]
-        return loss.x[gone].mT @ residual + (data.n - n) * self.lam * self._fit.theta
+        """Return Δ: the part of ∇L that goes with the rows from n on, `[p, k]`."""
+        loss, rows = self._loss(data, data.n, self._fit.perturbation), slice(n, data.n)
+        residual = loss.probabilities(data.logits[rows]) - loss.targets[rows]
+        return loss.x[rows].mT @ residual + (data.n - n) * self.lam * self._fit.theta
 
-    def _published_step(self, data: Rows, n: int) -> tuple[Minimum, float]:
-        """The Newton step H⁻¹Δ, and the bound of corollary 1 after it."""
+    def _published_step(self, data: Rows, n: int) -> _Step:
+        """Take the Newton step H⁻¹Δ; spent is the bound of corollary 1 after it."""
         fit, leaving = self._fit, self._leaving(data, n)
-        loss = self._loss(data, n, fit.perturbation)
-        probabilities = loss.probabilities(data.logits[:n])
-        found = solve(loss, probabilities, leaving, self._preconditioner, rtol=_BOUND_RTOL)
-        per_column = _GAMMA * self._norm * found.step.norm(dim=0) * found.logits.norm(dim=0)
-        spent = fit.spent + float(per_column.norm()) + solve_error(loss, probabilities, leaving, found)
-        theta = fit.theta + found.step
-        return Minimum(theta, loss.x @ theta, fit.gradient, 1, found.iterations), spent
+        start = LossPoint(self._loss(data, n, fit.perturbation), fit.theta, logits=data.logits[:n])
+        solved = solve(start, leaving, self._factor, rtol=BOUND_RTOL)
+        step = solved.solution
+        per_column = _GAMMA * self._norm * step.norm(dim=0) * (start.loss.x @ step).norm(dim=0)
+        spent = fit.spent + float(per_column.norm()) + solve_error(start, leaving, step)
+        # Its gradient is not kept up to date: the bound needs none.
+        point = LossPoint(start.loss, fit.theta + step, gradient=fit.gradient)
+        return _Step(point, spent, newton_steps=1, cg_steps=solved.iterations)
 
-    def _newton_steps(self, data: Rows, n: int) -> tuple[Minimum, float]:
-        """Newton steps, one if it suffices, and the residual that is measured after them."""
+    def _newton_steps(self, data: Rows, n: int) -> _Step:
+        """Take Newton steps, one if it suffices; spent is the residual that is measured after them."""
         fit = self._fit
         known = fit.unknown + self.tol
-        found = minimise(
-            self._loss(data, n, fit.perturbation), fit.theta, self._preconditioner, tol=self.allowance - known,
-            logits=data.logits[:n], gradient=fit.gradient - self._leaving(data, n), min_steps=1,
-            max_steps=_NEWTON_STEPS, rtol=_MEASURED_RTOL,
+        start = LossPoint(
+            self._loss(data, n, fit.perturbation), fit.theta,
+            logits=data.logits[:n], gradient=fit.gradient - self._leaving(data, n),
         )  # fmt: skip
-        return found, found.grad_norm + known
-
-    def _train(self, data: Rows, n_classes: int, n: int) -> tuple[Minimum, Tensor]:
-        """The minimum on the first n rows under a fresh perturbation, and that perturbation."""
-        k = 1 if self.loss == "logistic" and n_classes == 2 else n_classes
-        perturbation = self.sigma * gaussian((data.x.shape[1], k), self._generator).to(data.x)
-        found = minimise(
-            self._loss(data, n, perturbation), torch.zeros_like(perturbation), Preconditioner(), tol=self.tol
+        point, minimum, products = minimise(
+            start, self._factor, tol=self.allowance - known, min_iter=1, max_iter=_NEWTON_STEPS, rtol=MEASURED_RTOL
         )
-        if not found.grad_norm <= self.tol:
-            raise ArithmeticError(
-                f"training came to a gradient norm of {found.grad_norm:.3g}, not to tol = {self.tol:g}: "
-                "raise tol, or lam"
-            )
-        return found, perturbation
-
-    def _adopt(self, trained: tuple[Minimum, Tensor], data: Rows, n_classes: int, n: int) -> None:
-        """Become the model just trained on the first n rows."""
-        found, perturbation = trained
-        norm = spectral_bound(data.x[:n]) if self.budget == "bound" else math.inf
-        data.logits = found.logits
-        data.forget(n)
-        self._data, self._norm, self.n_classes, self.needs_retraining = data, norm, n_classes, False
-        self._fitted = _Fit(found.theta, perturbation, found.gradient, 0.0, found.grad_norm + self.tol)
-        self._preconditioner = Preconditioner()
-
-    def _loss(self, data: Rows, n: int, perturbation: Tensor) -> PerturbedLoss:
-        """L_B on the first n rows."""
-        y, k = data.y[:n], perturbation.shape[1]
-        targets = y[:, None] if k == 1 else nn.functional.one_hot(y, k)
-        return PerturbedLoss(
-            x=data.x[:n], targets=targets.to(data.x.dtype), l2=self.lam * n, perturbation=perturbation, link=self.loss
-        )
-
-    @property
-    def _fit(self) -> _Fit:
-        if self._fitted is None:
-            raise RuntimeError("the model has not been fitted: call fit(x, y) first")
-        return self._fitted
-
-    @property
-    def _rows(self) -> Rows:
-        if self._fit and self._data is None:
-            raise RuntimeError("the model was loaded without its samples and can only predict: load(path, x, y)")
-        assert self._data is not None
-        return self._data
-
-    # Keeping.
+        return _Step(point, minimum.grad_norm + known, newton_steps=minimum.iterations, cg_steps=products)
 
     def save(self, path: str | Path) -> None:
         """Write weights, options, what is spent and the numbers of the samples left, to a safetensors file.
@@ -393,13 +224,13 @@ class CertifiedLogisticRegression:
         Raises:
             ValueError: the file is damaged, holds something else, or x and y are other samples.
         """
-        tensors, told = tensorfiles.read(path, kind=cls.__name__)
+        tensors, facts = tensorfiles.read(path, kind=cls.__name__)
         theta, ids = tensors["theta"], tensors["remaining"]
-        model = cls(**told["options"], generator=generator)
-        model.n_classes, model.needs_retraining = told["n_classes"], told["needs_retraining"]
+        model = cls(**facts["options"], generator=generator)
+        model.n_classes, model.needs_retraining = facts["n_classes"], facts["needs_retraining"]
         model._remaining = ids
-        zero, unknown = torch.zeros_like(theta), told["spent"] - model.tol
-        model._fitted = _Fit(theta, zero, zero, unknown, told["spent"])
+        zero, unknown = torch.zeros_like(theta), facts["spent"] - model.tol
+        model._fitted, model._factor = Fit(theta, zero, zero, unknown, facts["spent"]), kept_factor(*theta.shape)
         if x is None or y is None:
             return model
         y = require_samples(x, y)
@@ -408,13 +239,13 @@ class CertifiedLogisticRegression:
                 f"x and y hold {len(y)} samples, but {path} has {len(ids)} left: give those of `remaining`"
             )
         theta, zero = theta.to(x.device), zero.to(x.device)
-        data = Rows(x, y, ids=ids.to(x.device), total=told["total"], max_norm=model.max_norm)
-        if data.digest != told["digest"]:
+        data = Rows(x, y, ids=ids.to(x.device), total=facts["total"], max_norm=model.max_norm)
+        if data.digest != facts["digest"]:
             raise ValueError(f"x and y are not the samples that {path} has left: give those of `remaining`, in order")
         loss, data.logits = model._loss(data, data.n, zero), data.x @ theta
         # It differs from B by the true residual, which is no longer than what had been spent.
         stand_in = -loss.gradient(theta, data.logits)
-        model._fitted = _Fit(theta, stand_in, zero, unknown, told["spent"])
+        model._fitted = Fit(theta, stand_in, zero, unknown, facts["spent"])
         model._data = data
         model._norm = spectral_bound(data.x) if model.budget == "bound" else math.inf
         return model

@@ -10,7 +10,7 @@ from efface.moments import require_finite
 
 
 class Rows:
-    """Samples by their numbers. Those that are left come first in memory, so that they are a slice and not a copy.
+    """Samples by their numbers. Those not yet forgotten come first in memory: they are a slice and not a copy.
 
     Args:
         x: `[n, d]`; kept as rows (x / max(‖x‖, max_norm), 1)/√2 in float64, one column after the other in memory, where
@@ -27,7 +27,7 @@ class Rows:
         self.y = y.clone()
         self.ids = ids.clone()
         self.logits = self.x.new_empty(self.n, 0)
-        """Those of the current model, kept beside the rows by who fits it."""
+        """Logits of the current model, set by the caller that fits it."""
         self._digests = _digests(x, y)
         self._slot_of = torch.full((total,), -1, device=ids.device)
         self._slot_of[ids] = torch.arange(self.n, device=ids.device)
@@ -39,11 +39,11 @@ class Rows:
 
     @property
     def digest(self) -> int:
-        """A number that tells the samples left, with their numbers, from others."""
+        """A number that differs between sets of remaining samples, their numbers included."""
         return int((self._digests[: self.n] * (2 * self.ids[: self.n] + 1)).sum())
 
     def slots(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Where the samples of these numbers are.
+        """Return where the samples of these numbers are.
 
         Raises:
             IndexError: a number is out of range.
@@ -60,9 +60,11 @@ class Rows:
                 f"indices run from {int(ids.min())} to {int(ids.max())}, but samples are 0 … {self.total - 1}"
             )
         slots = self._slot_of[ids]
-        gone = ids[slots < 0]
-        if len(gone):
-            raise ValueError(f"indices: {len(gone)} samples have been removed before, the first of them {int(gone[0])}")
+        absent = ids[slots < 0]
+        if len(absent):
+            raise ValueError(
+                f"indices: {len(absent)} samples have been removed before, the first of them {int(absent[0])}"
+            )
         if len(ids.unique()) < len(ids):
             raise ValueError("indices: a sample occurs twice, but can be removed only once")
         if len(ids) == self.n:
@@ -70,7 +72,7 @@ class Rows:
         return slots
 
     def park(self, slots: Tensor) -> int:
-        """Bring these behind all others, and say where they begin; as yet nothing is lost."""
+        """Bring these behind all others, and return where they begin; as yet nothing is lost."""
         n = self.n - len(slots)
         tail = torch.arange(n, self.n, device=slots.device)
         leaving, staying = slots[slots < n], tail[~torch.isin(tail, slots)]
@@ -89,7 +91,7 @@ class Rows:
 
 
 def require_samples(x: Tensor, y: Tensor) -> Tensor:
-    """The labels as int64 on the device of x.
+    """Return the labels as int64 on the device of x.
 
     Raises:
         ValueError: shapes do not fit, x is not finite, or y are not integers.
@@ -103,22 +105,22 @@ def require_samples(x: Tensor, y: Tensor) -> Tensor:
 
 
 def into_unit_ball(x: Tensor, max_norm: float | Tensor = 0.0) -> Tensor:
-    """Rows of x `[n, d]` over the larger of their length and `max_norm`: none is longer than 1, whatever the others.
+    """Return rows of x `[n, d]` over the larger of their length and `max_norm`: none is longer than 1.
 
-    Rows of zeros stay as they are.
+    No row's scale depends on another row. Rows of zeros stay as they are.
     """
     length = x.norm(dim=1, keepdim=True).clamp_min(max_norm)
     return x / torch.where(length == 0, 1, length)
 
 
 def augmented(x: Tensor, max_norm: float) -> Tensor:
-    """(x, 1)/√2 `[n, d + 1]` in float64, x in the unit ball: no row is longer than 1."""
+    """Return (x, 1)/√2 `[n, d + 1]` in float64, x in the unit ball: no row is longer than 1."""
     x = into_unit_ball(x.to(torch.float64), max_norm)
     return torch.cat([x, x.new_ones(len(x), 1)], 1) / math.sqrt(2)
 
 
 def _digests(x: Tensor, y: Tensor) -> Tensor:
-    """A 64-bit number for each sample `[n]`, the same on every machine: integer arithmetic wraps around."""
+    """Return a 64-bit number for each sample `[n]`, the same on every machine: integer arithmetic wraps around."""
     factors = torch.randint(1, 2**62, (x.shape[1] + 1,), generator=torch.Generator().manual_seed(0)).to(x.device)
     parts = []
     for rows, labels in zip(x.split(256), y.split(256), strict=True):

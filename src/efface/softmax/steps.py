@@ -1,0 +1,135 @@
+"""Newton steps for linear objectives, and what preconditions them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from efface.newton import LinearMap, NewtonCg, StaleFactor
+from efface.softmax.objective import LinearObjective, LinearPoint, SoftmaxObjective
+
+FACTORED = 5000
+"""Parameters K(d + 1) up to which a matrix of their square is ever made."""
+
+_LEAST = 1000
+"""Samples of each kind that stand for all, at least."""
+_PRODUCTS = 250
+_MANY = 40
+"""Products of one step beyond which a factor of the most curved samples is worth what it costs."""
+
+
+def mean_block(objective: LinearObjective, probabilities: Tensor, damping: float = 0.0) -> LinearMap:
+    """Return a preconditioner: the inverse of the mean of the Hessian's diagonal blocks plus `damping`.
+
+    One d × d matrix serves all rows of θ; for two classes in reduced form it is the Hessian. In float32, from the 5 d
+    samples that curve f most and 5 d of the others: 20 d³ operations, against n(Kd)² for the Hessian itself.
+    """
+    f = objective
+    d = f.shape[1]
+    spread = f.spread(probabilities)
+    rows, weight = _representatives(spread, spread * f.length_sq, max(5 * d, _LEAST))
+    x = f.x32.mT[:, rows].mT
+    block = ((x * weight[rows].to(x)[:, None]).mT @ x).to(f.x)
+    block.diagonal().add_(f.penalty + damping + 1e-7 * block.diagonal().mean() + 1e-300)
+    L, failed = torch.linalg.cholesky_ex(block)
+    if failed:
+        L = block.diagonal().sqrt().diag()
+    return lambda r: torch.cholesky_solve(r.mT, L).mT
+
+
+def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: float = 0.0) -> LinearMap | None:
+    """Return a preconditioner: the inverse of an approximate Hessian plus `damping`; None if that is not definite.
+
+    Exact to float32 on the samples that curve f most, as many as cost about 25 products; of the others, which a
+    softmax that is sure of itself leaves little curvature, the mean block. Holds (Kd)² numbers.
+    """
+    f = objective
+    k, d = f.shape
+    spread = f.spread(probabilities)
+    most = min(len(f.x), max(k * d, 100 * len(f.x) // (k * d)))
+    rows = (spread * f.length_sq).topk(most).indices
+    spread[rows] = 0
+    others, weight = _representatives(spread, spread, max(5 * d, _LEAST))
+    x = f.x32.mT[:, others].mT
+    block = (x * weight[others].to(x)[:, None]).mT @ x
+    approximate = f.hessian(probabilities, rows, dtype=torch.float32)
+    blocks = approximate.view(k, d, k, d)
+    for i in range(k):
+        blocks[i, :, i] += block
+    approximate = approximate.to(f.x)
+    approximate.diagonal().add_(damping + 1e-7 * approximate.diagonal().mean())
+    L, failed = torch.linalg.cholesky_ex(approximate)
+    return None if failed else lambda r: torch.cholesky_solve(r.reshape(-1, 1), L).view_as(r)
+
+
+def _representatives(spread: Tensor, importance: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the `number` samples of most importance and as many of the others, and weights by which they are all."""
+    n = len(spread)
+    if n <= 2 * number:
+        return torch.arange(n, device=spread.device), spread
+    order = importance.argsort(descending=True)
+    others = order[number:]
+    some = others[:: max(1, len(others) // number)]
+    weight = spread.clone()
+    weight[some] *= spread[others].sum() / (spread[some].sum() + 1e-300)
+    return torch.cat([order[:number], some]), weight
+
+
+class NewtonSteps(NewtonCg[LinearPoint]):
+    """Newton steps for a linear objective.
+
+    A step needs a few digits only: its products are in float32, which takes half the time, unless the last step has not
+    halved the gradient. Preconditioned by the mean block until a step takes many products; then, of few enough
+    parameters, by a factor of the most curved samples' Hessian: features of a trained network, small penalty.
+    """
+
+    def __init__(self, tol: float) -> None:
+        super().__init__(
+            StaleFactor(self._block, price=20), rtol=lambda gradient: _forcing(gradient, tol), max_products=_PRODUCTS
+        )
+        self._last = math.inf
+        self._curved = False
+
+    def product(self, point: LinearPoint) -> LinearMap:
+        norm = float(point.gradient.norm())
+        slow, self._last = norm > self._last / 2, norm
+        return point.product(torch.float64 if slow else torch.float32)
+
+    def step(self, point: LinearPoint) -> Tensor:
+        before = self.products
+        step = super().step(point)
+        f = point.objective
+        if len(f.centre) > 1:
+            # f is constant along one vector added to all rows, unless that is penalised: what there is, is rounding.
+            step = step - torch.where(f.penalty == 0, step.mean(0), 0)
+        if not self._curved and self.products - before > _MANY and len(f.centre) > 1 and f.centre.numel() <= FACTORED:
+            self._curved, self.factor = True, StaleFactor(self._factor, price=25)
+        return step
+
+    def _block(self, point: LinearPoint) -> LinearMap:
+        return mean_block(point.objective, point.probabilities)
+
+    def _factor(self, point: LinearPoint) -> LinearMap:
+        assert isinstance(point.objective, SoftmaxObjective)
+        return curved_factor(point.objective, point.probabilities) or self._block(point)
+
+
+class GradientStep:
+    """The gradient over a bound of the Hessian's largest eigenvalue, ½ Σ w ‖x‖² + λ: it always lowers f.
+
+    Far from the minimum a saturated softmax has no curvature that float64 can see, and a Newton step may overshoot
+    beyond what backtracking mends; a gradient step of a safe length never does.
+    """
+
+    def step(self, point: LinearPoint) -> Tensor:
+        f = point.objective
+        return point.gradient / (f.weight @ f.length_sq / 2 + f.penalty.max())
+
+    def taken(self, t: float) -> None:
+        pass
+
+
+def _forcing(gradient: Tensor, tol: float) -> float:
+    """Say how exactly a step is solved for: the more so the nearer the minimum, but not beyond what `tol` asks for."""
+    norm = float(gradient.norm())
+    return max(min(0.1, math.sqrt(norm)), 0.03 * tol / norm) if norm > 0 else 0.1
