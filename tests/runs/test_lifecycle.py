@@ -115,7 +115,7 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.runs.test_base import Trivial, NODES, QUIET
+from tests.runs.test_lifecycle import Trivial, NODES, QUIET
 from efface.runs import base
 run = Trivial(config={{node: {{"name": node, "option": 1}} for node in NODES}}, results_dir=Path({results!r}))
 moves = 0
