@@ -76,6 +76,8 @@ class Problem:
     """Columns of the inputs that are the attribute itself, where the data set is a table that names them."""
     features_are_inputs: bool = False
     """Whether the base model has no parameters below its head, so that features are the columns of the inputs."""
+    per_sample_inputs: bool | None = None
+    """Whether the inputs of each sample are a function of that sample alone; None where it is not known."""
     depth: int = 1
     """The features are those before the last `depth` linear layers of the base model."""
     source: "FeatureSource | None" = field(default=None, repr=False)

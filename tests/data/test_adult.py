@@ -116,6 +116,7 @@ def test_flipping_changes_only_the_attribute_column(data: Dataset) -> None:
     assert torch.equal(x[:, others], flipped[:, others])
     assert torch.equal(data.test.inputs(rows), x)  # the table itself is as it was
     assert data.flippable
+    assert data.per_sample_inputs is False
     assert torch.equal(data.pairs.a_cf, 1 - data.pairs.a)
     assert torch.equal(data.pairs.rows, data.pairs.rows_cf)
 

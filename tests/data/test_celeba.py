@@ -64,6 +64,7 @@ def test_pairs_are_two_people_of_one_label(official: Path) -> None:
     assert torch.equal(pairs.split.y[pairs.rows], pairs.split.y[pairs.rows_cf])
     assert (pairs.a != pairs.a_cf).all()
     assert not data.flippable
+    assert data.per_sample_inputs is True
     with pytest.raises(ValueError, match="no counterfactuals"):
         data.train.inputs(torch.tensor([0]), a=torch.tensor([1]))
 

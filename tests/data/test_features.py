@@ -125,3 +125,12 @@ def test_attribute_columns_are_checked_and_passed_on(tmp_path: Path) -> None:
     assert load(path, attribute_columns=[1, 4]).attribute_columns == (1, 4)
     with pytest.raises(ValueError, match=r"attribute_columns is \[5\], but must name columns of x"):
         load(path, attribute_columns=[5])
+
+
+def test_only_a_declaration_says_that_a_row_comes_from_its_sample_alone(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    assert load(path).per_sample_inputs is None
+    assert load(path, per_sample_inputs=True).per_sample_inputs is True
+    assert load(path, standardise=True).per_sample_inputs is False
+    with pytest.raises(ValueError, match="per_sample_inputs is true, but standardise=true makes"):
+        load(path, standardise=True, per_sample_inputs=True)

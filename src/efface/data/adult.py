@@ -134,6 +134,7 @@ class Adult:
         return Dataset.from_parts(
             splits, pairs, classes=CLASSES, attributes=ATTRIBUTES[self.attribute], input_shape=(len(columns),),
             flippable=True, fingerprint=fingerprint, attribute_columns=(columns.index(self.attribute),),
+            per_sample_inputs=False,  # train sets means, scales and which categories are merged
         )  # fmt: skip
 
     def _people(self, data_dir: Path) -> tuple["pd.DataFrame", np.ndarray]:

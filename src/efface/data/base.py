@@ -88,6 +88,9 @@ class Dataset:
     attribute_columns: tuple[int, ...] | None = None
     """Tabular data only: indices of the input columns that hold the protected attribute. Correlated columns are not
     listed."""
+    per_sample_inputs: bool | None = None
+    """Whether the inputs of each sample are a function of that sample alone, and remember no other one, as columns do
+    that were standardised by train. None where it is not known."""
 
     @classmethod
     def from_parts(cls, splits: Mapping[str, Split], pairs: Mapping[str, Pairs], **facts: Any) -> "Dataset":

@@ -124,7 +124,7 @@ class CelebA:
         _warn_of_gaps(folder, splits, pairs["pairs"], classes, attributes, identity is not None)
         return Dataset.from_parts(
             splits, pairs, classes=classes, attributes=attributes, input_shape=images.shape, flippable=False,
-            fingerprint=self.fingerprint(data_dir),
+            fingerprint=self.fingerprint(data_dir), per_sample_inputs=True,
         )  # fmt: skip
 
     def _labels(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:

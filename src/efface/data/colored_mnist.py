@@ -123,6 +123,7 @@ class ColoredMnist:
         return Dataset.from_parts(
             splits, pairs, classes=classes, attributes=tuple(f"colour of {digit}" for digit in chosen),
             input_shape=(3, 28, 28), flippable=True, fingerprint=fingerprint,
+            per_sample_inputs=True,  # a digit and its colour, which together are the sample
         )  # fmt: skip
 
 

@@ -44,18 +44,24 @@ class FeatureFile:
             label and attribute.
         standardise: centre and scale the columns of x by their means and standard deviations in train.
         attribute_columns: columns of x that are the attribute itself, for `method=unaware`; None if none is.
+        per_sample_inputs: whether each row of x was computed from that sample alone; `method=certified` certifies
+            nothing unless it is declared true. None if it is not known. It is not where an extractor was trained on
+            these samples, or columns were scaled by their means.
     """
 
     path: str
     ratios: Annotated[Sequence[Annotated[float, Gt(0)]], Len(4, 4)] = (0.6, 0.1, 0.1, 0.2)
     standardise: bool = False
     attribute_columns: Sequence[Annotated[int, Ge(0)]] | None = None
+    per_sample_inputs: bool | None = None
 
     def __post_init__(self) -> None:
         if not np.isclose(sum(self.ratios), 1):
             raise ValueError(
                 f"ratios is {list(self.ratios)}, but must be four positive shares of {', '.join(SPLITS)} that sum to 1"
             )
+        if self.standardise and self.per_sample_inputs:
+            raise ValueError("per_sample_inputs is true, but standardise=true makes every row depend on all of train")
 
     def fingerprint(self, data_dir: Path) -> str:
         file = Path(self.path)
@@ -87,6 +93,7 @@ class FeatureFile:
         return Dataset.from_parts(
             splits, pairs, classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
             fingerprint=fingerprint, attribute_columns=self._columns(x),
+            per_sample_inputs=False if self.standardise else self.per_sample_inputs,
         )  # fmt: skip
 
     def _columns(self, x: Tensor) -> tuple[int, ...] | None:

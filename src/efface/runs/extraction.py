@@ -104,7 +104,7 @@ class Extraction:
             train=features.train, val=features.val, pairs=features.pairs, pairs_cf=features.pairs_cf,
             head=self.model.head, n_classes=len(dataset.classes), n_attributes=len(dataset.attributes),
             flippable=dataset.flippable, seed=self.seed, device=self.device,
-            attribute_columns=dataset.attribute_columns,
+            attribute_columns=dataset.attribute_columns, per_sample_inputs=dataset.per_sample_inputs,
             features_are_inputs=not _has_parameters(self.model.cut(cut)[0]), depth=cut, source=self,
         )  # fmt: skip
 
