@@ -44,8 +44,9 @@ assert efface.InlpEraser.fit(x, y, iterations=2)(x).shape == x.shape
 assert efface.certify(eraser, x, y).linear_gain < 1e-3
 debiased, minimum = efface.debias_head(nn.Linear(6, 2), x, y, x_cf=x.flip(1), y_cf=y)
 assert minimum.converged
-model = efface.CertifiedLogisticRegression(lam=1e-2, sigma=1.0, epsilon=1.0, delta=1e-4).fit(x, y)
+model = efface.CertifiedLogisticRegression(lam=1e-2, epsilon=1.0, delta=1e-4).fit(x, y)
 assert model.remove([3, 17]).removed == 2
+assert model.release().certificate.n == 298
 saved = efface.load(run)
 assert saved(torch.zeros(1, saved.head.in_features)).shape == (1, 10)
 print("done")

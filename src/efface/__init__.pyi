@@ -27,7 +27,10 @@ from .unlearning.bias import EqualOpportunity as EqualOpportunity
 from .unlearning.bias import counterfactual_bias as counterfactual_bias
 from .unlearning.certified.mechanism import allowed_shift as allowed_shift
 from .unlearning.certified.mechanism import gaussian_delta as gaussian_delta
-from .unlearning.certified.removal import BudgetSpentError as BudgetSpentError
+from .unlearning.certified.published import BudgetSpentError as BudgetSpentError
+from .unlearning.certified.published import PublishedRemoval as PublishedRemoval
+from .unlearning.certified.release import CertifiedRelease as CertifiedRelease
+from .unlearning.certified.release import RemovalCertificate as RemovalCertificate
 from .unlearning.certified.removal import CertifiedLogisticRegression as CertifiedLogisticRegression
 from .unlearning.certified.removal import Removal as Removal
 from .unlearning.edits import debias_head as debias_head

@@ -7,7 +7,7 @@ import torch
 
 from efface.data.groups import group_counts
 from efface.debiased import Debiased
-from efface.methods.certified import Certified, choose, surplus
+from efface.methods.certified import Certified, PublishedCertified, choose, surplus
 from efface.problem import Features, Problem
 
 
@@ -49,38 +49,63 @@ def test_forgetting_the_surplus_is_forgetting_the_bias(ten_classes: Problem) -> 
     fair = ten_classes.pairs + ten_classes.pairs_cf
     assert accuracy(forgotten, fair) > accuracy(unchanged, fair) + 0.1
     assert forgotten.info["removed"] + forgotten.info["n_fit"] == len(ten_classes.train)
-    assert forgotten.info["retrained"] == 0
-    assert forgotten.info["budget_spent"] <= forgotten.info["budget_allowed"]
 
 
-def test_removal_is_certified_only_on_inputs_and_with_a_secret(two_classes: Problem) -> None:
+def test_removal_is_certified_on_inputs_of_each_sample_alone_and_with_a_secret(two_classes: Problem) -> None:
     few: dict[str, Any] = {"removals": 10}
-    info = Certified(**few).fit(replace(two_classes, features_are_inputs=True)).info
+    inputs = replace(two_classes, features_are_inputs=True, per_sample_inputs=True)
+    info = Certified(**few).fit(inputs).info
     assert info["certified"] is True
     assert info["certified_reason"] is None
-    info = Certified(**few).fit(two_classes).info
-    assert info["certified"] is False
-    assert "extractor" in info["certified_reason"]
-    info = Certified(**few, secret=False).fit(replace(two_classes, features_are_inputs=True)).info
-    assert info["certified"] is False
-    assert "seed" in info["certified_reason"]
+    for problem, options, reason in (
+        (replace(inputs, features_are_inputs=False), {}, "extractor"),
+        (replace(inputs, per_sample_inputs=None), {}, "dataset.per_sample_inputs=true says so"),
+        (replace(inputs, per_sample_inputs=False), {}, "scaled or merged"),
+        (inputs, {"secret": False}, "seed"),
+    ):
+        info = Certified(**few, **options).fit(problem).info
+        assert info["certified"] is False
+        assert reason in info["certified_reason"]
 
 
-def test_secret_perturbation_is_neither_recorded_nor_repeated(two_classes: Problem) -> None:
-    runs = [Certified(removals=10).fit(two_classes) for _ in range(2)]
+def test_table_standardised_by_removed_people_is_not_certified(tabular: Problem) -> None:
+    assert tabular.features_are_inputs
+    info = Certified(removals=10).fit(tabular).info
+    assert info["certified"] is False
+    assert "scaled or merged" in info["certified_reason"]
+
+
+def test_coloured_digits_are_certified_on_their_pixels(two_classes: Problem) -> None:
+    assert two_classes.per_sample_inputs is True
+
+
+def test_secret_noise_is_neither_recorded_nor_repeated(two_classes: Problem) -> None:
+    runs = [Certified(removals=10, residual=1e-3).fit(two_classes) for _ in range(2)]
     assert not torch.equal(runs[0].head.weight, runs[1].head.weight)
-    assert list(runs[0].arrays) == ["budget_spent"]
-    assert len(runs[0].arrays["budget_spent"]) == 1
-    assert all(isinstance(value, (bool, int, float, str, type(None))) for value in runs[0].info.values())
+    assert runs[0].arrays == {}
+    assert runs[0].info == runs[1].info
     json.dumps(runs[0].info)
 
 
-def test_spent_bound_leads_to_retraining(two_classes: Problem) -> None:
-    method = Certified(removals=100, budget="bound", sigma=0.5, secret=False)
-    info = method.fit(two_classes).info
-    assert info["loss"] == "logistic"
+def test_record_tells_nothing_that_depends_on_the_removed_samples(two_classes: Problem) -> None:
+    train, rows = two_classes.train, choose(two_classes.train, 10, two_classes)
+    x = train.x.clone()
+    x[rows] = torch.rand_like(x[rows])
+    other = replace(two_classes, train=replace(train, x=x))
+    assert Certified(removals=10).fit(other).info == Certified(removals=10).fit(two_classes).info
+
+
+def test_published_procedure_trains_anew_and_is_never_called_certified(two_classes: Problem) -> None:
+    debiased = PublishedCertified(removals=100, sigma=0.5).fit(
+        replace(two_classes, features_are_inputs=True, per_sample_inputs=True)
+    )
+    info = debiased.info
+    assert info["certified"] is False
+    assert "published procedure" in info["certified_reason"]
     assert info["retrained"] >= 1
     assert info["budget_spent"] <= info["budget_allowed"]
+    assert len(debiased.arrays["budget_spent"]) == 1
+    assert info["removed"] == 100
 
 
 def test_reasons_to_skip(two_classes: Problem) -> None:
@@ -98,12 +123,17 @@ def test_reasons_to_skip(two_classes: Problem) -> None:
         ({"removals": -1}, "^removals is -1, but must be an integer >= 0 or null$"),
         ({"batch_size": 0}, "^batch_size is 0, but must be an integer >= 1$"),
         ({"loss": "hinge"}, r"^loss is 'hinge', but must be auto \| logistic \| softmax$"),
-        ({"loss": "softmax", "budget": "bound"}, "budget='measured' for softmax"),
         ({"lam": -1.0}, "^lam is -1.0, but must be a number > 0$"),
         ({"delta": 1.0}, "^delta is 1.0, but must be a number > 0 and < 1$"),
-        ({"budget": "all"}, r"^budget is 'all', but must be measured \| bound$"),
+        ({"residual": 0.0}, "^residual is 0.0, but must be a number > 0$"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Certified(**options)
+
+
+def test_options_that_do_not_act_do_not_exist() -> None:
+    for method, name in ((Certified, "sigma"), (Certified, "budget"), (PublishedCertified, "residual")):
+        with pytest.raises(TypeError, match=f"has no option {name}"):
+            method(**{name: 1.0})

@@ -1,4 +1,4 @@
-"""Certified removal of bias-aligned training samples, as a method of the grid."""
+"""Removal of bias-aligned training samples, certified and as published, as methods of the grid."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,48 +12,33 @@ from efface.options import Ge, Gt, Lt, options
 from efface.problem import Features, Problem
 from efface.representations import InUnitBall
 from efface.unlearning.certified.objective import Link
-from efface.unlearning.certified.removal import Budget, CertifiedLogisticRegression
+from efface.unlearning.certified.published import PublishedRemoval
+from efface.unlearning.certified.regression import LinearModel
+from efface.unlearning.certified.removal import CertifiedLogisticRegression
 
 
 @options
-class Certified(Method):
-    """Train a head that can forget (Guo et al., 2020) on the features of train, and make it forget bias.
+class RemovalOfSurplus(Method):
+    """What both procedures share: which samples go, and the objective.
 
-    Labels, attributes and chance decide which samples are removed, before training and without a look at the model, as
-    the certificate requires: see `surplus`. The certificate is for the weights and what is computed from them, such as
-    predictions. It is not for `budget_spent` in the record, which is for the owner of the data.
+    Labels, attributes and chance decide which samples are removed, before training and without a look at the model: see
+    `surplus`.
 
     Args:
         removals: how many bias-aligned samples to remove; None for all of the surplus.
         batch_size: how many to remove in one step.
-        lam: λ per sample; this and the next five as for `CertifiedLogisticRegression`.
-        sigma: standard deviation of the perturbation.
-        epsilon: ε of the certificate.
-        delta: δ of the certificate.
-        budget: what the budget is compared with: the gradient residual itself, `measured`, or the published `bound`.
+        lam: λ per sample.
+        epsilon: ε.
+        delta: δ.
         max_norm: rows are divided by the larger of their length and this; 0 scales all to length 1.
-        tol: gradient norm at which training ends.
-        loss: `auto` is `logistic` for two classes and for budget `bound`, else `softmax`.
-        secret: draw the perturbation from the system's entropy. Otherwise from the seed of the run, which can then be
-            repeated to the bit; but as the record holds the seed, nothing is certified.
     """
 
     removals: Annotated[int, Ge(0)] | None = None
     batch_size: Annotated[int, Ge(1)] = 100
     lam: Annotated[float, Gt(0)] = 1e-3
-    sigma: Annotated[float, Gt(0)] = 0.01
     epsilon: Annotated[float, Gt(0)] = 1.0
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-5
-    budget: Budget = "measured"
-    loss: Literal["auto", "logistic", "softmax"] = "auto"
     max_norm: Annotated[float, Ge(0)] = 0.0
-    tol: Annotated[float, Gt(0)] = 1e-6
-    secret: bool = True
-
-    small: ClassVar[dict[str, Any]] = {"removals": 40, "batch_size": 20, "secret": False}
-
-    def __post_init__(self) -> None:
-        self._model(2)  # it checks how they go together
 
     def training_data(self, problem: Problem) -> Features:
         if self.removals == 0:
@@ -67,38 +52,56 @@ class Certified(Method):
             )
         return problem.train
 
-    def fit(self, problem: Problem) -> Debiased:
-        train = self.training_data(problem)
-        requests = choose(train, self.removals, problem)
-        model = self._model(problem.n_classes, None if self.secret else problem.seed)
-        model.fit(train.x, train.y, n_classes=problem.n_classes)
-        steps = [model.remove(batch, retrain=True) for batch in requests.split(self.batch_size)]
-        first_retraining = next((i for i, step in enumerate(steps) if step.retrained), len(steps))
-        remaining = train.take(model.remaining.to(train.x.device))
-        reason = self._reason_uncertified(problem)
-        info = {
-            "certified": reason is None, "certified_reason": reason, "epsilon": self.epsilon, "delta": self.delta,
-            "sigma": self.sigma, "budget": self.budget, "budget_allowed": model.allowance,
-            "budget_spent": model.spent, "removed": len(requests), "n_fit": len(remaining), "loss": model.loss,
-            "removed_before_retraining": sum(step.removed for step in steps[:first_retraining]),
-            "retrained": sum(step.retrained for step in steps),
-            "newton_steps": sum(step.newton_steps for step in steps), "cg_steps": sum(step.cg_steps for step in steps),
+    def _debiased(self, train: Features, model: LinearModel, remaining: Tensor, info: dict[str, Any]) -> Debiased:
+        """Put together what came out; `info` of the procedure joins what both record."""
+        facts = {
+            "epsilon": self.epsilon, "delta": self.delta, "loss": model.loss, "removed": len(train) - len(remaining),
+            "n_fit": len(remaining),
         }  # fmt: skip
         return Debiased(
             represent=InUnitBall(max_norm=torch.tensor(self.max_norm, device=train.x.device)),
             head=model.head(train.x.dtype),
-            fitted_on=remaining,
-            info=info,
-            arrays={"budget_spent": torch.tensor([step.spent for step in steps], dtype=torch.float64)},
+            fitted_on=train.take(remaining.to(train.x.device)),
+            info=info | facts,
         )
 
-    def _model(self, n_classes: int, seed: int | None = None) -> CertifiedLogisticRegression:
-        loss: Link = "softmax" if n_classes > 2 and self.budget == "measured" else "logistic"
-        return CertifiedLogisticRegression(
-            self.lam, self.sigma, self.epsilon, self.delta, budget=self.budget, max_norm=self.max_norm, tol=self.tol,
-            loss=loss if self.loss == "auto" else self.loss,
-            generator=None if seed is None else torch.Generator().manual_seed(seed),
-        )  # fmt: skip
+
+@options
+class Certified(RemovalOfSurplus):
+    """Train a head that can forget, on the features of train, make it forget bias, and release it once.
+
+    The certificate is for the released head and what is computed from it, such as predictions, and not for how
+    long it took. See `efface.CertifiedLogisticRegression` for what it says and does not say.
+
+    Args:
+        residual: the gradient norm that training and removals reach; the noise of the release is proportional to it.
+        loss: `auto` is `logistic` for two classes, else `softmax`.
+        secret: draw the noise from the system's entropy. Otherwise from the seed of the run, which can then be repeated
+            to the bit; but as the record holds the seed, nothing is certified.
+    """
+
+    residual: Annotated[float, Gt(0)] = 1e-6
+    loss: Literal["auto", "logistic", "softmax"] = "auto"
+    secret: bool = True
+
+    small: ClassVar[dict[str, Any]] = {"removals": 40, "batch_size": 20, "secret": False}
+
+    def fit(self, problem: Problem) -> Debiased:
+        train = self.training_data(problem)
+        auto: Link = "softmax" if problem.n_classes > 2 else "logistic"
+        model = CertifiedLogisticRegression(
+            self.lam, self.epsilon, self.delta, residual=self.residual, max_norm=self.max_norm,
+            loss=auto if self.loss == "auto" else self.loss,
+            generator=None if self.secret else torch.Generator().manual_seed(problem.seed),
+        ).fit(train.x, train.y, n_classes=problem.n_classes)  # fmt: skip
+        for batch in choose(train, self.removals, problem).split(self.batch_size):
+            model.remove(batch)
+        release, reason = model.release(), self._reason_uncertified(problem)
+        info = {
+            "certified": reason is None, "certified_reason": reason, "residual": self.residual,
+            "noise": release.certificate.noise,
+        }  # fmt: skip
+        return self._debiased(train, release, model.remaining, info)
 
     def _reason_uncertified(self, problem: Problem) -> str | None:
         """Say why the removal is not certified, or None if it is."""
@@ -107,9 +110,53 @@ class Certified(Method):
                 "the features come from an extractor that was trained on the removed samples: only the head has "
                 "forgotten them; model=linear works on the inputs"
             )
+        if problem.per_sample_inputs is None:
+            return (
+                "it is not known whether the inputs of the remaining samples were computed without the removed ones; "
+                "where they were, dataset.per_sample_inputs=true says so (dataset=features)"
+            )
+        if not problem.per_sample_inputs:
+            return "the inputs of the remaining samples were scaled or merged by statistics of the removed ones too"
         if not self.secret:
-            return "the perturbation was drawn from the seed, which the record holds: secret=true keeps it secret"
+            return "the noise was drawn from the seed, which the record holds: secret=true keeps it secret"
         return None
+
+
+@options
+class PublishedCertified(RemovalOfSurplus):
+    """The same by the procedure of Guo et al. (2020) as published, for comparison: its (ε, δ) does not hold.
+
+    It perturbs the objective, adds up a bound of what is left of removed samples, and trains anew when the budget is
+    spent. See `efface.unlearning.certified.published`. Perturbations come from the seed of the run.
+
+    Args:
+        sigma: standard deviation of the perturbation.
+    """
+
+    sigma: Annotated[float, Gt(0)] = 0.01
+
+    small: ClassVar[dict[str, Any]] = {"removals": 40, "batch_size": 20}
+
+    def fit(self, problem: Problem) -> Debiased:
+        train = self.training_data(problem)
+        model = PublishedRemoval(
+            self.lam, self.sigma, self.epsilon, self.delta, max_norm=self.max_norm,
+            generator=torch.Generator().manual_seed(problem.seed),
+        ).fit(train.x, train.y, n_classes=problem.n_classes)  # fmt: skip
+        batches = choose(train, self.removals, problem).split(self.batch_size)
+        steps = [model.remove(batch, retrain=True) for batch in batches]
+        first_retraining = next((i for i, step in enumerate(steps) if step.retrained), len(steps))
+        info = {
+            "certified": False,
+            "certified_reason": "the published procedure trains anew by a bound that depends on its own perturbation, "
+            "so that its (ε, δ) does not hold: method=certified",
+            "sigma": self.sigma, "budget_allowed": model.allowance, "budget_spent": model.spent,
+            "removed_before_retraining": sum(step.removed for step in steps[:first_retraining]),
+            "retrained": sum(step.retrained for step in steps), "cg_steps": sum(step.cg_steps for step in steps),
+        }  # fmt: skip
+        debiased = self._debiased(train, model.model, model.remaining, info)
+        debiased.arrays["budget_spent"] = torch.tensor([step.spent for step in steps], dtype=torch.float64)
+        return debiased
 
 
 def surplus(data: Features, n_classes: int, n_attributes: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from efface.unlearning.certified.objective import (
     Link,
     LossPoint,
-    PerturbedLoss,
+    PenalisedLoss,
     kept_factor,
     minimise,
     solve,
@@ -16,7 +16,7 @@ from efface.unlearning.certified.objective import (
 )
 
 
-def loss_of(link: Link, n: int = 200, p: int = 6, k: int = 3, **changed: Any) -> PerturbedLoss:
+def loss_of(link: Link, n: int = 200, p: int = 6, k: int = 3, **changed: Any) -> PenalisedLoss:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(n, p, generator=g, dtype=torch.float64) / p**0.5
     y = (x @ torch.randn(p, k, generator=g, dtype=torch.float64)).argmax(1)
@@ -24,10 +24,10 @@ def loss_of(link: Link, n: int = 200, p: int = 6, k: int = 3, **changed: Any) ->
         "x": x, "targets": torch.nn.functional.one_hot(y, k).double(), "l2": 0.5, "link": link,
         "perturbation": torch.randn(p, k, generator=g, dtype=torch.float64),
     }  # fmt: skip
-    return PerturbedLoss(**{**options, **changed})
+    return PenalisedLoss(**{**options, **changed})
 
 
-def hessian(loss: PerturbedLoss, theta: Tensor) -> Tensor:
+def hessian(loss: PenalisedLoss, theta: Tensor) -> Tensor:
     value = lambda t: loss.value(t, loss.x @ t)  # noqa: E731
     return torch.autograd.functional.hessian(value, theta).reshape(theta.numel(), -1)
 

@@ -1,8 +1,8 @@
-"""Regularised logistic and softmax regression with a linear perturbation, and the Newton steps that minimise it.
+"""Penalised logistic and softmax regression, with a linear perturbation or none, and the steps that minimise it.
 
 Over parameters θ `[p, k]`, on rows x_i of length p, with a perturbation B `[p, k]`,
 
-    L(θ) = Σ_i ℓ(θᵀ x_i, t_i) + Λ/2 ‖θ‖² + ⟨B, θ⟩,
+    L(θ) = Σ_i ℓ(θᵀ x_i, t_i) + Λ/2 ‖θ‖² + ⟨B, θ⟩,        B = 0 but for the published procedure,
 
 a sum, not a mean: Λ = λ n. ℓ is the sum of k binary cross-entropies (`logistic`: k = 1, or one against the rest), or
 the cross-entropy of a softmax over k classes. Λ > 0 makes L strongly convex: ‖∇L(θ)‖ bounds the distance to the
@@ -25,13 +25,14 @@ Link = Literal["logistic", "softmax"]
 _PRODUCTS = 1000
 _ROUNDING = 1e-13
 _SQUARINGS = 4
-_TRAINING_RTOL = 1e-2
+_RTOL = 1e-2
+"""How exactly a Newton step of `minimise` is solved for: the next one corrects its errors."""
 _PRICE = 32
 """Parameters of a row for which building a factor costs as much as one product with the Hessian."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbedLoss:
+class PenalisedLoss:
     """L and its derivatives on one set of rows."""
 
     x: Tensor
@@ -40,9 +41,9 @@ class PerturbedLoss:
     """`[n, k]` of 0 and 1."""
     l2: float
     """Λ > 0."""
-    perturbation: Tensor
-    """B `[p, k]`."""
     link: Link
+    perturbation: Tensor | None = None
+    """B `[p, k]`; None for 0."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return `[n, k]` of logits `[n, k]`."""
@@ -51,12 +52,13 @@ class PerturbedLoss:
     def value(self, theta: Tensor, logits: Tensor) -> Tensor:
         """Return L(θ), whose logits are given."""
         loss = torch.nn.functional.softplus(logits).sum() if self.link == "logistic" else logits.logsumexp(1).sum()
-        linear = (self.perturbation * theta).sum() - (self.targets * logits).sum()
-        return loss + linear + self.l2 / 2 * theta.square().sum()
+        loss = loss - (self.targets * logits).sum() + self.l2 / 2 * theta.square().sum()
+        return loss if self.perturbation is None else loss + (self.perturbation * theta).sum()
 
     def gradient(self, theta: Tensor, logits: Tensor) -> Tensor:
         """Return ∇L(θ) `[p, k]`, whose logits are given; 2npk operations."""
-        return self.x.mT @ (self.probabilities(logits) - self.targets) + self.l2 * theta + self.perturbation
+        gradient = self.x.mT @ (self.probabilities(logits) - self.targets) + self.l2 * theta
+        return gradient if self.perturbation is None else gradient + self.perturbation
 
     def curve(self, probabilities: Tensor, logits: Tensor) -> Tensor:
         """Apply the second derivative of ℓ, row by row, to a change of the logits `[n, k]`."""
@@ -81,20 +83,17 @@ class PerturbedLoss:
 
 
 class LossPoint:
-    """A `PerturbedLoss` at one θ.
+    """A `PenalisedLoss` at one θ.
 
     Args:
-        loss, theta: L and θ.
-        logits, gradient: those at θ, if they are known.
+        loss: L.
+        theta: θ.
     """
 
-    def __init__(
-        self, loss: PerturbedLoss, theta: Tensor, *, logits: Tensor | None = None, gradient: Tensor | None = None
-    ) -> None:
+    def __init__(self, loss: PenalisedLoss, theta: Tensor) -> None:
         self.loss, self.theta = loss, theta
         # Anew at each θ, so that the gradient is that of θ and rounding does not add up.
-        self.logits = loss.x @ theta if logits is None else logits
-        self._gradient = gradient
+        self.logits = loss.x @ theta
 
     @cached_property
     def value(self) -> float:
@@ -106,12 +105,10 @@ class LossPoint:
         """`[n, k]`"""
         return self.loss.probabilities(self.logits)
 
-    @property
+    @cached_property
     def gradient(self) -> Tensor:
-        """∇L(θ) `[p, k]`, computed from θ alone unless it was given."""
-        if self._gradient is None:
-            self._gradient = self.loss.gradient(self.theta, self.logits)
-        return self._gradient
+        """∇L(θ) `[p, k]`"""
+        return self.loss.gradient(self.theta, self.logits)
 
     def product(self) -> LinearMap:
         """Return v ↦ ∇²L(θ) v, `[p, k]`; 4npk operations for each v."""
@@ -150,9 +147,7 @@ def minimise(
     factor: StaleFactor[LossPoint],
     *,
     tol: float,
-    min_iter: int = 0,
     max_iter: int = 100,
-    rtol: float = _TRAINING_RTOL,
 ) -> tuple[LossPoint, Minimum, int]:
     """Take Newton steps until ‖∇L‖ <= tol (Frobenius), or no step lowers L any more.
 
@@ -160,16 +155,13 @@ def minimise(
         start: where to begin.
         factor: kept from one call to the next.
         tol: the gradient norm at which to stop.
-        min_iter, max_iter: steps at least, and at most.
-        rtol: how exactly each step is solved for.
+        max_iter: steps at most.
 
     Returns:
         The last point, where that is, and how many products with the Hessian were taken.
     """
-    steps = NewtonCg(factor, rtol=lambda _: rtol, max_products=_PRODUCTS)
-    point, minimum = newton.minimise(
-        start, [steps], tol=tol, min_iter=min_iter, max_iter=max_iter, norm=_frobenius, rounding=_ROUNDING
-    )
+    steps = NewtonCg(factor, rtol=lambda _: _RTOL, max_products=_PRODUCTS)
+    point, minimum = newton.minimise(start, [steps], tol=tol, max_iter=max_iter, norm=_frobenius, rounding=_ROUNDING)
     return point, minimum, steps.products
 
 

@@ -1,19 +1,22 @@
-"""Certified removal of training samples from a linear classifier (Guo et al., ICML 2020, arXiv 1911.03030).
+"""Certified removal of training samples from a linear classifier.
 
 The classifier minimises, over the weights θ of rows x̃ = (x, 1)/√2 with ‖x‖ <= 1,
 
-    L_B(θ; D) = Σ_{i in D} (ℓ(θ; x̃_i, y_i) + λ/2 ‖θ‖²) + ⟨B, θ⟩,        B ~ N(0, σ² I), secret,
+    L(θ; D) = Σ_{i in D} (ℓ(θ; x̃_i, y_i) + λ/2 ‖θ‖²),
 
-so that the intercept is perturbed and penalised too. What it may still know of a removed sample is in the gradient
-residual u = ∇L_B(θ; D′) on the remaining data D′: θ is the exact minimum for the perturbation B − u. Where ‖u‖ <= r,
-with r fixed beforehand, σ hides the difference from a model trained without the sample: densities are within e^±ε, but
-for a probability δ, if r / σ is at most `allowed_shift(ε, δ)` (theorem 3; above ε = 1 the analytic Gaussian mechanism).
-σ · allowed_shift(ε, δ) is the budget. Re-training too stops at a gradient norm, `tol`, which is added to ‖u‖.
+so that the intercept is penalised too. To remove samples is to minimise L on the remaining data D′ to the same fixed
+gradient norm r as training does. L is λ n-strongly convex, n = |D′|: the result is at most r / (λ n) from the exact
+minimum on D′, and 2r / (λ n) from any other model that was minimised to r, such as one that never saw the samples.
+Released weights carry noise that hides this distance: see `RemovalCertificate`.
+
+The definition of certified removal, and the objective, are those of Guo et al., "Certified data removal from machine
+learning models", ICML 2020, arXiv 1911.03030. The noise is calibrated as Balle & Wang, ICML 2018, theorem 8, do. The
+procedure of Guo et al., which perturbs the objective beforehand, is `published.PublishedRemoval`.
 """
 
-import math
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -21,231 +24,264 @@ import torch
 from torch import Tensor
 
 from efface import tensorfiles
-from efface.unlearning.certified.classifier import Budget as Budget
-from efface.unlearning.certified.classifier import Fit, PerturbedClassifier
-from efface.unlearning.certified.objective import (
-    LossPoint,
-    kept_factor,
-    minimise,
-    solve,
-    solve_error,
-    spectral_bound,
-)
+from efface.unlearning.certified.mechanism import gaussian
+from efface.unlearning.certified.objective import Link, LossPoint, kept_factor, minimise
+from efface.unlearning.certified.regression import Regression, require_positive
+from efface.unlearning.certified.release import CertifiedRelease, RemovalCertificate, require_weights
 from efface.unlearning.certified.rows import Rows, require_samples
 
-BOUND_RTOL = 1e-6
-"""How exactly Newton steps are solved for in `bound`, where the errors of all add up."""
-MEASURED_RTOL = 1e-3
-"""And in `measured`, where the next step corrects the errors of the last one."""
-
-_GAMMA = 0.25
-"""The published Lipschitz constant of the logistic loss's second derivative. (The least one is 1/(6√3) = 0.096.)"""
-_NEWTON_STEPS = 10
-_OPTIONS = ("lam", "sigma", "epsilon", "delta", "budget", "loss", "max_norm", "tol")
-
-
-class BudgetSpentError(RuntimeError):
-    """A removal would leave more of the removed samples than the budget hides; the model is as it was."""
+_OPTIONS = ("lam", "epsilon", "delta", "residual", "loss", "max_norm")
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What one call of `remove` did."""
+    """What one call of `remove` did. Its steps depend on what was removed: they are for the owner of the data."""
 
     removed: int
-    retrained: bool
-    """The budget was spent, and `retrain=True`: trained anew, with a fresh perturbation."""
-    spent: float
-    """What is held against the budget after it, in units of ‖u‖."""
     newton_steps: int
     cg_steps: int
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Where a removal would lead, and what would then be spent."""
+@dataclass
+class _State:
+    """What `CertifiedLogisticRegression` knows once it is fitted."""
 
-    point: LossPoint
-    spent: float
-    newton_steps: int
-    cg_steps: int
+    data: Rows
+    theta: Tensor
+    n_classes: int
+    has_removed: bool = False
+    releases: int = 0
+    """Since the first removal; before it, since training."""
 
 
-class CertifiedLogisticRegression(PerturbedClassifier):
-    """A linear classifier that can forget training samples, with an (ε, δ) certificate.
+class CertifiedLogisticRegression:
+    """A linear classifier that can forget training samples, with an (ε, δ) certificate for what it releases.
 
     Args:
-        lam: λ > 0, per sample.
-        sigma: standard deviation of the perturbation, > 0. The budget is proportional to it; so is the harm that it
-            does to accuracy, which is small while σ sqrt(p) is small beside λ n ‖θ‖.
-        epsilon, delta: the certificate's ε > 0 and δ in (0, 1).
-        budget: what is held against the budget.
-
-            `measured`: ‖u‖ itself, computed exactly at the current weights on the remaining data, in O(np). A removal
-            is one Newton step on the whole gradient, so that residuals do not add up; if it leaves too much, more steps
-            follow. It guarantees that a model is released only while it meets the theorem's condition, whatever steps
-            led to it.
-
-            `bound`: the published sum over removals of γ ‖X‖ ‖v‖ ‖Xv‖, v the Newton step of the removal (corollary 1),
-            plus the training residual and every step's ‖Hv − Δ‖, without which it would be no bound. It guarantees the
-            same through an upper bound that needs no knowledge of B; it is tens to thousands of times larger than ‖u‖,
-            and grows with each removal. Spectral norms are bounded from above.
-        loss: `logistic` for two classes, or one against the rest with one joint norm; `softmax` (`measured` only).
+        lam: λ > 0, the penalty per sample.
+        epsilon, delta: ε > 0 and δ in (0, 1) of one release.
+        residual: the gradient norm, of the sum over samples, that training and every removal reach. The noise is
+            proportional to it: 2 residual / (λ n · allowed_shift(ε, δ)) on every weight, 7e-7 for λ = 1e-3, n = 10,000,
+            ε = 1, δ = 1e-5.
+        loss: `logistic` for two classes, or one against the rest; `softmax`.
         max_norm: rows are divided by the larger of their length and this, so that ‖x‖ <= 1. 0 scales every row to
             length 1, as published. A number keeps relative lengths below it; choose it without a look at the data, or
             the scale of the rest remembers the sample that was the longest.
-        tol: gradient norm (of a sum over samples) at which training has to end; far below the budget.
-        generator: a seeded generator for the perturbations, for experiments that can be repeated: they are then as
-            secret as the seed. None: the operating system's entropy.
+        generator: a seeded generator for the noise, for experiments that can be repeated: the noise is then as secret
+            as the seed. None: the operating system's entropy.
 
-    The certificate is for the weights after each removal, and for requests that were fixed before training: whoever
-    chooses what to remove with a look at the weights knows something of B. `spent` and `gradient_norm()` depend on the
-    data and on B, and are for the owner of the data alone. Rounding in float64 is not accounted for.
+    `fit`, `remove` any number of times, and `release`. A removal is never refused, and its path needs no secrecy.
 
-    Cost of a removal: 4npk operations for each of 2 to 10 steps of conjugate gradients, whatever the number of samples
-    removed; now and then np² + p³ for a new preconditioner. p = d + 1; k is 1 for two logistic classes, else K.
-    Memory: n(p + 3k) + 2p² values of float64. A removed row is overwritten with zeros.
+    What the certificate says: of every sample that was removed, the release tells (ε, δ)-nothing that a model trained
+    without it would not tell.
+
+    What it does not say:
+
+    * Requests have to be fixed without a look at the model: whoever chooses what to remove by the weights, or by what
+      was released before, puts something of the removed samples into the choice.
+    * It is for each release. Who keeps k releases after a removal has δ = `certificate.delta_of(k)` at ε, and a release
+      from before a removal holds the sample, as it should.
+    * It is for `release()`, not for `exact_theta`, `gradient_norm()` and `save`, which are the owner's, nor for what a
+      `Removal` reports or how long it takes.
+    * Inputs have to be computed from each sample alone. Columns that were standardised, or an extractor that was
+      trained, with the removed samples remember them.
+    * Rounding in float64, of weights, gradients and noise, is not accounted for.
+
+    Safe under threads: one call at a time works on the model, and the others wait.
+
+    Cost of a removal: 4npk operations for each of some 5 to 20 steps of conjugate gradients, whatever the number of
+    samples removed; now and then np² + p³ for a new preconditioner. p = d + 1; k is 1 for two logistic classes, else K.
+    Memory: n(p + 3k) + 2p² values of float64. A removed row is overwritten with zeros. A release costs pk draws.
     """
 
-    @torch.no_grad()
-    def gradient_norm(self) -> float:
-        """Measure ‖u‖ anew; after loading an upper bound of it. For the owner of the data alone. 4npk operations."""
-        data, fit = self._rows, self._fit
-        loss = self._loss(data, data.n, fit.perturbation)
-        return fit.unknown + float(loss.gradient(fit.theta, loss.x @ fit.theta).norm())
+    def __init__(
+        self,
+        lam: float,
+        epsilon: float,
+        delta: float,
+        *,
+        residual: float = 1e-6,
+        loss: Link = "logistic",
+        max_norm: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        require_positive(residual=residual)
+        self._regression = Regression(lam=lam, loss=loss, max_norm=max_norm, tol=residual)
+        self.lam, self.epsilon, self.delta, self.residual = lam, epsilon, delta, residual
+        self.loss: Link = loss
+        self.max_norm = max_norm
+        self._certificate(n=1, releases=1)  # it checks ε and δ
+        self._generator = generator
+        self._lock = threading.RLock()
+        self._fitted: _State | None = None
+        self._factor = kept_factor(1, 1)
 
-    @torch.no_grad()
-    def remove(self, indices: Sequence[int] | Tensor, *, retrain: bool = False) -> Removal:
+    def fit(self, x: Tensor, y: Tensor, *, n_classes: int | None = None) -> Self:
+        """Train from scratch.
+
+        Args:
+            x: `[n, d]`; copied to float64.
+            y: labels `[n]` in 0 … K − 1.
+            n_classes: K; the largest label plus one if None, at least 2. Say it where removed samples may be the only
+                ones of a class, or the number of outputs tells of them.
+
+        Raises:
+            ValueError: shapes do not fit, x is not finite, a label is out of range.
+            ArithmeticError: `residual` cannot be reached in float64.
+        """
+        with self._lock, torch.no_grad():
+            data, k = self._regression.rows(x, y, n_classes)
+            trained = self._regression.train(data, data.n, k)
+            self._fitted, self._factor = _State(data, trained.theta, k), kept_factor(*trained.theta.shape)
+        return self
+
+    def remove(self, indices: Sequence[int] | Tensor) -> Removal:
         """Forget training samples; a batch costs about as much as a single one.
 
         Args:
             indices: their numbers, as they were counted in `fit`.
-            retrain: where the budget does not suffice, train anew on the rest with a fresh perturbation.
 
         Raises:
             IndexError: a number is out of range.
             ValueError: a number occurs twice, or has been removed before, or nobody would be left.
-            BudgetSpentError: the budget does not suffice, and `retrain` is false.
+            ArithmeticError: `residual` cannot be reached in float64.
 
         After an error the model is as it was.
         """
-        data = self._rows
-        slots = data.slots(indices)
-        if len(slots) == 0:
-            return Removal(0, False, self.spent, 0, 0)
-        n = data.park(slots)
-        step = (self._published_step if self.budget == "bound" else self._newton_steps)(data, n)
-        spent, point = step.spent, step.point
-        retrained = not spent <= self.allowance
-        if not retrained:
-            self._fitted = replace(self._fit, theta=point.theta, gradient=point.gradient, spent=spent)
-            data.logits[:n] = point.logits
-            data.forget(n)
-        elif retrain:
-            self._adopt(self._train(data, self.n_classes, n), data, self.n_classes, n)
-        else:
-            self.needs_retraining = True
-            raise BudgetSpentError(
-                f"removing {len(slots)} samples would bring the {self.budget} residual to {spent:.3g}, but the budget "
-                f"is {self.allowance:.3g}: retrain=True trains anew without them, under a fresh perturbation"
-            )
-        return Removal(len(slots), retrained, self.spent, step.newton_steps, step.cg_steps)
+        with self._lock, torch.no_grad():
+            state = self._state
+            slots = state.data.slots(indices)
+            if len(slots) == 0:
+                return Removal(0, 0, 0)
+            n = state.data.park(slots)
+            theta, newton_steps, cg_steps = self._refined(state, n)
+            state.theta = theta
+            state.data.forget(n)
+            if not state.has_removed:
+                state.has_removed, state.releases = True, 0
+            return Removal(len(slots), newton_steps, cg_steps)
 
-    @torch.no_grad()
-    def retrain(self) -> None:
-        """Train anew on the samples that are left, under a fresh perturbation and with the whole budget."""
-        data = self._rows
-        self._adopt(self._train(data, self.n_classes, data.n), data, self.n_classes, data.n)
+    def release(self) -> CertifiedRelease:
+        """Return the weights under fresh noise, with their certificate: this may be published."""
+        with self._lock, torch.no_grad():
+            state = self._state
+            certificate = self._certificate(n=state.data.n, releases=state.releases + 1)
+            noise = gaussian(tuple(state.theta.shape), self._generator).to(state.theta)
+            state.releases += 1
+            return CertifiedRelease(
+                theta=state.theta + certificate.noise * noise, n_classes=state.n_classes, loss=self.loss,
+                max_norm=self.max_norm, certificate=certificate,
+            )  # fmt: skip
 
-    def _leaving(self, data: Rows, n: int) -> Tensor:
-        """Return Δ: the part of ∇L that goes with the rows from n on, `[p, k]`."""
-        loss, rows = self._loss(data, data.n, self._fit.perturbation), slice(n, data.n)
-        residual = loss.probabilities(data.logits[rows]) - loss.targets[rows]
-        return loss.x[rows].mT @ residual + (data.n - n) * self.lam * self._fit.theta
+    @property
+    def exact_theta(self) -> Tensor:
+        """θ `[p, k]` without noise: for the owner of the data alone. `release()` is what may be published."""
+        with self._lock:
+            return self._state.theta.clone()
 
-    def _published_step(self, data: Rows, n: int) -> _Step:
-        """Take the Newton step H⁻¹Δ; spent is the bound of corollary 1 after it."""
-        fit, leaving = self._fit, self._leaving(data, n)
-        start = LossPoint(self._loss(data, n, fit.perturbation), fit.theta, logits=data.logits[:n])
-        solved = solve(start, leaving, self._factor, rtol=BOUND_RTOL)
-        step = solved.solution
-        per_column = _GAMMA * self._norm * step.norm(dim=0) * (start.loss.x @ step).norm(dim=0)
-        spent = fit.spent + float(per_column.norm()) + solve_error(start, leaving, step)
-        # Its gradient is not kept up to date: the bound needs none.
-        point = LossPoint(start.loss, fit.theta + step, gradient=fit.gradient)
-        return _Step(point, spent, newton_steps=1, cg_steps=solved.iterations)
+    @property
+    def remaining(self) -> Tensor:
+        """Numbers of the training samples that have not been removed, as they were counted in `fit`; sorted."""
+        with self._lock:
+            data = self._state.data
+            return data.ids[: data.n].sort().values
 
-    def _newton_steps(self, data: Rows, n: int) -> _Step:
-        """Take Newton steps, one if it suffices; spent is the residual that is measured after them."""
-        fit = self._fit
-        known = fit.unknown + self.tol
-        start = LossPoint(
-            self._loss(data, n, fit.perturbation), fit.theta,
-            logits=data.logits[:n], gradient=fit.gradient - self._leaving(data, n),
-        )  # fmt: skip
-        point, minimum, products = minimise(
-            start, self._factor, tol=self.allowance - known, min_iter=1, max_iter=_NEWTON_STEPS, rtol=MEASURED_RTOL
-        )
-        return _Step(point, minimum.grad_norm + known, newton_steps=minimum.iterations, cg_steps=products)
+    def gradient_norm(self) -> float:
+        """Measure ‖∇L(θ)‖ anew on the remaining data, at most `residual`. For the owner alone. 4npk operations."""
+        with self._lock, torch.no_grad():
+            return float(self._point(self._state, self._state.data.n).gradient.norm())
 
     def save(self, path: str | Path) -> None:
-        """Write weights, options, what is spent and the numbers of the samples left, to a safetensors file.
+        """Write the owner's file, atomically: exact weights, options, numbers and a digest of the remaining samples.
 
-        Neither the data nor the perturbation nor the residual are in it: the perturbation is what hides the residual,
-        and whoever has the data can compute each from the other.
+        It is not to be published, and holds no samples. What may be published is `release().save(path)`.
+
+        Raises:
+            OSError: the disk is full or read-only.
         """
-        tensors = {"theta": self._fit.theta, "remaining": self.remaining}
-        state = {
-            "n_classes": self.n_classes, "total": self._rows.total, "spent": self.spent,
-            "needs_retraining": self.needs_retraining, "digest": self._rows.digest,
-        }  # fmt: skip
-        options = {name: getattr(self, name) for name in _OPTIONS}
-        tensorfiles.write(path, tensors, kind=type(self).__name__, facts={"options": options, **state})
+        with self._lock:
+            state = self._state
+            facts = {
+                "options": {name: getattr(self, name) for name in _OPTIONS}, "n_classes": state.n_classes,
+                "total": state.data.total, "has_removed": state.has_removed, "releases": state.releases,
+                "digest": state.data.digest,
+            }  # fmt: skip
+            tensors = {"exact_theta": state.theta, "remaining": self.remaining}
+            tensorfiles.write(path, tensors, kind=CertifiedLogisticRegression.__name__, facts=facts)
 
     @classmethod
-    @torch.no_grad()
-    def load(
-        cls,
-        path: str | Path,
-        x: Tensor | None = None,
-        y: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Self:
-        """Read what `save` wrote.
+    def load(cls, path: str | Path, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Self:
+        """Read what `save` wrote, and go on.
+
+        The gradient at the saved weights is measured on the samples. If it is above `residual`, as another machine's
+        rounding may make it, the weights are refined: the certificate holds wherever they came from.
 
         Args:
             path: the file.
-            x, y: the training samples that are left, in the order of `remaining`: with them the model goes on removing,
-                without them it can predict. As the perturbation is not in the file, what had been spent stays spent
-                until the next re-training; what the gradient changes by from then on is known, and is added to it.
+            x, y: the training samples that are left, `[n, d]` and `[n]`, in the order of `remaining`.
             generator: see the class.
 
         Raises:
-            ValueError: the file is damaged, holds something else, or x and y are other samples.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged or holds something else, or x and y are other samples.
+            ArithmeticError: `residual` cannot be reached in float64.
         """
-        tensors, facts = tensorfiles.read(path, kind=cls.__name__)
-        theta, ids = tensors["theta"], tensors["remaining"]
-        model = cls(**facts["options"], generator=generator)
-        model.n_classes, model.needs_retraining = facts["n_classes"], facts["needs_retraining"]
-        model._remaining = ids
-        zero, unknown = torch.zeros_like(theta), facts["spent"] - model.tol
-        model._fitted, model._factor = Fit(theta, zero, zero, unknown, facts["spent"]), kept_factor(*theta.shape)
-        if x is None or y is None:
-            return model
+        tensors, facts = tensorfiles.read(path, kind=CertifiedLogisticRegression.__name__, device=x.device)
         y = require_samples(x, y)
-        if len(y) != len(ids):
+        try:
+            model = cls(**facts["options"], generator=generator)
+            theta, ids, n_classes = tensors["exact_theta"], tensors["remaining"], facts["n_classes"]
+            require_weights(theta, model.loss, n_classes)
+            _require_numbers(ids, facts["total"])
+            counted = facts["releases"], facts["has_removed"]
+            if not (isinstance(counted[0], int) and counted[0] >= 0 and isinstance(counted[1], bool)):
+                raise ValueError(f"releases is {counted[0]!r}, but must be an integer >= 0")
+            digest = facts["digest"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole saved model ({error}): save it again") from error
+        if len(y) != len(ids) or x.shape[1] != len(theta) - 1:
             raise ValueError(
-                f"x and y hold {len(y)} samples, but {path} has {len(ids)} left: give those of `remaining`"
+                f"x is {list(x.shape)}, but {path} has {len(ids)} samples of {len(theta) - 1} columns left: give those "
+                "of `remaining`"
             )
-        theta, zero = theta.to(x.device), zero.to(x.device)
-        data = Rows(x, y, ids=ids.to(x.device), total=facts["total"], max_norm=model.max_norm)
-        if data.digest != facts["digest"]:
+        data = Rows(x, y, ids=ids, total=facts["total"], max_norm=model.max_norm)
+        if data.digest != digest:
             raise ValueError(f"x and y are not the samples that {path} has left: give those of `remaining`, in order")
-        loss, data.logits = model._loss(data, data.n, zero), data.x @ theta
-        # It differs from B by the true residual, which is no longer than what had been spent.
-        stand_in = -loss.gradient(theta, data.logits)
-        model._fitted = Fit(theta, stand_in, zero, unknown, facts["spent"])
-        model._data = data
-        model._norm = spectral_bound(data.x) if model.budget == "bound" else math.inf
+        model._factor = kept_factor(*theta.shape)
+        model._fitted = _State(data, theta, n_classes, has_removed=counted[1], releases=counted[0])
+        with torch.no_grad():
+            model._fitted.theta, _, _ = model._refined(model._fitted, data.n)
         return model
+
+    def _refined(self, state: _State, n: int) -> tuple[Tensor, int, int]:
+        """Minimise on the first n rows from the present θ; return the new one, Newton steps and products taken."""
+        point, minimum, products = minimise(self._point(state, n), self._factor, tol=self.residual)
+        self._regression.require_reached(minimum.grad_norm)
+        return point.theta, minimum.iterations, products
+
+    def _point(self, state: _State, n: int) -> LossPoint:
+        """Return L on the first n rows at the present θ."""
+        return LossPoint(self._regression.objective(state.data, n, state.theta.shape[1]), state.theta)
+
+    def _certificate(self, *, n: int, releases: int) -> RemovalCertificate:
+        return RemovalCertificate(
+            epsilon=self.epsilon, delta=self.delta, lam=self.lam, residual=self.residual, n=n, releases=releases
+        )
+
+    @property
+    def _state(self) -> _State:
+        if self._fitted is None:
+            raise RuntimeError("the model has not been fitted: call fit(x, y) first")
+        return self._fitted
+
+
+def _require_numbers(ids: Tensor, total: int) -> None:
+    """Check the numbers of the remaining samples that were read from a file.
+
+    Raises:
+        ValueError: they are not different integers in 0 … total − 1, or there are none.
+    """
+    if ids.ndim != 1 or ids.dtype != torch.int64 or len(ids) == 0:
+        raise ValueError(f"remaining is {list(ids.shape)}, {ids.dtype}, but must be [n], int64, n > 0")
+    if int(ids.min()) < 0 or int(ids.max()) >= total or len(ids.unique()) < len(ids):
+        raise ValueError(f"remaining is not different numbers in 0 … {total - 1}")

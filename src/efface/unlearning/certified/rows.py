@@ -26,8 +26,6 @@ class Rows:
         self.x = augmented(x, max_norm).mT.contiguous().mT
         self.y = y.clone()
         self.ids = ids.clone()
-        self.logits = self.x.new_empty(self.n, 0)
-        """Logits of the current model, set by the caller that fits it."""
         self._digests = _digests(x, y)
         self._slot_of = torch.full((total,), -1, device=ids.device)
         self._slot_of[ids] = torch.arange(self.n, device=ids.device)
@@ -77,7 +75,7 @@ class Rows:
         tail = torch.arange(n, self.n, device=slots.device)
         leaving, staying = slots[slots < n], tail[~torch.isin(tail, slots)]
         one, other = torch.cat([leaving, staying]), torch.cat([staying, leaving])
-        for tensor in (self.x, self.y, self.ids, self.logits, self._digests):
+        for tensor in (self.x, self.y, self.ids, self._digests):
             tensor[one] = tensor[other]
         self._slot_of[self.ids[one]] = one
         return n
@@ -85,7 +83,7 @@ class Rows:
     def forget(self, n: int) -> None:
         """Keep the first n, and overwrite the others with zeros."""
         self._slot_of[self.ids[n : self.n]] = -1
-        for tensor in (self.x, self.y, self.logits, self._digests):
+        for tensor in (self.x, self.y, self._digests):
             tensor[n : self.n] = 0
         self.n = n
 
