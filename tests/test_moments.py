@@ -148,13 +148,13 @@ def test_error_does_not_grow_with_the_rows_of_one_batch() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.rand(3_000_000, 1, generator=g)
     exact = float(np.var(x.double().numpy(), ddof=1))
-    assert float(moments((x, x), dtype=torch.float32).cov_xx()) == pytest.approx(exact, rel=2e-6)
+    assert float(moments((x, x), dtype=torch.float32).cov_xx()) == pytest.approx(exact, rel=1e-7)
 
 
 # --- Labels ---
 
 
-@pytest.mark.parametrize("k", [3, 5000])
+@pytest.mark.parametrize("k", [3, 600])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_labels_count_as_their_one_hot_columns(k: int, weighted: bool) -> None:
     x, _, w = data()

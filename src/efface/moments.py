@@ -352,6 +352,25 @@ class Moments:
         mean = (self._sum_z / self._total())[None]
         return (self._dense_zz() - self.weight * (mean.mH @ mean)) / self._divisor(unbiased)
 
+    def var_x(self, *, unbiased: bool = True) -> Tensor:
+        """Return the diagonal of `cov_xx`, `[x_dim]`, real, at the cost of O(x_dim)."""
+        if self._xx is None:
+            raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")
+        mean = self._sum_x / self._total()
+        centred = self._xx.diagonal().real - self.weight * mean.abs().square()
+        return (centred / self._divisor(unbiased)).clamp_min(0)
+
+    def var_z(self, *, unbiased: bool = True) -> Tensor:
+        """Return the diagonal of `cov_zz`, `[z_dim]`, real, at the cost of O(z_dim)."""
+        squares = self._sum_z if self._zz is None else self._zz.diagonal()
+        mean = self._sum_z / self._total()
+        return ((squares.real - self.weight * mean.abs().square()) / self._divisor(unbiased)).clamp_min(0)
+
+    @property
+    def bessel(self) -> float:
+        """The factor by which unbiased covariances are larger than those that divide by Σw."""
+        return float(self.weight / self._divisor(unbiased=True))
+
     def _total(self) -> Tensor:
         if self.weight <= 0:
             raise ValueError("no samples yet: call update() with at least one sample of positive weight")

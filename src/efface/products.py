@@ -12,8 +12,10 @@ _BLOCKED_FROM = 256
 _CHUNK_BYTES = 8 << 20
 # So many rows are summed in the working dtype, and then in float64: without it the error grows with the rows.
 _PART_ROWS = 16_384
-# So many rows of a class are added one by one: their rounding, too, grows with their number.
-_CLASS_ROWS = 512
+# Products with few columns, and sums of a class, are added up row by row, whose rounding grows with the rows too (5e-6
+# at 16,384): so many at a time, and then in float64, which costs nothing. From _WIDE_FROM columns BLAS works in blocks.
+_SUMMED_ROWS = 512
+_WIDE_FROM = 128
 
 Sums = dict[str, Tensor]
 
@@ -62,7 +64,8 @@ class Batch:
     def _products(self, dtype: torch.dtype) -> Sums:
         """Sum the products, formed in `dtype`."""
         d = self.x.shape[1]
-        xx = self.x.new_zeros(d, d, dtype=dtype) if self.track_xx else None
+        exact = torch.promote_types(dtype, torch.float64) if d < _WIDE_FROM else dtype
+        xx = self.x.new_zeros(d, d, dtype=exact) if self.track_xx else None
         columns = d if d < _BLOCKED_FROM else 256 if d < 4096 else 512
         rows = max(_CHUNK_BYTES // (max(d, 1) * dtype.itemsize), 512)
         total: Sums = {}
@@ -71,7 +74,9 @@ class Batch:
             u = chunk.x.to(dtype) - self.shift_x.to(dtype)
             w = None if chunk.weight is None else chunk.weight.to(dtype)[:, None]
             wu = u if w is None else w * u
-            if xx is not None:
+            if xx is not None and d < _WIDE_FROM:
+                xx.add_(_in_blocks(wu, u))
+            elif xx is not None:
                 for i in range(0, d, columns):
                     xx[i : i + columns, i:].addmm_(wu[:, i : i + columns].mH, u[:, i:])
             sums = chunk._class_sums(wu, w) if chunk.z.ndim == 1 else chunk._concept_sums(u, w)
@@ -86,14 +91,14 @@ class Batch:
         # short side first BLAS is several times faster than for Σ(x, z).
         v1 = torch.cat([v, v.new_ones(len(v), 1)], 1)
         v1 = v1 if w is None else w * v1
-        zx, zz = v1.mH @ u, v1.mH @ v
+        zx, zz = _in_blocks(v1, u), _in_blocks(v1, v)
         return {"_sum_x": zx[k], "_sum_z": zz[k], "_zx": zx[:k], "_zz": zz[:k]}
 
     def _class_sums(self, wu: Tensor, w: Tensor | None) -> Sums:
         """Sum weighted rows by label, and count the labels: what one-hot columns would give, without them."""
         k, n = self.classes, len(wu)
         wide = torch.promote_types(wu.dtype, torch.float64)
-        copies = max(1, min(n // _CLASS_ROWS, n // k))
+        copies = max(1, min(n // _SUMMED_ROWS, n // k))
         place = self.z * copies + torch.arange(n, device=wu.device) % copies
         zx = wu.new_zeros(k * copies, wu.shape[1]).index_add_(0, place, wu).view(k, copies, -1).sum(1, dtype=wide)
         ones = wu.new_ones(n, dtype=wide) if w is None else w[:, 0].to(wide)
@@ -108,7 +113,7 @@ class Batch:
         limits = torch.finfo(dtype)
         xx, zz = (sums[name].diagonal().real if name in sums else None for name in ("_xx", "_zz"))
         checked = [sums["_sum_x"], sums["_sum_z"], sums["_zx"], *(s for s in (xx, zz) if s is not None)]
-        if not all(bool(torch.isfinite(values).all()) for values in checked):
+        if not bool(torch.isfinite(torch.stack([values.sum() for values in checked]).sum())):
             return False
         weight = float(len(self.x))
         if self.weight is not None:
@@ -122,6 +127,17 @@ class Batch:
             xx = sums["_zx"].abs().amax(0)
         pairs = ((self.x, self.shift_x, xx), (self.z, self.shift_z, zz))
         return not any(_loses_digits(a, shift, squares, floor) for a, shift, squares in pairs if squares is not None)
+
+
+def _in_blocks(a: Tensor, b: Tensor) -> Tensor:
+    """Compute aᴴ b `[p, q]` of a `[n, p]` and b `[n, q]`: blocks of rows in their dtype, their sum in float64."""
+    if len(a) < 2 * _SUMMED_ROWS:
+        return a.mH @ b
+    wide = torch.promote_types(a.dtype, torch.float64)
+    whole = len(a) - len(a) % _SUMMED_ROWS
+    blocks = (m[:whole].view(whole // _SUMMED_ROWS, _SUMMED_ROWS, m.shape[1]) for m in (a, b))
+    total = torch.matmul(next(blocks).mH, next(blocks)).sum(0, dtype=wide)
+    return total + a[whole:].mH @ b[whole:]
 
 
 def _loses_digits(a: Tensor, shift: Tensor, squares: Tensor, floor: float) -> bool:
