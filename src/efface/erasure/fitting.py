@@ -4,6 +4,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
@@ -71,12 +72,34 @@ def require_labels(x: Tensor, z: Tensor) -> Tensor:
     return y.to(x.device)
 
 
+def check_weight(weight: Tensor | None, x: Tensor) -> None:
+    """Check importance weights `[n]` of x `[n, d]`; None stands for equal ones.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are not one for each row, negative, not finite, or all zero.
+    """
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight is a {type(weight).__name__}, but must be a tensor [{len(x)}], one for each sample")
+    if weight.shape != (len(x),):
+        raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(x)}], one for each sample")
+    if not bool((weight >= 0).all()) or not 0 < float(weight.sum()) < float("inf"):
+        raise ValueError("weight has negative or non-finite values, or is all zero: give importance weights >= 0")
+
+
 def check_rank(rank: int, x: Tensor) -> int:
     """Return `rank` if that many directions can be removed from x `[n, d]`.
 
     Raises:
+        TypeError: it is not an integer.
         ValueError: unless 1 <= rank < d.
     """
+    try:
+        rank = index(rank)
+    except TypeError:
+        raise TypeError(f"rank is {rank!r}, but must be an integer: how many directions to remove") from None
     if not 1 <= rank < x.shape[1]:
         raise ValueError(f"rank is {rank}, but must lie in 1 … {x.shape[1] - 1}, so that something is erased and left")
     return rank
