@@ -269,3 +269,12 @@ def test_values_too_small_for_float64_are_refused() -> None:
     with pytest.raises(ValueError, match="z has values so large or small"):
         m.update(x, z * 1e-160)
     assert m.count == 0
+
+
+def test_a_column_that_is_exactly_uncorrelated_is_no_underflow() -> None:
+    x = torch.tensor([[1.0, 0.5], [-1.0, 0.25], [1.0, 0.125], [-1.0, 3.0]])
+    z = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+    moments = Moments(2, 1, track_xx=False)
+    moments.update(x, z)
+    assert float(moments.cov_xz()[0, 0]) == 0
+    assert float(moments.cov_xz()[1, 0]) != 0

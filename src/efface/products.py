@@ -124,7 +124,8 @@ class Batch:
                 return False
         floor = weight * limits.tiny / limits.eps
         if xx is None and self.z.ndim == 2 and self.classes:
-            xx = sums["_zx"].abs().amax(0)
+            # Σ(z, x) cannot stand in: it may be exactly 0 for a column that varies.
+            xx = (self.x.to(dtype) - self.shift_x.to(dtype)).abs().square().sum(0)
         pairs = ((self.x, self.shift_x, xx), (self.z, self.shift_z, zz))
         return not any(_loses_digits(a, shift, squares, floor) for a, shift, squares in pairs if squares is not None)
 
