@@ -135,3 +135,146 @@ def test_too_few_samples_raise() -> None:
     m.update(torch.zeros(1, 2), torch.zeros(1, 1))
     with pytest.raises(ValueError, match="at least two samples"):
         m.cov_xx()
+
+
+def test_effective_number_of_samples_is_that_of_kish() -> None:
+    x, z, _ = data(3)
+    assert moments((x, z, torch.tensor([1.0, 2.0, 3.0]))).n_eff == pytest.approx(36 / 14)
+    assert moments((x, z)).n_eff == 3
+    assert Moments(7, 3).n_eff == 0
+
+
+def test_error_does_not_grow_with_the_rows_of_one_batch() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(3_000_000, 1, generator=g)
+    exact = float(np.var(x.double().numpy(), ddof=1))
+    assert float(moments((x, x), dtype=torch.float32).cov_xx()) == pytest.approx(exact, rel=1e-7)
+
+
+# --- Labels ---
+
+
+@pytest.mark.parametrize("k", [3, 600])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_count_as_their_one_hot_columns(k: int, weighted: bool) -> None:
+    x, _, w = data()
+    g = torch.Generator().manual_seed(1)
+    y = torch.randint(k, (500,), generator=g)
+    one_hot = torch.nn.functional.one_hot(y, k).double()
+    weight = (w,) if weighted else ()
+    expected = moments((x, one_hot, *weight))
+    counted = Moments(7, k, dtype=torch.float64)
+    for rows in (slice(0, 2), slice(2, 300), slice(300, 300), slice(300, 500)):
+        counted.update(x[rows], y[rows].int(), *(v[rows] for v in weight))
+    assert counted.has_labels
+    assert_same(counted, expected)
+    # Merged in either order, or followed by a matrix, they are a matrix.
+    parts = [moments((x[200:], one_hot[200:], *(v[200:] for v in weight))), Moments(7, k, dtype=torch.float64)]
+    parts[1].update(x[:200], y[:200], *(v[:200] for v in weight))
+    for one, other in (parts, parts[::-1]):
+        both = Moments(7, k, dtype=torch.float64)
+        both.merge(one)
+        both.merge(other)
+        assert not both.has_labels
+        assert_same(both, expected, rtol=1e-11)
+    parts[1].update(x[200:300], one_hot[200:300], *(v[200:300] for v in weight))
+    parts[1].update(x[300:], y[300:], *(v[300:] for v in weight))
+    assert_same(parts[1], expected, rtol=1e-11)
+
+
+def test_class_sums_of_float32_are_as_precise_as_products() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(100_000, 3, generator=g)
+    y = (torch.rand(100_000, generator=g) < 0.999).long()
+    m = Moments(3, 2)
+    m.update(x, y)
+    expected = np.cov(x.double().numpy(), y.double().numpy(), rowvar=False)[:3, 3]
+    np.testing.assert_allclose(m.cov_xz()[:, 1], expected, atol=1e-9)
+
+
+def test_a_million_classes_take_memory_for_their_means_only() -> None:
+    m = Moments(4, 1_000_000)
+    y = torch.arange(2000) * 499
+    m.update(torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)), y)
+    assert m.cov_xz().shape == (4, 1_000_000)
+    sizes = [v.numel() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    assert max(sizes) == 4_000_000
+
+
+def test_labels_out_of_range_are_refused() -> None:
+    m = Moments(7, 3)
+    for label in (-1, 3, 10**9):
+        with pytest.raises(ValueError, match=rf"z has labels from .*{label}.*, but they must lie in 0 … 2"):
+            m.update(torch.zeros(2, 7), torch.tensor([1, label]))
+    assert m.count == 0
+
+
+# --- Scales ---
+
+
+@pytest.mark.parametrize("track_xx", [True, False])
+@pytest.mark.parametrize("concept", ["matrix", "labels"])
+@pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e-18, 1.0, 1e18, 1e35])
+def test_squares_may_leave_the_range_of_float32(scale: float, concept: str, track_xx: bool) -> None:
+    x, z, _ = data(dtype=torch.float32)
+    z = z if concept == "matrix" else torch.arange(500) % 3
+    plain, scaled = (Moments(7, 3, track_xx=track_xx) for _ in range(2))
+    plain.update(x, z)
+    for rows in (slice(0, 100), slice(100, 500)):
+        scaled.update((x * scale)[rows], z[rows])
+    torch.testing.assert_close(scaled.cov_xz() / scale, plain.cov_xz(), rtol=1e-5, atol=1e-5)
+    if track_xx:
+        torch.testing.assert_close(scaled.cov_xx() / scale / scale, plain.cov_xx(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e18])
+def test_columns_concepts_and_weights_of_any_scale(scale: float) -> None:
+    x, z, w = data(dtype=torch.float32)
+    units = torch.ones(7).index_fill(0, torch.tensor([2, 5]), scale)
+    plain = moments((x, z, w), dtype=torch.float32)
+    scaled = moments((x * units, z * scale, w * scale), dtype=torch.float32)
+    assert scaled.n_eff == pytest.approx(plain.n_eff)
+    torch.testing.assert_close(scaled.cov_xz() / units[:, None].double() / scale, plain.cov_xz(), rtol=1e-5, atol=1e-5)
+    std = units.double()[:, None]
+    torch.testing.assert_close(scaled.cov_xx() / std / std.mT, plain.cov_xx(), rtol=1e-5, atol=1e-5)
+
+
+def test_column_of_two_opposite_tiny_values_is_no_constant() -> None:
+    x = torch.tensor([[1e-25], [-1e-25]]).repeat(50, 1)
+    assert float(moments((x, x[:, :0]), dtype=torch.float32).cov_xx()) == pytest.approx(1e-50 * 100 / 99)
+
+
+@pytest.mark.parametrize(
+    ("x_scale", "z_scale", "weight", "message"),
+    [
+        (1e160, 1.0, None, r"x has values of size \de\+16\d in column 0"),
+        (1.0, 1e160, None, "z has values so large or small"),
+        (1.0, 1.0, 1e152, "z or weight has values so large or small"),
+        (1.0, 1.0, 1e200, "weight has values so large"),
+    ],
+)
+def test_refused_scale_changes_nothing(x_scale: float, z_scale: float, weight: float | None, message: str) -> None:
+    x, z, w = data()
+    m = moments((x, z))
+    with pytest.raises(ValueError, match=message):
+        m.update(x * x_scale, z * z_scale, None if weight is None else w * weight)
+    assert_same(m, moments((x, z)))
+
+
+def test_values_too_small_for_float64_are_refused() -> None:
+    x, z, _ = data()
+    m = Moments(7, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"x has values of size \de-1\d\d in column 0"):
+        m.update(x * 1e-160, z)
+    with pytest.raises(ValueError, match="z has values so large or small"):
+        m.update(x, z * 1e-160)
+    assert m.count == 0
+
+
+def test_a_column_that_is_exactly_uncorrelated_is_no_underflow() -> None:
+    x = torch.tensor([[1.0, 0.5], [-1.0, 0.25], [1.0, 0.125], [-1.0, 3.0]])
+    z = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+    moments = Moments(2, 1, track_xx=False)
+    moments.update(x, z)
+    assert float(moments.cov_xz()[0, 0]) == 0
+    assert float(moments.cov_xz()[1, 0]) != 0

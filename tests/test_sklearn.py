@@ -23,6 +23,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return {"check_sample_weight_equivalence_on_dense_data": "the game ends within `tol` of a stationary point"}
 
 
+@pytest.mark.filterwarnings("ignore:.* erases y itself", "ignore:the concept covaries with")
 @parametrize_with_checks(
     [LEACE(), LEACE(shrinkage=False, affine=False), SAL(), OracleLEACE(), RLACE(), RLACE(solver="squared")],
     expected_failed_checks=expected_failures,
@@ -73,6 +74,7 @@ def test_leace_transformer_applies_the_leace_eraser() -> None:
         np.testing.assert_allclose(erased, efface.LeaceEraser.fit(x, z, shrinkage=shrinkage)(x))
 
 
+@pytest.mark.filterwarnings("ignore:the concept covaries with 2 directions")
 def test_several_columns_are_erased_jointly() -> None:
     X, y, sex = people()
     both = pd.DataFrame({"sex": sex, "y": y, "age": X["c"] + np.random.default_rng(1).normal(size=len(X))})
@@ -149,3 +151,106 @@ def test_rlace_transformer_applies_the_rlace_eraser() -> None:
     assert reads(rlace.transform(X), sex) < 1e-6
     with pytest.raises(ValueError, match="must have more than rank = 4"):
         RLACE(rank=4).fit(X, sensitive_features=sex)
+
+
+# --- What the concept is ---
+
+
+def mixed(n: int = 2000) -> tuple[np.ndarray, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    concepts = pd.DataFrame(
+        {
+            "race": rng.integers(0, 5, n),
+            "age": rng.uniform(18, 90, n),
+            "sex": rng.choice(["f", "m"], n),
+            "vip": rng.random(n) < 0.3,
+        }
+    )
+    X = rng.normal(size=(n, 20))
+    X[:, 0] += 3 * (concepts["race"] == 2)
+    X[:, 1] += concepts["age"] / 20
+    X[:, 2] += 2 * (concepts["sex"] == "m")
+    X[:, 3] += 2 * concepts["vip"]
+    return X, concepts
+
+
+@pytest.mark.parametrize(
+    ("names", "rank"),
+    [(["race"], 4), (["race", "age"], 5), (["sex", "age"], 2), (["race", "sex", "age", "vip"], 7)],
+)
+def test_each_column_of_a_frame_is_read_by_its_own_dtype(names: list[str], rank: int) -> None:
+    X, concepts = mixed()
+    for frame in (concepts, concepts.convert_dtypes(), concepts.astype(object), concepts.astype({"sex": "category"})):
+        leace = LEACE().fit(X, sensitive_features=frame[names])
+        assert leace.eraser_.rank == rank
+        erased = leace.transform(X)
+        for name in names:
+            if name == "age":
+                assert abs(np.corrcoef(erased[:, 1], concepts["age"])[0, 1]) < 1e-12
+            else:
+                assert reads(erased, concepts[name] == concepts[name].iloc[0]) < 1e-6
+    rows = [list(row) for row in concepts[names].itertuples(index=False)]
+    np.testing.assert_allclose(LEACE().fit(X, sensitive_features=rows).transform(X), erased)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["f", 1, 2.5, "m"], "hold float and int and str values in column 0"),
+        ([None, "f", "m", "f"], "1 missing"),
+        ([float("nan"), "f", "m", "f"], "1 missing"),
+        ([pd.NA, "f", "m", pd.NA], "2 missing"),
+        (np.array([0, np.inf, 1, 1]), "1 missing, NaN or infinite values in column 0"),
+        (pd.Series([1, None, 2, 1], dtype="Int64"), "1 missing"),
+        (np.array([1j, 2, 3, 4]), "dtype complex128"),
+        (np.array(["2020-01-01"] * 4, dtype="M8[D]"), "dtype datetime64"),
+        (pd.DataFrame(index=range(4)), "no columns"),
+    ],
+)
+def test_concept_that_cannot_be_read_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LEACE().fit(np.eye(4), sensitive_features=values)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "given", "message"),
+    [
+        (["A", "B"], ["AB", "B"], r"hold \['AB'\]"),
+        (["fem", "mal"], ["female", "mal"], r"hold \['female'\]"),
+        ([0, 1], [0.7, 1.0], r"hold \[0.7\]"),
+        ([0, 1], [2, 1], r"hold \[2\]"),
+        ([0, 1], ["0", "1"], r"hold \['0', '1'\]"),
+        (["0", "1"], [0, 1], r"hold \[0, 1\]"),
+        ([True, False], [7, 0], r"hold \[7\]"),
+        ([0.5, 1.5], ["a", "b"], "hold strings in column 0, which held numbers in fit"),
+    ],
+)
+def test_unseen_categories_are_compared_before_any_cast(fitted: list[Any], given: list[Any], message: str) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    oracle = OracleLEACE().fit(X, sensitive_features=fitted * 20)
+    expected = oracle.transform(X, sensitive_features=fitted * 20)
+    np.testing.assert_allclose(oracle.transform(X, sensitive_features=np.array(fitted * 20)), expected)
+    with pytest.raises(ValueError, match=message):
+        oracle.transform(X, sensitive_features=given * 20)
+
+
+def test_concepts_of_unlike_units_are_both_erased_in_float32() -> None:
+    rng = np.random.default_rng(0)
+    sex = rng.integers(0, 2, 3000)
+    income = 30_000 + 20_000 * rng.normal(size=3000) + 5000 * sex
+    X = rng.normal(size=(3000, 8))
+    X[:, 0] += 2 * sex
+    X[:, 1] += income / 20_000
+    X = X.astype(np.float32)
+    both = pd.DataFrame({"income": income, "sex": sex})
+    for transformer in (LEACE(), SAL(), OracleLEACE()):
+        kwargs = {"sensitive_features": both} if isinstance(transformer, OracleLEACE) else {}
+        erased = transformer.fit(X, sensitive_features=both).transform(X, **kwargs)
+        left = np.corrcoef(erased.astype(np.float64), both.to_numpy(), rowvar=False)[:8, 8:]
+        assert np.abs(left).max() < 1e-5
+
+
+def test_pipeline_without_the_attribute_warns_that_it_erases_the_target() -> None:
+    X, y, _ = people()
+    with pytest.warns(UserWarning, match="LEACE erases y itself, the target, as no sensitive_features were given"):
+        make_pipeline(StandardScaler(), LEACE(), LogisticRegression()).fit(X, y)

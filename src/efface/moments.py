@@ -1,7 +1,8 @@
 """Streaming, mergeable, weighted first and second moments of a pair (x, z).
 
 These are all the statistics that an eraser needs: n, the means, Cov(x), Cov(x, z) and Cov(z). Batches may come in any
-number and order, and two accumulators merge exactly.
+number and order, and two accumulators merge exactly. Labels are counted: of k classes n counts and k sums of x are
+kept, and Cov(z) = diag(π) − ππᵀ is not stored.
 
 Products of a batch are formed in the working dtype (float32 unless the data are wider), which is where the time goes;
 they are summed in float64, so that a state of a billion samples still registers a batch. A fixed shift, the mean of the
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from efface.products import Batch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -21,11 +25,6 @@ WeightKind = Literal["importance", "frequency"]
 """What a weight means. `importance`: how much a sample counts; n samples of unequal weight are worth fewer than n.
 `frequency`: how often a sample was seen; the weights sum to the number of samples."""
 
-# Σ is symmetric: only the upper block triangle is formed, in block rows, over chunks of rows. Measured in turn against
-# one `x.T @ x`, n = 20,000, everything included: 1.4 times its time at d = 256, .9 at 768, .8 at 2,048. Chunks of half
-# a megabyte to two, and of 32, are up to a fifth slower. Fewer than _BLOCKED_FROM columns are one product.
-_BLOCKED_FROM = 256
-_CHUNK_BYTES = 8 << 20
 _SHIFT_ROWS = 512
 
 
@@ -73,11 +72,36 @@ def require_finite(x: Tensor, name: str) -> None:
         )
 
 
+def require_classes(z: Tensor, k: int) -> None:
+    """Check labels.
+
+    Raises:
+        ValueError: a label is not in 0 … k − 1.
+    """
+    low, high = (int(z.min()), int(z.max())) if z.numel() else (0, 0)
+    if low < 0 or high >= k:
+        raise ValueError(f"z has labels from {low} to {high}, but they must lie in 0 … {k - 1}")
+
+
+def _out_of_range(x: Tensor, shift: Tensor, weight: Tensor | None) -> str:
+    """Say which columns of x `[n, d]` have squares outside the range of float64, else that z or the weights have."""
+    size = (x - shift).abs().amax(0).double()
+    limits = torch.finfo(torch.float64)
+    bad = (size > limits.max**0.45) | ((size > 0) & (size < limits.tiny**0.45))
+    if bad.any():
+        name = f"x has values of size {float(size[bad][0]):.1g} in column {int(bad.nonzero()[0])}"
+    else:
+        name = "z has values" if weight is None else "z or weight has values"
+    return f"{name} so large or small that products leave the range of float64: scale them to about 1 first"
+
+
 def _checked_weight(weight: Tensor, n: int) -> Tensor:
     if weight.shape != (n,):
         raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{n}], one for each sample")
     if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
         raise ValueError("weight has negative or non-finite values: importance weights are >= 0")
+    if not bool(torch.isfinite(weight.double().square().sum())):
+        raise ValueError("weight has values so large that their squares overflow: scale them to about 1 first")
     return weight
 
 
@@ -97,7 +121,8 @@ class Moments:
         track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
         weights: what the weights mean; see `WeightKind`.
 
-    Memory: 8 x_dim² bytes for Cov(x); while a batch is added, x_dim² numbers of the working dtype and 8 MiB.
+    Memory: 8 x_dim² bytes for Cov(x), 8 x_dim z_dim for Cov(x, z), and 8 z_dim² for Cov(z) unless z is labels; while a
+    batch is added, x_dim² numbers of the working dtype and 8 MiB.
     """
 
     def __init__(
@@ -127,36 +152,53 @@ class Moments:
         self._sum_z = torch.zeros(z_dim, device=device, dtype=sums)
         # Only the upper block triangle of _xx is meaningful until `cov_xx` mirrors it.
         self._xx = torch.zeros(x_dim, x_dim, device=device, dtype=sums) if track_xx else None
-        self._xz = torch.zeros(x_dim, z_dim, device=device, dtype=sums)
-        self._zz = torch.zeros(z_dim, z_dim, device=device, dtype=sums)
+        self._zx = torch.zeros(z_dim, x_dim, device=device, dtype=sums)
+        # None as long as z was labels: then Σ(z, z) is diagonal, and its diagonal is _sum_z.
+        self._zz: Tensor | None = None
 
     @torch.no_grad()
     def update(self, x: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
-        """Add a batch: x `[n, x_dim]`, z `[n, z_dim]`, weights `[n]` (all 1 if None).
+        """Add a batch.
+
+        Args:
+            x: `[n, x_dim]`
+            z: `[n, z_dim]`, or labels `[n]` in 0 … z_dim − 1, which stand for their one-hot columns.
+            weight: `[n]`; all 1 if None.
 
         Raises:
-            ValueError: shapes do not fit, values are not finite, or a weight is negative. The sums are then unchanged.
+            ValueError: shapes do not fit, values are not finite, a label is out of range, a weight is negative, or the
+                squares of values leave the range of float64. The sums are then unchanged.
         """
-        x = as_matrix(x, self.x_dim, "x").to(self._xz.device, self.dtype)
-        z = as_matrix(z, self.z_dim, "z").to(self._xz.device, self.dtype)
+        x = as_matrix(x, self.x_dim, "x").to(self.device, self.dtype)
+        z = self._concept(z)
         if len(x) != len(z):
             raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
         weight = None if weight is None else _checked_weight(weight, len(x)).to(x.device, torch.float64)
         if len(x) == 0:
             return
+        shift_x, shift_z = self._shift_x, self._shift_z
         if self.count == 0:
-            # Any shift near the mean will do; it is fixed from here on.
-            shift_x, shift_z = x[:_SHIFT_ROWS].mean(0), z[:_SHIFT_ROWS].mean(0)
-        else:
-            shift_x, shift_z = self._shift_x, self._shift_z
-        batch_sums = self._products(x, z, weight, shift_x, shift_z)
-        # Sums are finite unless a term is not: no pass of its own over the data.
-        if not all(bool(torch.isfinite(batch_sums[name]).all()) for name in ("_sum_x", "_sum_z")):
+            # Any shift near the mean will do; it is fixed from here on. Labels are counted, and need none.
+            shift_x = self._mean_of_first(x)
+            shift_z = self._mean_of_first(z) if z.ndim == 2 else torch.zeros_like(shift_z)
+        present = None
+        if z.ndim == 1 and self.z_dim > len(x):  # work with the classes that occur
+            present, z = z.unique(return_inverse=True)
+        classes = self.z_dim if present is None else len(present)
+        sums = Batch(x, z, weight, classes, shift_x, shift_z, self._xx is not None).sums(self._zx.dtype)
+        if sums is None:
             require_finite(x, "x")
             require_finite(z, "z")
+            raise ValueError(_out_of_range(x, shift_x, weight))
         self._shift_x, self._shift_z = shift_x, shift_z
-        for name, value in batch_sums.items():
-            getattr(self, name).add_(value)
+        if z.ndim == 2 and self._zz is None:
+            self._zz = torch.diag(self._sum_z)
+        for name, value in sums.items():
+            total = getattr(self, name)
+            if present is not None and name in ("_sum_z", "_zx"):
+                total.index_add_(0, present, value.to(total.dtype))
+            else:
+                total.add_(value)
         self.count += len(x)
         self.weight += len(x) if weight is None else weight.sum()
         if weight is None:
@@ -164,32 +206,16 @@ class Moments:
         else:
             self.weight_sq += weight.sum() if self.weights == "frequency" else weight.square().sum()
 
-    def _products(
-        self, x: Tensor, z: Tensor, weight: Tensor | None, shift_x: Tensor, shift_z: Tensor
-    ) -> dict[str, Tensor]:
-        """Sum the shifted batch and its products, in the working dtype, over chunks that fit in a cache."""
-        d, k = self.x_dim, self.z_dim
-        # z and a column of ones side by side: one product gives Σ(z, x) and the sums of x, another those of z. With the
-        # short side first BLAS is several times faster than for Σ(x, z).
-        sum_z1x, sum_z1z = x.new_zeros(k + 1, d), x.new_zeros(k + 1, k)
-        xx = x.new_zeros(d, d) if self._xx is not None else None
-        rows = max(_CHUNK_BYTES // (max(d, 1) * x.element_size()), 512)
-        columns = d if d < _BLOCKED_FROM else 256 if d < 4096 else 512
-        for start in range(0, len(x), rows):
-            u, v = x[start : start + rows] - shift_x, z[start : start + rows] - shift_z
-            v1 = torch.cat([v, v.new_ones(len(v), 1)], 1)
-            wu = u
-            if weight is not None:
-                w = weight[start : start + rows].to(x.dtype)[:, None]
-                v1 = w * v1
-                wu = w * u if xx is not None else u
-            sum_z1x.addmm_(v1.mH, u)
-            sum_z1z.addmm_(v1.mH, v)
-            if xx is not None:
-                for i in range(0, d, columns):
-                    xx[i : i + columns, i:].addmm_(wu[:, i : i + columns].mH, u[:, i:])
-        sums = {"_sum_x": sum_z1x[k], "_sum_z": sum_z1z[k], "_xz": sum_z1x[:k].mH, "_zz": sum_z1z[:k]}
-        return sums if xx is None else {**sums, "_xx": xx}
+    def _concept(self, z: Tensor) -> Tensor:
+        """Return z as a matrix, or as labels as long as only labels were seen."""
+        if z.ndim != 1 or z.is_floating_point() or z.is_complex() or self.z_dim == 0:
+            return as_matrix(z, self.z_dim, "z").to(self.device, self.dtype)
+        require_classes(z, self.z_dim)
+        z = z.to(self.device, torch.int64)
+        return z if self._zz is None else functional.one_hot(z, self.z_dim).to(self.dtype)
+
+    def _mean_of_first(self, x: Tensor) -> Tensor:
+        return x[:_SHIFT_ROWS].to(self._zx.dtype).mean(0).to(self.dtype)
 
     def require_mergeable(self, other: "Moments") -> None:
         """Check that `merge(other)` is possible.
@@ -212,11 +238,13 @@ class Moments:
             ValueError: the two were made with other widths, `track_xx` or `weights`. Nothing is added then.
         """
         self.require_mergeable(other)
-        device = self._xz.device
         if self.count == 0:
-            self._shift_x, self._shift_z = other._shift_x.to(device, self.dtype), other._shift_z.to(device, self.dtype)
-        for name, value in other._sums(self._shift_x, self._shift_z).items():
-            getattr(self, name).add_(value.to(device))
+            self._shift_x = other._shift_x.to(self.device, self.dtype)
+            self._shift_z = other._shift_z.to(self.device, self.dtype)
+        labels = self.has_labels and other.has_labels
+        self._zz = None if labels else self._dense_zz()
+        for name, value in other._sums(self._shift_x, self._shift_z, labels=labels).items():
+            getattr(self, name).add_(value.to(self.device))
         self.count += other.count
 
     @torch.no_grad()
@@ -229,37 +257,58 @@ class Moments:
         from torch import distributed
 
         # One shift for all: that of the first process that has seen anything.
-        count = torch.tensor(self.count, device=self._xz.device)
-        counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size(group))]
-        distributed.all_gather(counts, count, group=group)
+        state = torch.tensor([self.count, int(self.has_labels)], device=self.device)
+        states = [torch.zeros_like(state) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(states, state, group=group)
+        counts, labels = [int(s[0]) for s in states], all(bool(s[1]) for s in states)
         source = next((rank for rank, n in enumerate(counts) if n > 0), 0)
         shifts = [self._shift_x.clone(), self._shift_z.clone()]
         for shift in shifts:
             distributed.broadcast(_as_real(shift), group_src=source, group=group)
-        for name, value in self._sums(*shifts).items():
+        for name, value in self._sums(*shifts, labels=labels).items():
             summed = value.clone()
             distributed.all_reduce(_as_real(summed), group=group)
             setattr(self, name, summed)
         self._shift_x, self._shift_z = shifts
-        self.count = int(sum(counts))
+        self.count = sum(counts)
 
-    def _sums(self, shift_x: Tensor, shift_z: Tensor) -> dict[str, Tensor]:
-        """Convert all sums to other shifts: Σ w (u + a)ᴴ(v + b), with a and b the differences of the shifts."""
-        device, dtype = self._xz.device, self._sum_x.dtype
-        a = (self._shift_x.to(dtype) - shift_x.to(device, dtype)).reshape(1, -1)
-        b = (self._shift_z.to(dtype) - shift_z.to(device, dtype)).reshape(1, -1)
+    def _sums(self, shift_x: Tensor, shift_z: Tensor, *, labels: bool) -> dict[str, Tensor]:
+        """Convert all sums to other shifts: Σ w (u + a)ᴴ(v + b), with a and b the differences of the shifts.
+
+        Args:
+            shift_x: `[x_dim]`
+            shift_z: `[z_dim]`
+            labels: leave Σ(z, z) out, which the counts of labels give.
+        """
+        dtype = self._sum_x.dtype
+        a = (self._shift_x.to(dtype) - shift_x.to(self.device, dtype)).reshape(1, -1)
+        b = (self._shift_z.to(dtype) - shift_z.to(self.device, dtype)).reshape(1, -1)
         n, sum_x, sum_z = self.weight, self._sum_x[None], self._sum_z[None]
         sums = {
             "weight": n,
             "weight_sq": self.weight_sq,
             "_sum_x": (sum_x + n * a)[0],
             "_sum_z": (sum_z + n * b)[0],
-            "_xz": self._xz + sum_x.mH @ b + a.mH @ sum_z + n * (a.mH @ b),
-            "_zz": self._zz + sum_z.mH @ b + b.mH @ sum_z + n * (b.mH @ b),
+            "_zx": self._zx + b.mH @ sum_x + sum_z.mH @ a + n * (b.mH @ a),
         }
+        if not labels:
+            sums["_zz"] = self._dense_zz() + sum_z.mH @ b + b.mH @ sum_z + n * (b.mH @ b)
         if self._xx is not None:
             sums["_xx"] = self._xx + sum_x.mH @ a + a.mH @ sum_x + n * (a.mH @ a)
         return sums
+
+    def _dense_zz(self) -> Tensor:
+        return torch.diag(self._sum_z) if self._zz is None else self._zz
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are kept."""
+        return self._zx.device
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether z was labels in every batch so far, so that Cov(z) = diag(π) − ππᵀ with π = `mean_z`."""
+        return self._zz is None
 
     @property
     def n_eff(self) -> float:
@@ -296,12 +345,31 @@ class Moments:
     def cov_xz(self, *, unbiased: bool = True) -> Tensor:
         """Return Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""
         mean_x, mean_z = (self._sum_x / self._total())[None], (self._sum_z / self._total())[None]
-        return (self._xz - self.weight * (mean_x.mH @ mean_z)) / self._divisor(unbiased)
+        return (self._zx.mH - self.weight * (mean_x.mH @ mean_z)) / self._divisor(unbiased)
 
     def cov_zz(self, *, unbiased: bool = True) -> Tensor:
         """Return Cov(z) = E[(z−ν)ᴴ(z−ν)], `[z_dim, z_dim]`, Hermitian, float64."""
         mean = (self._sum_z / self._total())[None]
-        return (self._zz - self.weight * (mean.mH @ mean)) / self._divisor(unbiased)
+        return (self._dense_zz() - self.weight * (mean.mH @ mean)) / self._divisor(unbiased)
+
+    def var_x(self, *, unbiased: bool = True) -> Tensor:
+        """Return the diagonal of `cov_xx`, `[x_dim]`, real, at the cost of O(x_dim)."""
+        if self._xx is None:
+            raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")
+        mean = self._sum_x / self._total()
+        centred = self._xx.diagonal().real - self.weight * mean.abs().square()
+        return (centred / self._divisor(unbiased)).clamp_min(0)
+
+    def var_z(self, *, unbiased: bool = True) -> Tensor:
+        """Return the diagonal of `cov_zz`, `[z_dim]`, real, at the cost of O(z_dim)."""
+        squares = self._sum_z if self._zz is None else self._zz.diagonal()
+        mean = self._sum_z / self._total()
+        return ((squares.real - self.weight * mean.abs().square()) / self._divisor(unbiased)).clamp_min(0)
+
+    @property
+    def bessel(self) -> float:
+        """The factor by which unbiased covariances are larger than those that divide by Σw."""
+        return float(self.weight / self._divisor(unbiased=True))
 
     def _total(self) -> Tensor:
         if self.weight <= 0:

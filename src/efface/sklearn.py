@@ -11,7 +11,10 @@ In a `Pipeline` or a `ColumnTransformer`, switch on metadata routing and request
 Data may be numpy arrays, pandas frames or torch tensors; column names are kept (`set_output`).
 """
 
+import numbers
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -39,15 +42,26 @@ class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
 
         Args:
             X: `[n, d]` numbers.
-            y: ignored if `sensitive_features` are given. Without them, y itself is the concept that is erased.
-            sensitive_features: the concept: labels `[n]` (numbers or strings), or `[n, k]` columns of either; several
-                columns are erased jointly. A column of floating-point numbers is taken as continuous.
+            y: ignored if `sensitive_features` are given. Without them, y itself is the concept that is erased, of
+                which a warning tells: in a pipeline it is rarely meant.
+            sensitive_features: the concept: labels `[n]` (integers, booleans or strings), or `[n, k]` columns of
+                either; several columns are erased jointly, each by its own dtype. A column of floating-point numbers is
+                taken as continuous.
             sample_weight: `[n]`, repetitions of each sample, as everywhere in scikit-learn.
+
+        Raises:
+            ValueError: shapes do not fit, values are missing or not finite, or a column mixes strings and numbers.
         """
         concept = y if sensitive_features is None else sensitive_features
+        name = type(self).__name__
         if concept is None:
-            name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None: give sensitive_features or y")
+        if sensitive_features is None:
+            warnings.warn(
+                f"{name} erases y itself, the target, as no sensitive_features were given. Pass them; in a pipeline, "
+                f"with {name}().set_fit_request(sensitive_features=True)",
+                stacklevel=2,
+            )
         X = validate_data(self, _numpy(X), dtype=[np.float64, np.float32])
         if len(X) < 2:
             raise ValueError(f"X has n_samples={len(X)}, but a covariance needs at least 2: 1 sample is not enough")
@@ -193,49 +207,98 @@ def _numpy(values: Any) -> Any:
 
 
 def _encode(
-    concept: Any, n: int, columns: list[np.ndarray | None] | None
+    concept: Any, n: int, categories: list[np.ndarray | None] | None
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Encode a concept as numbers `[n, k]`; return them, and the categories of each of its columns (None: continuous).
 
     Args:
         concept: `[n]` or `[n, m]`, numbers or strings.
         n: the number of samples that X has.
-        columns: the categories to encode by; those that occur if None.
+        categories: those to encode by; those that occur if None.
 
     Raises:
-        ValueError: n or the number of columns differs, values are not finite, or a category is not in `columns`.
+        ValueError: n or the number of columns differs, values are missing or not finite, a column mixes strings and
+            numbers, or a category is not in `categories`.
     """
-    values = np.asarray(_numpy(concept))
-    values = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
-    if len(values) != n:
-        raise ValueError(f"X has {n} samples but sensitive_features {len(values)}: give one for each row of X")
-    if columns is not None and len(columns) != values.shape[1]:
-        raise ValueError(f"sensitive_features have {values.shape[1]} columns, but were fitted with {len(columns)}")
-    if columns is None:
-        columns = [_categories(column) for column in values.T]
-    encoded = [_encode_column(column, categories) for column, categories in zip(values.T, columns, strict=True)]
-    return np.hstack(encoded), columns
-
-
-def _categories(column: np.ndarray) -> np.ndarray | None:
-    """Return the sorted values of a column of categories; None if it is continuous."""
-    if column.dtype.kind in "fc":
-        return None
-    # Object columns hold strings, or numbers that pandas has boxed.
-    categories: np.ndarray = np.unique(column.astype(str if column.dtype.kind == "O" else column.dtype))
-    return categories
-
-
-def _encode_column(column: np.ndarray, categories: np.ndarray | None) -> np.ndarray:
-    """Encode a column as `[n, 1]` numbers if it is continuous, else as one-hot `[n, len(categories)]`."""
+    columns = [_plain(column, i) for i, column in enumerate(_columns(concept))]
+    if len(columns[0]) != n:
+        raise ValueError(f"X has {n} samples but sensitive_features {len(columns[0])}: give one for each row of X")
     if categories is None:
-        numbers: np.ndarray = column.astype(np.float64)
-        if not np.isfinite(numbers).all():
-            raise ValueError("sensitive_features have NaN or infinite values: drop or impute those samples first")
-        return numbers[:, None]
-    column = column.astype(categories.dtype)
-    unknown = np.setdiff1d(column, categories)
+        categories = [None if column.dtype.kind == "f" else np.unique(column) for column in columns]
+    if len(categories) != len(columns):
+        raise ValueError(f"sensitive_features have {len(columns)} columns, but were fitted with {len(categories)}")
+    pairs = zip(columns, categories, strict=True)
+    return np.hstack([_encode_column(column, values, i) for i, (column, values) in enumerate(pairs)]), categories
+
+
+def _columns(concept: Any) -> list[np.ndarray]:
+    """Split a concept into columns `[n]`, each of its own dtype."""
+    if hasattr(concept, "iloc") and hasattr(concept, "columns"):  # a frame, whose columns have dtypes of their own
+        columns = [np.asarray(concept.iloc[:, i]) for i in range(len(concept.columns))]
+    else:
+        # Numbers and strings in one list would all become strings.
+        as_objects = isinstance(concept, Sequence) and not isinstance(concept, str)
+        values = np.asarray(_numpy(concept), dtype=object if as_objects else None)
+        columns = list(values.reshape(len(values), -1).T) if values.ndim else [values.reshape(1)]
+    if not columns:
+        raise ValueError("sensitive_features have no columns: give at least one")
+    return columns
+
+
+def _plain(column: np.ndarray, i: int) -> np.ndarray:
+    """Return column i as strings, booleans, integers or finite floating-point numbers, without missing values."""
+    if column.dtype.kind == "O":
+        _require_none(sum(v is None or type(v).__name__ == "NAType" or v != v for v in column), i)
+        column = column.astype({"str": str, "bool": bool, "int": np.int64, "float": np.float64}[_kind(column, i)])
+    if column.dtype.kind not in "fbiuUS":
+        raise ValueError(f"sensitive_features have dtype {column.dtype} in column {i}: give numbers or strings")
+    if column.dtype.kind == "f":
+        _require_none(int((~np.isfinite(column)).sum()), i)
+    return column
+
+
+def _require_none(missing: int, i: int) -> None:
+    if missing:
+        raise ValueError(
+            f"sensitive_features have {missing} missing, NaN or infinite values in column {i}: drop or impute those "
+            "samples first"
+        )
+
+
+def _kind(column: np.ndarray, i: int) -> str:
+    """Return the one kind of value that an object column holds.
+
+    Raises:
+        ValueError: it holds several.
+    """
+    kinds = {_kind_of(value) for value in column}
+    if len(kinds) > 1 or not kinds <= {"str", "bool", "int", "float"}:
+        raise ValueError(
+            f"sensitive_features hold {' and '.join(sorted(kinds))} values in column {i}: make them all strings, or "
+            "all numbers"
+        )
+    return kinds.pop() if kinds else "float"
+
+
+def _kind_of(value: Any) -> str:
+    kinds = {"str": str, "bool": (bool, np.bool_), "int": numbers.Integral, "float": numbers.Real}
+    return next((name for name, types in kinds.items() if isinstance(value, types)), type(value).__name__)  # type: ignore[arg-type]
+
+
+def _encode_column(column: np.ndarray, categories: np.ndarray | None, i: int) -> np.ndarray:
+    """Encode column i as `[n, 1]` numbers if it is continuous, else as one-hot `[n, len(categories)]`."""
+    are_strings = column.dtype.kind in "US"
+    if categories is None:
+        if are_strings:
+            raise ValueError(f"sensitive_features hold strings in column {i}, which held numbers in fit")
+        return column.astype(np.float64)[:, None]
+    # Compared as they are: a cast would make 0.7 a 0, and "AB" an "A".
+    same = are_strings == (categories.dtype.kind in "US")
+    place = np.searchsorted(categories, column) if same else np.zeros(len(column), np.intp)
+    place = place.clip(max=len(categories) - 1)
+    unknown = np.unique(column[categories[place] != column]) if same else np.unique(column)
     if len(unknown):
         raise ValueError(f"sensitive_features hold {unknown[:5].tolist()}, which were not there in fit")
-    one_hot: np.ndarray = (column[:, None] == categories).astype(np.float64)
+    one_hot = np.zeros((len(column), len(categories)))
+    one_hot[np.arange(len(column)), place] = 1
     return one_hot

@@ -76,3 +76,22 @@ def test_incomplete_erasure_is_detected() -> None:
     before, after = certify(lambda x: x, x, y), certify(half, x, y)
     assert after.whitened_covariance == pytest.approx(before.whitened_covariance / 2)
     assert after.linear_gain > 0.05  # a linear predictor undoes a factor
+
+
+def test_units_of_the_concept_do_not_matter() -> None:
+    x, y = data()
+    z = torch.stack([(y == 1).double(), x[:, 3]], 1)
+    expected = certify(lambda x: x, x, z).whitened_covariance
+    scaled = certify(lambda x: x, x, z * torch.tensor([1e-9, 1e9])).whitened_covariance
+    assert scaled == pytest.approx(expected, abs=1e-9)
+    assert expected == pytest.approx(1)
+
+
+def test_arrays_and_columns_of_labels_are_taken() -> None:
+    x, y = data()
+    expected = certify(lambda x: x, x, y)
+    assert certify(lambda x: x, x.numpy(), y.numpy()[:, None], weight=[1.0] * 600) == expected
+    with pytest.raises(ValueError, match=r"z has shape \[599\], but must be"):
+        certify(lambda x: x, x, y[1:])
+    with pytest.raises(ValueError, match="the erased x has shape"):
+        certify(lambda x: x[:, 1:], x, y)

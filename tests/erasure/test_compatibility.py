@@ -150,6 +150,27 @@ def test_labels_of_several_classes_are_classes_not_numbers(theirs: ModuleType) -
     torch.testing.assert_close(efface.LeaceEraser.fit(x, y.double()).P, as_number.P, rtol=1e-6, atol=1e-6)
 
 
+def test_other_layouts_and_integers_in_one_column_are_refused(theirs: ModuleType) -> None:
+    x, z, y = data(4)
+    theirs.LeaceFitter(9, 4, dtype=x.dtype).update(x, z.T)  # pairs each sample with another one's concept
+    with pytest.raises(ValueError, match=r"z has shape \[4, 600\], but must be"):
+        efface.LeaceFitter(9, 4, dtype=x.dtype).update(x, z.T)
+    theirs.LeaceFitter(9, 1, dtype=x.dtype).update(x, y)
+    with pytest.raises(ValueError, match="labels from 0 to 3, but they must lie in 0 … 1"):
+        efface.LeaceFitter(9, 1, dtype=x.dtype).update(x, y)
+
+
+def test_relative_tolerance_makes_the_linear_eraser_the_smallest_edit(theirs: ModuleType) -> None:
+    x, z, _ = data(4)
+    x = x + 20
+    other = theirs.LeaceEraser.fit(x, z, affine=False, shrinkage=False)
+    compatible, smallest = (
+        efface.LeaceEraser.fit(x, z, affine=False, shrinkage=False, rtol=rtol) for rtol in (None, 1e-6)
+    )
+    torch.testing.assert_close(compatible.P, other.P, rtol=1e-6, atol=1e-6)
+    assert (smallest(x) - x).square().sum() < 0.5 * (other(x) - x).square().sum()
+
+
 def test_the_trace_constraint_never_acts(theirs: ModuleType) -> None:
     """PΣPᴴ = Σ − (LU)(LU)ᴴ, so the trace falls; the option is accepted and changes nothing."""
     for seed in range(20):

@@ -1,4 +1,7 @@
+import copy
 import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +128,9 @@ def test_failed_update_changes_nothing() -> None:
     bad[3, 5] = torch.inf
     for args, message in (
         ((bad, z), r"x has 1 NaN or infinite values, the first in row 3, column 5"),
-        ((x, z[:-1]), "x has 400 samples but z has 399"),
+        ((x, z[:-1]), r"z has shape \[399, 4\], but must be labels \[400\] or \[400, 4\], for x \[400, 12\]"),
         ((x[:, 1:], z), r"x has shape \[400, 11\]"),
-        ((x, z[:, :3]), r"z has shape|samples but z has"),
+        ((x, z[:, :3]), r"z has shape \[400, 3\]"),
         ((z, x), "x has shape"),
         ((x, y + 1), "labels from 1 to 4, but they must lie in 0 … 3"),
         ((x, -y), "labels from -3 to 0"),
@@ -150,3 +153,77 @@ def test_unfit_data_raise() -> None:
         LeaceEraser.fit(x, z[:7])
     with pytest.raises(ValueError, match="its last dimension must be 12"):
         LeaceEraser.fit(x, z)(x[:, :5])
+
+
+@pytest.mark.parametrize(
+    ("k", "x_shape", "z", "weight"),
+    [
+        (1, (20, 10, 12), torch.randn(10, 20), None),
+        (5, (40, 12), torch.randn(5, 40), None),
+        (3, (40, 12), torch.randn(120), None),
+        (3, (40, 12), torch.randn(20, 6), None),
+        (3, (40, 12), torch.randn(40), None),
+        (3, (40, 12), torch.zeros(1, 40, dtype=torch.int64), None),
+        (1, (5, 8, 12), torch.randn(5, 8), torch.ones(8, 5)),
+        (1, (40, 12), torch.randn(40), torch.ones(40, 1)),
+    ],
+)
+def test_concept_or_weight_of_another_layout_is_refused(k: int, x_shape: Any, z: Any, weight: Any) -> None:
+    fitter = LeaceFitter(12, k)
+    with pytest.raises(ValueError, match=r"(z|weight) has shape \[.*\], but must be"):
+        fitter.update(torch.randn(x_shape), z, weight=weight)
+    assert fitter.n == 0
+
+
+@pytest.mark.parametrize("concept", ["labels", "matrix"])
+def test_any_layout_that_fits_is_paired_with_the_right_rows(concept: str) -> None:
+    x, z, y = data()
+    w = torch.rand(400, dtype=x.dtype)
+    expected = LeaceEraser.fit(x, z, weight=w).P
+    shaped = z.view(8, 50, 4) if concept == "matrix" else y.view(8, 50)
+    fitter = LeaceFitter(12, 4, dtype=x.dtype).update(x.view(8, 50, 12), shaped, weight=w.view(8, 50))
+    torch.testing.assert_close(fitter.eraser.P, expected)
+    column = LeaceFitter(12, 4, dtype=x.dtype).update(x, y[:, None].int(), weight=w)
+    torch.testing.assert_close(column.eraser.P, expected)
+
+
+def test_bad_batch_of_extreme_values_leaves_every_sum_unchanged() -> None:
+    x, z, _ = data()
+    fitter = LeaceFitter.fit(x, z)
+    before = {name: value.clone() for name, value in vars(fitter.moments).items() if isinstance(value, torch.Tensor)}
+    for bad_x, bad_z, weight in (
+        (x * 1e200, z, None),
+        (x, z * 1e200, None),
+        (x, z, torch.full((400,), 1e300, dtype=x.dtype)),
+    ):
+        with pytest.raises(ValueError, match="scale them to about 1 first"):
+            fitter.update(bad_x, bad_z, weight=weight)
+    for name, value in before.items():
+        assert torch.equal(getattr(fitter.moments, name), value), name
+    fitter.update(x.float() * 1e25, z)  # what float64 holds is taken
+    assert fitter.n == 800
+
+
+def test_threads_may_share_a_fitter() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 40, generator=g, dtype=torch.float64)
+    y = torch.arange(4000) % 3
+    fitter = LeaceFitter(40, 3, dtype=x.dtype)
+
+    def add(i: int) -> None:
+        fitter.update(x[i::400], y[i::400])
+        if i % 50 == 0 and fitter.n > 100:
+            _ = fitter.eraser
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(400)))
+    assert fitter.n == 4000
+    torch.testing.assert_close(fitter.eraser.P, LeaceEraser.fit(x, y).P)
+
+
+def test_fitters_can_be_pickled_and_copied() -> None:
+    x, z, y = data()
+    fitter = LeaceFitter(12, 4, dtype=x.dtype).update(x[:200], y[:200])
+    for other in (pickle.loads(pickle.dumps(fitter)), copy.deepcopy(fitter)):
+        torch.testing.assert_close(other.update(x[200:], y[200:]).eraser.P, LeaceEraser.fit(x, z).P)
+    assert fitter.n == 200

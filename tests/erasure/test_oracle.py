@@ -13,6 +13,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x, z, y
 
 
+@pytest.mark.filterwarnings("ignore:the concept covaries with 3 directions")
 def test_oracle_is_the_residual_of_least_squares_and_moves_less_than_leace() -> None:
     x, z, y = data()
     eraser = OracleEraser.fit(x, z, rtol=1e-8)
@@ -42,9 +43,52 @@ def test_streamed_and_merged() -> None:
 def test_bad_input() -> None:
     x, z, _ = data()
     eraser = OracleEraser.fit(x, z)
-    with pytest.raises(ValueError, match="x has 300 samples but z has 299"):
+    with pytest.raises(ValueError, match=r"z has shape \[299, 4\], but must be labels \[300\] or \[300, 4\]"):
         eraser(x, z[:299])
-    with pytest.raises(ValueError, match="z has 3 columns, but the eraser was fitted on 4"):
+    with pytest.raises(ValueError, match=r"z has shape \[300, 3\], but must be"):
         eraser(x, z[:, :3])
     with pytest.raises(ValueError, match="labels from 0 to 4"):
         eraser(x, torch.full((300,), 4).index_fill(0, torch.tensor([0]), 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_concepts_of_unlike_units_are_both_erased(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    sex = (torch.rand(4000, generator=g) < 0.5).double()
+    income = 30_000 + 20_000 * torch.randn(4000, generator=g, dtype=torch.float64) + 5000 * sex
+    x = torch.randn(4000, 6, generator=g, dtype=torch.float64)
+    x[:, 0] += 2 * sex
+    x[:, 1] += income / 20_000
+    z = torch.stack([sex, income], 1)
+    erased = OracleEraser.fit(x.to(dtype), z, rtol=1e-4)(x.to(dtype), z).double()
+    left = torch.corrcoef(torch.cat([erased, z], 1).mT)[:6, 6:]
+    assert left.abs().max() < (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_direction_in_which_the_concept_hardly_varies_is_warned_of() -> None:
+    x, z, _ = data()
+    twin = torch.cat([z[:, :1], z[:, :1] + 1e-3 * z[:, 1:2]], 1)
+    with pytest.warns(UserWarning, match=r"rtol=0.01 leaves 1 of 2 concept directions in place"):
+        OracleEraser.fit(x, twin, rtol=0.01)
+
+
+def test_labels_are_counted() -> None:
+    x, z, y = data()
+    w = torch.rand(300, dtype=torch.float64)
+    counted, dense = (OracleEraser.fit(x, concept, weight=w, rtol=1e-8) for concept in (y, z))
+    torch.testing.assert_close(counted(x, y), dense(x, z))
+    torch.testing.assert_close(counted(x, z), dense(x, y))
+    many = OracleFitter(6, 1_000_000, dtype=x.dtype, rtol=1e-4).update(x, 3000 * torch.arange(300) + y).eraser
+    assert many(x, 3000 * torch.arange(300) + y).std(0).max() < 1e-12
+    torch.testing.assert_close(many(x, torch.ones(300, dtype=torch.int64)), x)  # a class that did not occur
+
+
+def test_arrays_and_any_leading_dimensions_are_taken() -> None:
+    x, _, y = data()
+    eraser = OracleEraser.fit(x.numpy(), y.numpy())
+    expected = OracleEraser.fit(x, y)(x, y)
+    torch.testing.assert_close(eraser(x.numpy(), y.tolist()), expected)
+    torch.testing.assert_close(eraser(x.view(3, 100, 6), y.view(3, 100)).flatten(0, 1), expected)
+    torch.testing.assert_close(eraser(x, y[:, None]), expected)
+    with pytest.raises(ValueError, match=r"x has shape \[300, 1\], but its last dimension must be 6"):
+        eraser(x[:, :1], y)

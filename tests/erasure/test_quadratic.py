@@ -103,7 +103,7 @@ def test_bad_input() -> None:
     x, y = data()
     with pytest.raises(ValueError, match=r"labels from 0 to 2, but they must lie in 0 … 1"):
         QuadraticFitter(5, 2, dtype=x.dtype).update(x, y)
-    with pytest.raises(ValueError, match="must be int64 labels"):
+    with pytest.raises(ValueError, match=r"z has dtype torch\.float64, but must be integer labels"):
         QuadraticFitter(5, 2).update(x, y.double())
     with pytest.raises(ValueError, match=r"classes \[2\] have fewer than two samples"):
         _ = QuadraticFitter(5, 3, dtype=x.dtype).update(x, y % 2).eraser
@@ -160,3 +160,30 @@ def test_barycentre_is_a_fixed_point_and_minimises_the_mean_squared_distance() -
         ot_barycenter(Ks[:1])
     with pytest.raises(ValueError, match="one for each matrix"):
         ot_barycenter(Ks, weights[:2])
+
+
+def test_arrays_columns_and_any_leading_dimensions_are_taken() -> None:
+    x, y = data()
+    eraser, editor = QuadraticEraser.fit(x.numpy(), y.tolist()), QuadraticFitter.fit(x, y[:, None].int()).editor()
+    expected = QuadraticEraser.fit(x, y)(x, y)
+    torch.testing.assert_close(eraser(x.numpy(), y.numpy()), expected)
+    torch.testing.assert_close(eraser(x.view(9, 100, 5), y.view(9, 100)).flatten(0, 1), expected)
+    torch.testing.assert_close(editor(x.view(9, 100, 5), y.view(9, 100), 1).flatten(0, 1), editor(x, y, 1))
+
+
+def test_unfit_shapes_and_classes_are_named() -> None:
+    x, y = data()
+    fitter = QuadraticFitter.fit(x, y)
+    for call in (fitter.update, fitter.eraser, lambda x, y: fitter.editor()(x, y, 1)):
+        with pytest.raises(ValueError, match=r"x has shape \[900, 1\], but its last dimension must be 5"):
+            call(x[:, :1], y)
+        with pytest.raises(ValueError, match=r"z has shape \[899\], but must be \[900\]"):
+            call(x, y[1:])
+    with pytest.raises(ValueError, match="class 3 is not one of the 3 classes"):
+        fitter.eraser.optimal_transport(3, x)
+    with pytest.raises(ValueError, match="class -1 is not one of the 3 classes"):
+        fitter.editor()(x, y, -1)
+    with pytest.raises(ValueError, match="x_dim is 0"):
+        QuadraticFitter(0, 2)
+    with pytest.raises(ValueError, match="900 labels up to 1000000000"):
+        QuadraticFitter.fit(x, y * 500_000_000)

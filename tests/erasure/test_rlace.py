@@ -1,6 +1,9 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,9 +11,10 @@ from hypothesis import strategies as st
 from tests.erasure.test_leace import covariance
 
 from efface.erasure.affine import AffineEraser
+from efface.erasure.game import Game
 from efface.erasure.leace import LeaceEraser
 from efface.erasure.projections import MeanProjectionEraser
-from efface.erasure.rlace import RlaceEraser, RlaceSolution, _Game
+from efface.erasure.rlace import RlaceEraser, RlaceSolution
 from efface.problem import Problem
 from efface.softmax import fit_softmax
 
@@ -92,7 +96,7 @@ def test_outer_gradient_agrees_with_finite_differences() -> None:
     x, y = mixture()
     g = torch.Generator().manual_seed(1)
     weight = torch.rand(len(x), generator=g)
-    game = _Game(x, torch.nn.functional.one_hot(y).double(), y, weight, l2=1e-2)
+    game = Game(x, torch.nn.functional.one_hot(y).double(), y, weight, l2=1e-2)
     U = torch.linalg.qr(torch.randn(12, 2, generator=g, dtype=torch.float64))[0]
     point = game.evaluate(U, tol=1e-11)
     assert point.ascent is not None
@@ -106,7 +110,7 @@ def test_outer_gradient_agrees_with_finite_differences() -> None:
 
 def test_outer_gradient_is_wrong_if_the_inner_problem_is_unsolved() -> None:
     x, y = mixture()
-    game = _Game(x, torch.nn.functional.one_hot(y).double(), y, None, l2=1e-4)
+    game = Game(x, torch.nn.functional.one_hot(y).double(), y, None, l2=1e-4)
     exact = game.evaluate(game.full[:, :1], tol=1e-10)
     early = game.evaluate(game.full[:, :1], tol=3e-2)
     assert exact.ascent is not None
@@ -137,10 +141,37 @@ def test_game_is_stationary_monotone_in_rank_and_at_least_squared() -> None:
         last, previous = eraser, solution.value
 
 
+def test_squared_on_labels_does_not_claim_to_be_stationary_in_cross_entropy() -> None:
+    x, y = mixture(n=400, k=6)
+    squared = solution_of(RlaceEraser.fit(x, y, rank=2, solver="squared"))
+    assert squared.optimal_for == ("squared",)
+    assert squared.stationarity > 0.01
+    assert not squared.converged
+    for solver in ("squared", "closed_form"):
+        full = solution_of(RlaceEraser.fit(x, y, rank=5, solver=solver))  # type: ignore[arg-type]
+        assert full.optimal_for == ("cross-entropy", "squared")
+        assert full.converged
+    z = torch.nn.functional.one_hot(y).double() + 0.1 * torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    numeric = solution_of(RlaceEraser.fit(x, z, rank=2))
+    assert (numeric.solver, numeric.optimal_for, numeric.converged) == ("squared", ("squared",), True)
+
+
+def test_solution_is_saved_with_the_eraser(tmp_path: Path) -> None:
+    x, y = mixture()
+    eraser = RlaceEraser.fit(x, y, rank=2, restarts=1)
+    eraser.save(tmp_path / "eraser.safetensors")
+    loaded = RlaceEraser.load(tmp_path / "eraser.safetensors")
+    assert loaded.solution == eraser.solution
+    torch.testing.assert_close(loaded(x), eraser(x))
+    bare = replace(eraser, solution=None)
+    bare.save(tmp_path / "bare.safetensors")
+    assert RlaceEraser.load(tmp_path / "bare.safetensors").solution is None
+
+
 def test_small_rotations_of_the_projection_are_no_better() -> None:
     x, y = mixture(n=400)
     eraser = RlaceEraser.fit(x, y, rank=2, tol=1e-5)
-    game = _Game(x, torch.nn.functional.one_hot(y).double(), y, None, l2=1e-4)
+    game = Game(x, torch.nn.functional.one_hot(y).double(), y, None, l2=1e-4)
     U = game.whitened(eraser.proj_left)
     point = game.evaluate(U, tol=1e-9)
     assert point.value == pytest.approx(solution_of(eraser).value, abs=1e-8)
@@ -275,6 +306,10 @@ def test_result_is_a_projection(n: int, d: int, k: int, rank: int, dtype: torch.
     [
         ({"rank": 0}, r"rank is 0, but must lie in 1 … 11"),
         ({"rank": 12}, r"rank is 12, but must lie in 1 … 11"),
+        ({"restarts": -1}, "restarts is -1, but must be at least 0"),
+        ({"max_iter": 0}, "max_iter is 0, but must be at least 1"),
+        ({"weight": torch.ones(5)}, r"weight has shape \[5\], but must be \[600\]"),
+        ({"weight": torch.zeros(600)}, "weight .* is all zero"),
         ({"solver": "adam"}, "solver is 'adam'"),
         ({"l2": 0.0}, "l2 is 0.0, but must be positive"),
         ({"solver": "closed_form", "rank": 1}, "optimal only from rank Cov"),
@@ -292,6 +327,21 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
         arguments["solver"] = "game"
     with pytest.raises(ValueError, match=message):
         RlaceEraser.fit(x, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 1.5}, r"rank is 1\.5, but must be an integer"),
+        ({"z": [0, 1]}, "z is a list, but must be a tensor"),
+        ({"x": np.zeros((600, 12))}, r"x is a ndarray, but must be a tensor"),
+        ({"weight": 0}, r"weight is a int, but must be a tensor \[600\]"),
+    ],
+)
+def test_arguments_of_a_wrong_type(change: dict[str, Any], message: str) -> None:
+    x, y = mixture()
+    with pytest.raises(TypeError, match=message):
+        RlaceEraser.fit(**{"x": x, "z": y, "rank": 2, **change})
 
 
 def test_values_that_are_not_finite() -> None:

@@ -162,8 +162,18 @@ def test_dfr_is_chosen_on_val(ten_classes: Problem) -> None:
         debiased = Dfr(members=members, reweigh=members == "both", l2=(1e-1, 1e-2)).fit(ten_classes)  # type: ignore[arg-type]
         scores = [row["val_unbiased_accuracy"] for row in debiased.info["tried"]]
         assert debiased.info["chosen"]["val_unbiased_accuracy"] == max(scores)
+        assert debiased.info["at_edge"]  # of two
         assert debiased.fitted_on is not None
         assert len(debiased.fitted_on) == (1000 if members == "both" else 500)
+
+
+def test_dfr_reaches_the_minimum_of_each_penalty_whatever_their_order(ten_classes: Problem) -> None:
+    both = Dfr(l2=(1e-3, 1e-1)).fit(ten_classes)
+    assert [row["l2"] for row in both.info["tried"]] == [1e-1, 1e-3]
+    assert all(row["converged"] for row in both.info["tried"])
+    alone = Dfr(l2=(both.info["chosen"]["l2"],)).fit(ten_classes)
+    assert not alone.info["at_edge"]
+    torch.testing.assert_close(both(ten_classes.val.x), alone(ten_classes.val.x), rtol=1e-3, atol=1e-3)
 
 
 def test_methods_say_why_they_cannot_run(ten_classes: Problem) -> None:

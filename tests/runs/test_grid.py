@@ -14,6 +14,7 @@ import efface
 from efface.data.base import Dataset
 from efface.debiased import Debiased
 from efface.evaluation.evaluate import Evaluation
+from efface.methods.base import Method, NotApplicable
 from efface.problem import Problem
 from efface.record import Record
 from efface.runs import base
@@ -91,6 +92,18 @@ def test_a_finished_run_is_returned_at_once(finished: tuple[GridRun, Record]) ->
     said: list[str] = []
     assert base.execute(replace(parts, method=Forbidden()), say=said.append) == record  # type: ignore[arg-type]
     assert "finished already" in said[0]
+
+
+class Late(Method):
+    """A method that learns only while fitting that it cannot run."""
+
+    def fit(self, problem: Problem) -> Debiased:
+        raise NotApplicable("nothing to unlearn")
+
+
+def test_what_a_method_learns_while_fitting_is_recorded_too(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
+    record = base.execute(replace(finished[0], method=Late(), results_dir=tmp_path), **QUIET)
+    assert (record.status, record.reason) == ("not_applicable", "nothing to unlearn")
 
 
 def test_a_repeated_run_has_the_same_record(finished: tuple[GridRun, Record]) -> None:

@@ -1,12 +1,13 @@
 """Erasers that remove a few directions: x ↦ P x + (I − P) bias."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from efface.erasure.frozen import FrozenTensors
+from efface.erasure.inputs import as_tensor
 from efface.moments import as_numbers
 
 
@@ -38,8 +39,9 @@ class AffineEraser(FrozenTensors):
         """Number of directions removed."""
         return self.proj_left.shape[1]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Any) -> Tensor:
         """Erase the concept from x `[..., d]`; the result has the dtype of x (the eraser's if x holds integers)."""
+        x = as_tensor(x, "x")
         if x.shape[-1:] != self.proj_left.shape[:1]:
             raise ValueError(f"x has shape {list(x.shape)}, but its last dimension must be {len(self.proj_left)}")
         x = as_numbers(x, self.proj_left.dtype)
@@ -47,7 +49,9 @@ class AffineEraser(FrozenTensors):
         proj_right, proj_left = self.proj_right.to(delta.dtype), self.proj_left.to(delta.dtype)
         if self.bias is not None:
             delta = delta - self.bias
-        return x - ((delta @ proj_right.mH) @ proj_left.mH).to(x.dtype)
+        edit = (delta @ proj_right.mH) @ proj_left.mH
+        erased: Tensor = x - edit.to(x.dtype)
+        return erased
 
     def then(self, other: "AffineEraser") -> "AffineEraser":
         """Compose two erasers: return one that applies this one and then the other, of at most the sum of their ranks.

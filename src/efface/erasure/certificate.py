@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from efface.erasure.fitting import concept_matrix
-from efface.moments import Moments
+from efface.erasure.inputs import as_concept, as_tensor, concept_rows, count_classes, is_integer, weight_rows
+from efface.erasure.whitening import concept_directions
+from efface.moments import Moments, as_matrix
 from efface.softmax import fit_softmax
 
 
@@ -29,9 +31,7 @@ class Guardedness:
     d: int
 
 
-def certify(
-    eraser: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, *, weight: Tensor | None = None, l2: float = 1e-7
-) -> Guardedness:
+def certify(eraser: Callable[[Tensor], Tensor], x: Any, z: Any, *, weight: Any = None, l2: float = 1e-7) -> Guardedness:
     """Certify an eraser on data: on those that it was fitted on, all three measures must be 0 to rounding.
 
     On other data from the same distribution they are not 0: erasure is exact for the sample, and a predictor fitted to
@@ -42,31 +42,40 @@ def certify(
     Args:
         eraser: any map of x.
         x: `[n, d]`, un-erased.
-        z: labels `[n]`, or a matrix `[n, k]` or vector `[n]` of numbers.
+        z: labels `[n]` or `[n, 1]`, or a matrix `[n, k]` or vector `[n]` of numbers.
         weight: importance weights `[n]`.
         l2: ridge of both predictors, on x in units of the standard deviations of the un-erased x, so that they cannot
             read rounding noise in directions that were removed.
 
+    x, z and the weights may be tensors, numpy arrays, pandas frames or lists.
+
     Cost: O(n d²) and a softmax fit.
+
+    Raises:
+        ValueError: shapes do not fit, or values are not finite.
     """
-    erased = eraser(x).to(torch.float64)
-    x64 = x.to(torch.float64)
-    concept = concept_matrix(z).to(torch.float64)
-    before, after = (Moments(x.shape[1], concept.shape[1], dtype=torch.float64, device=x.device) for _ in range(2))
-    before.update(x64, concept, weight)
+    x, z = as_tensor(x, "x"), as_concept(z).to(getattr(x, "device", "cpu"))
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {list(x.shape)}, but must be [n, d]")
+    weight = None if weight is None else weight_rows(x, as_tensor(weight, "weight"))
+    has_labels = is_integer(z) and (z.ndim == 1 or z.shape[1:] == (1,))
+    k = max(count_classes(z), 2) if has_labels else 1 if z.ndim == 1 else z.shape[-1]
+    concept = concept_rows(x, z, k)
+    erased = as_matrix(eraser(x), x.shape[1], "the erased x").to(torch.float64)
+    before, after = (Moments(x.shape[1], k, dtype=torch.float64, device=x.device) for _ in range(2))
+    before.update(x.to(torch.float64), concept, weight)
     after.update(erased, concept, weight)
-    std = before.cov_xx().diagonal().sqrt()
+    std = before.var_x().sqrt()
     std = torch.where(std > 0, std, 1)[:, None]
     whiten_x = _inverse_root(before.cov_xx() / std / std.mT) / std.mT
-    whiten_z = _inverse_root(after.cov_zz())
-    whitened = whiten_x @ after.cov_xz() @ whiten_z.mT
+    whitened = whiten_x @ concept_directions(after, torch.finfo(torch.float64).eps, whiten=True)
     C = after.cov_xz() / std
     ridge = after.cov_xx() / std / std.mT + l2 * torch.eye(len(std), dtype=C.dtype, device=C.device)
     explained = (C * torch.linalg.solve(ridge, C)).sum()
-    variance = after.cov_zz().trace()
+    variance = after.var_z().sum()
     information = None
-    if z.ndim == 1 and not z.is_floating_point():
-        information = _information((erased - before.mean_x) / std.mT, z.long(), weight, l2)
+    if has_labels:
+        information = _information((erased - before.mean_x) / std.mT, z.flatten().long(), weight, l2)
     return Guardedness(
         whitened_covariance=float(torch.linalg.matrix_norm(whitened, 2)) if whitened.numel() else 0.0,
         linear_gain=float(explained / variance) if variance > 0 else 0.0,

@@ -1,25 +1,31 @@
 """The common part of all fitters, which work from first and second moments: streaming, merging, tolerances, labels."""
 
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from operator import index
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efface.moments import Moments, WeightKind
+from efface.erasure.frozen import FrozenTensors
+from efface.erasure.inputs import as_concept, as_tensor, concept_rows, count_classes, is_integer, weight_rows
+from efface.moments import Moments, WeightKind, as_matrix, require_classes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+E = TypeVar("E", bound=FrozenTensors)
 
 
 def concept_matrix(z: Tensor, k: int | None = None) -> Tensor:
     """Write a concept as a matrix `[n, k]`.
 
-    Labels (integers or booleans) `[n]` become one-hot columns, or one column of 0 and 1 if they are binary and k is not
-    given; anything else is taken as it is, `[n]` as one column.
+    Labels (integers or booleans, `[n]` or `[n, 1]`) become one-hot columns, or one column of 0 and 1 if they are binary
+    and k is 1 or not given; anything else is taken as it is, `[n]` as one column.
 
     Args:
         z: `[n]` or `[n, k]`.
@@ -28,14 +34,14 @@ def concept_matrix(z: Tensor, k: int | None = None) -> Tensor:
     Raises:
         ValueError: a label is negative or not below k.
     """
-    if z.ndim != 1 or z.is_floating_point() or z.is_complex():
+    if not is_integer(z) or z.ndim > 2 or (z.ndim == 2 and z.shape[1] != 1):
         return z.reshape(len(z), -1)
-    low, high = (int(z.min()), int(z.max())) if len(z) else (0, 0)
-    if k == 1 or (k is None and low >= 0 and high <= 1):
+    z = z.flatten()
+    classes = count_classes(z) if k is None else k
+    if classes <= 2 and k in (None, 1):
+        require_classes(z, 2)
         return z[:, None]
-    classes = high + 1 if k is None else k
-    if low < 0 or high >= classes:
-        raise ValueError(f"z has labels from {low} to {high}, but they must lie in 0 … {classes - 1}")
+    require_classes(z, classes)
     return functional.one_hot(z.long(), classes)
 
 
@@ -43,8 +49,7 @@ def labels_of(z: Tensor) -> Tensor | None:
     """Return the labels `[n]` of a concept that is integers, booleans, a column of 0 and 1, or one-hot; else None."""
     z = z.flatten() if z.ndim == 2 and z.shape[1] == 1 else z
     if z.ndim == 1:
-        are_labels = not (z.is_floating_point() or z.is_complex()) or bool(((z == 0) | (z == 1)).all())
-        return z.long() if are_labels else None
+        return z.long() if is_integer(z) or bool(((z == 0) | (z == 1)).all()) else None
     one_hot = bool(((z == 0) | (z == 1)).all()) and bool((z.sum(1) == 1).all())
     return z.long().argmax(1) if one_hot else None
 
@@ -67,19 +72,44 @@ def require_labels(x: Tensor, z: Tensor) -> Tensor:
     return y.to(x.device)
 
 
+def check_weight(weight: Tensor | None, x: Tensor) -> None:
+    """Check importance weights `[n]` of x `[n, d]`; None stands for equal ones.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are not one for each row, negative, not finite, or all zero.
+    """
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight is a {type(weight).__name__}, but must be a tensor [{len(x)}], one for each sample")
+    if weight.shape != (len(x),):
+        raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(x)}], one for each sample")
+    if not bool((weight >= 0).all()) or not 0 < float(weight.sum()) < float("inf"):
+        raise ValueError("weight has negative or non-finite values, or is all zero: give importance weights >= 0")
+
+
 def check_rank(rank: int, x: Tensor) -> int:
     """Return `rank` if that many directions can be removed from x `[n, d]`.
 
     Raises:
+        TypeError: it is not an integer.
         ValueError: unless 1 <= rank < d.
     """
+    try:
+        rank = index(rank)
+    except TypeError:
+        raise TypeError(f"rank is {rank!r}, but must be an integer: how many directions to remove") from None
     if not 1 <= rank < x.shape[1]:
         raise ValueError(f"rank is {rank}, but must lie in 1 … {x.shape[1] - 1}, so that something is erased and left")
     return rank
 
 
-class Fitter(ABC):
-    """Base of all fitters: a subclass keeps its statistics in `Moments`, and caches its property `eraser`."""
+class Fitter(ABC, Generic[E]):
+    """Base of all fitters: a subclass keeps its statistics in `Moments`, and solves for its eraser.
+
+    Threads may share a fitter: `update`, `merge` and `eraser` take turns.
+    """
 
     _statistics: Sequence[Moments]
     dtype: torch.dtype
@@ -90,29 +120,58 @@ class Fitter(ABC):
         self, x_dim: int, width: int, *, device: str | torch.device | None, dtype: torch.dtype | None, **options: Any
     ) -> None:
         """Make a fitter that has seen no data; `width` is the width of z, or the number of classes."""
+        if x_dim < 1:
+            raise ValueError(f"x_dim is {x_dim}, but x must have at least one column")
+        self.x_dim = x_dim
+        self._lock = threading.RLock()
+        self._eraser: E | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
     @classmethod
-    def fit(cls, x: Tensor, z: Tensor, *, weight: Tensor | None = None, **options: Any) -> Self:
+    def fit(cls, x: Any, z: Any, *, weight: Any = None, **options: Any) -> Self:
         """Fit on x `[n, d]`, z `[n]` (or `[n, k]`, if the fitter takes more than labels), importance weights `[n]`.
+
+        Tensors, numpy arrays, pandas frames and lists are taken.
 
         Raises:
             ValueError: shapes do not fit, values are not finite, or an option is wrong.
         """
-        if x.ndim != 2 or z.ndim == 0 or len(x) != len(z):
+        x, z = as_tensor(x, "x"), as_concept(z)
+        if x.ndim != 2 or z.ndim not in (1, 2) or len(x) != len(z):
             raise ValueError(
                 f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d], and z [n] or [n, k] of the same n"
             )
-        z, width = cls._concept(z)
-        return cls(x.shape[1], width, device=x.device, dtype=x.dtype, **options).update(x, z, weight=weight)
+        return cls(x.shape[1], cls._width(z), device=x.device, dtype=x.dtype, **options).update(x, z, weight=weight)
 
     @staticmethod
     @abstractmethod
-    def _concept(z: Tensor) -> tuple[Tensor, int]:
-        """Return z as `update` takes it, and its width or number of classes."""
+    def _width(z: Tensor) -> int:
+        """Return the width of the concept z `[n]` or `[n, k]`, or its number of classes."""
 
     @abstractmethod
-    def update(self, x: Tensor, z: Tensor, *, weight: Tensor | None = None) -> Self:
+    def update(self, x: Any, z: Any, *, weight: Any = None) -> Self:
         """Add a batch: x `[..., d]`, a concept, importance weights `[...]`."""
+
+    @abstractmethod
+    def _solve(self) -> E:
+        """Compute the eraser of the statistics so far."""
+
+    @property
+    def eraser(self) -> E:
+        """The eraser of the statistics so far; computed once, anew after each `update`.
+
+        Raises:
+            ValueError: there are fewer than two samples.
+        """
+        with self._lock:
+            if self._eraser is None:
+                self._eraser = self._solve()
+            return self._eraser
 
     def merge(self, other: Self) -> Self:
         """Add the statistics of another fitter of the same kind and widths, as if its data had been seen here.
@@ -128,23 +187,22 @@ class Fitter(ABC):
         pairs = list(zip(self._statistics, other._statistics, strict=True))
         for mine, theirs in pairs:
             mine.require_mergeable(theirs)
-        for mine, theirs in pairs:
-            mine.merge(theirs)
-        self._forget()
+        with self._lock:
+            for mine, theirs in pairs:
+                mine.merge(theirs)
+            self._eraser = None
         return self
 
     def all_reduce(self, group: "ProcessGroup | None" = None) -> Self:
         """Give every process of a `torch.distributed` group (the default one) the statistics of all of them."""
-        for moments in self._statistics:
-            moments.all_reduce(group)
-        self._forget()
+        with self._lock:
+            for moments in self._statistics:
+                moments.all_reduce(group)
+            self._eraser = None
         return self
 
-    def _forget(self) -> None:
-        self.__dict__.pop("eraser", None)
 
-
-class MomentsFitter(Fitter):
+class MomentsFitter(Fitter[E]):
     """Base of the fitters whose eraser is a function of the moments of x and a matrix z."""
 
     def __init__(
@@ -159,41 +217,51 @@ class MomentsFitter(Fitter):
         track_xx: bool,
         weights: WeightKind = "importance",
     ) -> None:
+        super().__init__(x_dim, z_dim, device=device, dtype=dtype)
+        if z_dim < 1:
+            raise ValueError(f"z_dim is {z_dim}, but z must have at least one column")
         if svd_tol <= 0:
             raise ValueError(f"svd_tol is {svd_tol}, but must be positive")
         if rtol is not None and not 0 < rtol < 1:
             raise ValueError(f"rtol is {rtol}, but must lie between 0 and 1")
         self.moments = Moments(x_dim, z_dim, device=device, dtype=dtype, track_xx=track_xx, weights=weights)
         self._statistics, self.dtype = [self.moments], self.moments.dtype
-        self.x_dim, self.z_dim = x_dim, z_dim
+        self.z_dim = z_dim
         self.svd_tol, self.rtol = svd_tol, rtol
         self.eps = torch.finfo(self.dtype).eps
 
     @staticmethod
-    def _concept(z: Tensor) -> tuple[Tensor, int]:
-        matrix = concept_matrix(z)
-        return matrix, matrix.shape[1]
+    def _width(z: Tensor) -> int:
+        if is_integer(z) and (z.ndim == 1 or z.shape[1] == 1):
+            classes = count_classes(z)
+            return classes if classes > 2 else 1
+        return 1 if z.ndim == 1 else z.shape[1]
 
-    def update(self, x: Tensor, z: Tensor, *, weight: Tensor | None = None) -> Self:
-        """Add a batch: x `[..., d]`; z `[..., k]` or labels `[...]`; importance weights `[...]`.
+    def update(self, x: Any, z: Any, *, weight: Any = None) -> Self:
+        """Add a batch: tensors, numpy arrays, pandas frames or lists.
 
         Integer features are taken as float32; data elsewhere are copied to the device of the statistics.
+
+        Args:
+            x: `[..., d]`
+            z: labels `[...]` or `[..., 1]`, or a matrix `[..., k]`; where k is 1, also numbers `[...]`.
+            weight: importance weights `[...]`.
 
         Raises:
             ValueError: shapes do not fit, values are not finite, a label is out of range. Nothing is added then.
         """
-        if self.z_dim > 1 and z.shape == x.shape[:-1]:
-            z = concept_matrix(z.flatten(), self.z_dim)
-        if z.numel() % self.z_dim:
-            raise ValueError(f"z has shape {list(z.shape)}, but its last dimension must be {self.z_dim}")
-        self.moments.update(x, z.reshape(-1, self.z_dim), None if weight is None else weight.flatten())
-        self._forget()
+        x, z = as_tensor(x, "x"), as_concept(z)
+        weight = None if weight is None else as_tensor(weight, "weight")
+        rows, concept = as_matrix(x, self.x_dim, "x"), concept_rows(x, z, self.z_dim)
+        with self._lock:
+            self.moments.update(rows, concept, weight_rows(x, weight))
+            self._eraser = None
         return self
 
     @property
     def n(self) -> Tensor:
         """Number of samples seen."""
-        return torch.tensor(self.moments.count, device=self.moments.weight.device)
+        return torch.tensor(self.moments.count, device=self.moments.device)
 
     @property
     def mean_x(self) -> Tensor:
@@ -211,20 +279,27 @@ class MomentsFitter(Fitter):
         return self.moments.cov_xz().to(self.dtype)
 
     def is_significant(self, s: Tensor) -> Tensor:
-        """Mask the singular values `s`, descending, that are large enough to act on.
+        """Mask the strengths `s` of concept directions, descending, that are large enough to act on.
 
-        Warns of those between rounding noise and `svd_tol`, whose directions stay in place.
+        Warns of those between rounding noise and the tolerance, whose directions stay in place.
+
+        Args:
+            s: canonical correlations if `rtol` is set, or numbers relative to their largest; else singular values in
+                the units of z.
         """
-        largest = float(s.max()) if len(s) else 0.0
-        if self.rtol is not None:
-            return s > max(self.rtol, self.eps) * largest
-        significant = s > self.svd_tol
+        if self.rtol is None:
+            name, tolerance, noise = f"svd_tol={self.svd_tol}", self.svd_tol, float(s.max()) if len(s) else 0.0
+            cure = "lower svd_tol, or set rtol for a tolerance free of units"
+        else:
+            name, tolerance, noise = f"rtol={self.rtol}", max(self.rtol, 10 * self.eps), 1.0
+            cure = "lower rtol"
+        significant = s > tolerance
         # Values at the level of rounding noise are rightly left alone, and not worth a word.
-        dropped = s[~significant & (s > 1e3 * self.eps * max(largest, 1e-300))]
+        dropped = s[~significant & (s > 1e3 * self.eps * max(noise, 1e-300))]
         if len(dropped):
             warnings.warn(
-                f"svd_tol={self.svd_tol} leaves {len(dropped)} of {len(s)} concept directions in place (largest "
-                f"singular value {float(dropped.max()):.2g}): lower svd_tol, or set rtol for a relative tolerance",
+                f"{name} leaves {len(dropped)} of {len(s)} concept directions in place (largest singular value "
+                f"{float(dropped.max()):.2g}): {cure}",
                 stacklevel=6,
             )
         return significant

@@ -8,9 +8,9 @@ an oblique projection of rank k along span(C): among the affine maps that leave 
 every quadratic norm at once. One Cholesky factorisation and k solves give it; no eigendecomposition is needed.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from efface.erasure.affine import AffineEraser
 from efface.erasure.fitting import MomentsFitter, concept_matrix
+from efface.erasure.inputs import as_concept, as_tensor
 from efface.erasure.shrinkage import shrinkage_coefficients
-from efface.erasure.whitening import column_scale, eraser_factors, range_basis
+from efface.erasure.whitening import column_scale, concept_directions, eraser_factors
 from efface.moments import WeightKind
 
 ErasureMethod = Literal["leace", "orth"]
@@ -31,19 +32,25 @@ class LeaceEraser(AffineEraser):
     """The eraser with the smallest edit; `AffineEraser` describes its fields and methods."""
 
     @classmethod
-    def fit(cls, x: Tensor, z: Tensor, **options: Any) -> "LeaceEraser":
-        """Fit on x `[n, d]` and z `[n]` or `[n, k]`; `options` are `weight` `[n]` and those of `LeaceFitter`."""
+    def fit(cls, x: Any, z: Any, **options: Any) -> "LeaceEraser":
+        """Fit on x `[n, d]` and z `[n]` or `[n, k]`; `options` are `weight` `[n]` and those of `LeaceFitter`.
+
+        Tensors, numpy arrays, pandas frames and lists are taken.
+        """
         return LeaceFitter.fit(x, z, **options).eraser
 
 
-class LeaceFitter(MomentsFitter):
+class LeaceFitter(MomentsFitter[LeaceEraser]):
     """Streams the statistics that a `LeaceEraser` needs.
 
     Args:
         x_dim: width d of x.
-        z_dim: width k of z. Integer labels 0 … k − 1 may be given in place of their one-hot columns.
+        z_dim: width k of z. Integer labels 0 … k − 1 may be given in place of their one-hot columns, and are counted,
+            so that many classes cost little.
         method: see `ErasureMethod`. Change it to compare with SAL, or where d is too large for a d × d covariance.
-        affine: keep the mean of x where it is. Turn off for an eraser that must be linear.
+        affine: keep the mean of x where it is. Turn off for an eraser that must be linear. With `rtol` it is then the
+            linear map that moves x least, for which Σ is E[xxᴴ]; without, that of `concept_erasure`, with Cov(x), which
+            moves x further where its mean is large.
         constrain_cov_trace: accepted for compatibility with `concept_erasure`, and without effect there and here: the
             eraser lowers Σ to PΣPᴴ = Σ − (LU)(LU)ᴴ, so the trace of the covariance can only fall.
         device: where the statistics are kept.
@@ -53,10 +60,16 @@ class LeaceFitter(MomentsFitter):
             that the units of the columns do not matter: take it for columns of unlike scale.
         svd_tol: singular values of L⁻¹C up to this are left alone. *Absolute*, in the units of z, as in
             `concept_erasure`: a rare concept may fall below it entirely, of which `eraser` warns.
-        rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
+        rtol: if given, the tolerance instead for *canonical correlations* of x and z, the singular values of
+            L⁻¹C Cov(z)^{+½}, which lie between 0 and 1 whatever the units. Use this for new code. For `orth` it is
+            relative to the largest singular value of C Cov(z)^{+½}.
         weights: what the weights of `update` mean; `"frequency"` for those of scikit-learn, which repeat samples.
 
-    Cost: O(nd² + ndk) for the statistics, d³/3 + O(d²k) for the eraser; memory 8d² bytes (24d² in `eraser`).
+    A concept direction that the tolerance leaves in place is warned of, unless it is rounding noise; so is a concept of
+    half as many directions as x has, or more, as little of x is left without them.
+
+    Cost: O(nd² + ndk) for the statistics, O(nd²) for labels; d³/3 + O(d²k) for the eraser, and O(k³) where z is a
+    matrix. Memory 8d² bytes (24d² in `eraser`) and 8dk, and 8k² where z is a matrix.
     """
 
     def __init__(
@@ -91,26 +104,40 @@ class LeaceFitter(MomentsFitter):
         upper = self._sigma_xx()
         return (upper + upper.triu(1).mH).to(self.dtype)
 
-    @cached_property
-    def eraser(self) -> LeaceEraser:
-        """The eraser of the statistics so far; computed once, anew after each `update`.
-
-        A concept that is constant, or not correlated with x, gives an eraser of rank 0, which changes nothing.
-
-        Raises:
-            ValueError: fewer than two samples.
-        """
-        # In an orthonormal basis of the directions in which z varies at all: the columns of one-hot labels sum to 1,
-        # and along that direction Cov(x, z) is rounding noise.
-        C = self.moments.cov_xz() @ range_basis(self.moments.cov_zz(), self.eps)
+    def _solve(self) -> LeaceEraser:
+        """Compute the eraser; of rank 0, which changes nothing, if the concept is constant or not correlated with x."""
+        directions = concept_directions(self.moments, self.eps, whiten=self.rtol is not None)
         if self.method == "leace":
-            proj_left, proj_right = eraser_factors(self._sigma_xx(), C, self.is_significant, self.dtype)
+            proj_left, proj_right = self._factors(directions)
         else:
-            U, s, _ = torch.linalg.svd(C, full_matrices=False)
+            U, s, _ = torch.linalg.svd(directions, full_matrices=False)
+            if self.rtol is not None and len(s):
+                s = s / s.max().clamp_min(torch.finfo(s.dtype).tiny)
             proj_left = U[:, self.is_significant(s)]
             proj_right = proj_left.mH
+        self._warn_of_rank(proj_left.shape[1])
         bias = self.mean_x if self.affine else None
         return LeaceEraser(proj_left.to(self.dtype), proj_right.to(self.dtype).contiguous(), bias)
+
+    def _factors(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the two factors of the oblique projection along `directions` `[d, k]`."""
+        if self.rtol is None:
+            return eraser_factors(self._sigma_xx(), directions, self.is_significant, self.dtype)
+        upper, dtype = self._sigma_xx(), self.dtype
+        if not self.affine:
+            mean = self.moments.mean_x[None]
+            upper += (mean.mH @ mean).triu()
+            dtype = upper.dtype  # the mean may be far larger than the deviations, whose digits are needed
+        std = self.moments.var_x().sqrt() if self.shrinkage or not self.affine else None
+        return eraser_factors(upper, directions, self.is_significant, dtype, std)
+
+    def _warn_of_rank(self, rank: int) -> None:
+        if rank > 1 and 2 * rank >= self.x_dim:
+            warnings.warn(
+                f"the concept covaries with {rank} directions of x, which has {self.x_dim}: little of x is left "
+                "without them. Merge classes, or give more features",
+                stacklevel=4,
+            )
 
     def _sigma_xx(self) -> Tensor:
         """Return the upper triangle of Cov(x), shrunk if asked, in float64."""
@@ -134,7 +161,7 @@ class LeaceFitter(MomentsFitter):
         return sigma
 
 
-def erase_jointly(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> LeaceEraser:
+def erase_jointly(x: Any, concepts: Sequence[Any], **options: Any) -> LeaceEraser:
     """Fit one eraser that removes several concepts, and moves x as little as that allows.
 
     Args:
@@ -142,17 +169,34 @@ def erase_jointly(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> Leac
         concepts: labels `[n]` or matrices `[n, k_i]`.
         options: of `LeaceFitter`, and `weight` `[n]`.
     """
-    return LeaceEraser.fit(x, torch.cat([concept_matrix(z).to(x.device) for z in concepts], 1), **options)
+    x, tensors = _checked(x, concepts)
+    if len(tensors) == 1:
+        return LeaceEraser.fit(x, tensors[0], **options)
+    return LeaceEraser.fit(x, torch.cat([concept_matrix(z) for z in tensors], 1), **options)
 
 
-def erase_in_sequence(x: Tensor, concepts: Sequence[Tensor], **options: Any) -> AffineEraser:
+def erase_in_sequence(x: Any, concepts: Sequence[Any], **options: Any) -> AffineEraser:
     """Erase the first concept, then the second from the result, and so on; return the composition as one eraser.
 
     Use it for concepts that arrive one after the other. All are removed here too: the affine maps that follow do not
     bring an erased concept back. Without shrinkage the result is that of `erase_jointly`; with it, x is moved a little
     further, and the order matters. Arguments as there.
     """
-    eraser: AffineEraser = LeaceEraser.fit(x, concepts[0], **options)
-    for z in concepts[1:]:
+    x, tensors = _checked(x, concepts)
+    eraser: AffineEraser = LeaceEraser.fit(x, tensors[0], **options)
+    for z in tensors[1:]:
         eraser = eraser.then(LeaceEraser.fit(eraser(x), z, **options))
     return eraser
+
+
+def _checked(x: Any, concepts: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
+    x = as_tensor(x, "x")
+    tensors = [as_concept(z).to(x.device) for z in concepts]
+    if not tensors:
+        raise ValueError("concepts is empty: give at least one")
+    for i, z in enumerate(tensors):
+        if z.ndim not in (1, 2) or x.ndim != 2 or len(z) != len(x):
+            raise ValueError(
+                f"concepts[{i}] has shape {list(z.shape)}, but must be [n] or [n, k] for x [n, d], here {list(x.shape)}"
+            )
+    return x, tensors

@@ -1,16 +1,17 @@
 """Erasure where the concept of every sample is known, also when the eraser is applied."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from efface.erasure.fitting import MomentsFitter, concept_matrix
+from efface.erasure.fitting import MomentsFitter
 from efface.erasure.frozen import FrozenTensors
+from efface.erasure.inputs import as_concept, as_tensor, concept_rows
 from efface.erasure.shrinkage import optimal_linear_shrinkage
-from efface.moments import as_numbers
+from efface.erasure.whitening import column_scale
+from efface.moments import as_matrix, as_numbers, require_classes
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,30 @@ class OracleEraser(FrozenTensors):
     """`[k]`"""
 
     @classmethod
-    def fit(cls, x: Tensor, z: Tensor, **options: Any) -> "OracleEraser":
-        """Fit on x `[n, d]` and z `[n]` or `[n, k]`; `options` are `weight` `[n]` and those of `OracleFitter`."""
+    def fit(cls, x: Any, z: Any, **options: Any) -> "OracleEraser":
+        """Fit on x `[n, d]` and z `[n]` or `[n, k]`; `options` are `weight` `[n]` and those of `OracleFitter`.
+
+        Tensors, numpy arrays, pandas frames and lists are taken.
+        """
         return OracleFitter.fit(x, z, **options).eraser
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        """Subtract from x `[n, d]` its regression on z, which is labels `[n]` or a matrix `[n, k]`.
+    def __call__(self, x: Any, z: Any) -> Tensor:
+        """Subtract from x `[..., d]` its regression on z, which is labels `[...]` or a matrix `[..., k]`.
 
         The result has the dtype of x (the eraser's if x holds integers).
         """
-        if len(z) != len(x):
-            raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
-        z = concept_matrix(z, len(self.mean_z))
-        if z.shape[1] != len(self.mean_z):
-            raise ValueError(f"z has {z.shape[1]} columns, but the eraser was fitted on {len(self.mean_z)}")
-        x = as_numbers(x, self.coef.dtype)
-        expected = (z.to(self.mean_z) - self.mean_z) @ self.coef.mH
-        return (x.to(expected.dtype) - expected).to(x.dtype)
+        x = as_numbers(as_tensor(x, "x"), self.coef.dtype)
+        d, k = self.coef.shape
+        rows, concept = as_matrix(x, d, "x"), concept_rows(x, as_concept(z), k)
+        if concept.ndim == 1:
+            require_classes(concept, k)
+            expected = self.coef.mH[concept.long()] - self.mean_z @ self.coef.mH
+        else:
+            expected = (concept.to(self.mean_z) - self.mean_z) @ self.coef.mH
+        return (rows.to(expected.dtype) - expected).to(x.dtype).view(x.shape)
 
 
-class OracleFitter(MomentsFitter):
+class OracleFitter(MomentsFitter[OracleEraser]):
     """Streams the statistics that an `OracleEraser` needs.
 
     Args:
@@ -56,9 +61,10 @@ class OracleFitter(MomentsFitter):
         dtype: dtype of the data and of the eraser, at least float32; sums are kept in float64.
         shrinkage: shrink Cov(z). The covariance after erasure is then no longer exactly zero.
         svd_tol: *absolute* tolerance for singular values of Cov(z), as in `concept_erasure`.
-        rtol: if given, a tolerance relative to the largest singular value instead. Use this for new code.
+        rtol: if given, the tolerance instead for singular values of the *correlation* matrix of z, relative to the
+            largest: the units of z do not matter. Use this for new code. Labels need none.
 
-    Cost: O(ndk + nk²); memory O(dk).
+    Cost: O(ndk + nk² + k³), memory O(dk + k²); for labels with `rtol` O(nd) and O(dk).
     """
 
     def __init__(
@@ -80,14 +86,29 @@ class OracleFitter(MomentsFitter):
         """Cov(z), shrunk if asked, `[k, k]`."""
         return self._sigma_zz().to(self.dtype)
 
-    @cached_property
-    def eraser(self) -> OracleEraser:
-        """The eraser of the statistics so far; computed once, anew after each `update`."""
-        values, vectors = torch.linalg.eigh(self._sigma_zz())
-        significant = self.is_significant(values.flip(0)).flip(0)
-        values, vectors = values[significant], vectors[:, significant]
-        coef = self.moments.cov_xz() @ (vectors / values) @ vectors.mH
+    def _solve(self) -> OracleEraser:
+        C = self.moments.cov_xz()
+        if self.rtol is None:
+            coef = C @ self._pseudo_inverse(self._sigma_zz())
+        elif self.moments.has_labels and not self.shrinkage:
+            # Class means less the mean: Cov(z)⁺ up to a multiple of (1 … 1), along which z does not vary.
+            share = self.moments.mean_z * self.moments.bessel
+            coef = C / torch.where(share.abs() > 0, share, 1)
+        else:
+            sigma = self._sigma_zz()
+            std = column_scale(sigma)
+            correlation = sigma / std / std.mT
+            coef = C / std.mT @ self._pseudo_inverse(correlation) / std.mT
         return OracleEraser(coef.to(self.dtype), self.mean_z)
+
+    def _pseudo_inverse(self, sigma: Tensor) -> Tensor:
+        """Invert on the span of the significant eigenvectors."""
+        values, vectors = torch.linalg.eigh(sigma)
+        strength = values if self.rtol is None else values / values.max().clamp_min(torch.finfo(values.dtype).tiny)
+        significant = self.is_significant(strength.flip(0)).flip(0)
+        values, vectors = values[significant], vectors[:, significant]
+        inverse: Tensor = (vectors / values) @ vectors.mH
+        return inverse
 
     def _sigma_zz(self) -> Tensor:
         if self.shrinkage:

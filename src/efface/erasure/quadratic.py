@@ -1,7 +1,6 @@
 """Erasure and editing of a class in means and covariances, where the class of every sample is known."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 from efface.erasure.fitting import Fitter
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.groupby import groupby
+from efface.erasure.inputs import as_concept, as_tensor, count_classes, is_integer, weight_rows
 from efface.erasure.optimal_transport import ot_barycenter, ot_map, ot_midpoint
 from efface.erasure.shrinkage import optimal_linear_shrinkage
-from efface.moments import Moments, as_numbers
+from efface.moments import Moments, as_matrix, as_numbers, require_classes
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,32 @@ class QuadraticEraser(FrozenTensors):
     """`[k, d, d]`"""
 
     @classmethod
-    def fit(cls, x: Tensor, z: Tensor, **options: Any) -> "QuadraticEraser":
-        """Fit on x `[n, d]` and labels z `[n]`; `options` are `weight` `[n]` and those of `QuadraticFitter`."""
+    def fit(cls, x: Any, z: Any, **options: Any) -> "QuadraticEraser":
+        """Fit on x `[n, d]` and labels z `[n]`; `options` are `weight` `[n]` and those of `QuadraticFitter`.
+
+        Tensors, numpy arrays, pandas frames and lists are taken.
+        """
         return QuadraticFitter.fit(x, z, **options).eraser
 
     def optimal_transport(self, z: int, x: Tensor) -> Tensor:
-        """Move x `[n, d]`, all of class z, to the barycentre; the result has the dtype of x, as in `__call__`."""
+        """Move x `[..., d]`, all of class z, to the barycentre; the result has the dtype of x, as in `__call__`."""
+        _require_class(z, len(self.class_means))
         x = as_numbers(x, self.class_means.dtype)
-        flat = x.flatten(1).to(self.class_means.dtype)
-        moved = (flat - self.class_means[z]) @ self.ot_maps[z].mH + self.global_mean
-        return moved.view_as(x).to(x.dtype)
+        rows = as_matrix(x, len(self.global_mean), "x").to(self.class_means.dtype)
+        moved: Tensor = (rows - self.class_means[z]) @ self.ot_maps[z].mH + self.global_mean
+        return moved.view(x.shape).to(x.dtype)
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        """Erase from x `[n, d]` the classes z `[n]`.
+    def __call__(self, x: Any, z: Any) -> Tensor:
+        """Erase from x `[..., d]` the classes z `[...]`.
 
         The result has the dtype of x (the eraser's if x holds integers).
         """
-        _require_labels(z, len(self.class_means))
-        x = as_numbers(x, self.class_means.dtype)
-        return groupby(x, z).map(self.optimal_transport).coalesce() if len(x) else x
+        features = as_numbers(as_tensor(x, "x"), self.class_means.dtype)
+        rows = as_matrix(features, len(self.global_mean), "x")
+        labels = _label_rows(features, z, len(self.class_means))
+        if len(rows) == 0:
+            return features
+        return groupby(rows, labels).map(self.optimal_transport).coalesce().view(features.shape)
 
 
 @dataclass(frozen=True)
@@ -62,24 +69,30 @@ class QuadraticEditor(FrozenTensors):
     """`[k, k, d, d]`, from the first index to the second."""
 
     def transport(self, x: Tensor, source_z: int, target_z: int) -> Tensor:
-        """Move x `[n, d]`, all of class `source_z`, to class `target_z`; see `__call__`."""
+        """Move x `[..., d]`, all of class `source_z`, to class `target_z`; see `__call__`."""
+        for z in (source_z, target_z):
+            _require_class(z, len(self.class_means))
         x = as_numbers(x, self.class_means.dtype)
-        delta = x.to(self.class_means.dtype) - self.class_means[source_z]
-        return (delta @ self.ot_maps[source_z, target_z].mH + self.class_means[target_z]).to(x.dtype)
+        delta = as_matrix(x, self.class_means.shape[1], "x").to(self.class_means.dtype) - self.class_means[source_z]
+        moved: Tensor = delta @ self.ot_maps[source_z, target_z].mH + self.class_means[target_z]
+        return moved.view(x.shape).to(x.dtype)
 
-    def __call__(self, x: Tensor, source_z: Tensor, target_z: int) -> Tensor:
-        """Move x `[n, d]` of classes `source_z` `[n]` to class `target_z`.
+    def __call__(self, x: Any, source_z: Any, target_z: int) -> Tensor:
+        """Move x `[..., d]` of classes `source_z` `[...]` to class `target_z`.
 
         The result has the dtype of x (the editor's if x holds integers).
         """
-        _require_labels(source_z, len(self.class_means))
-        x = as_numbers(x, self.class_means.dtype)
-        if len(x) == 0:
-            return x
-        return groupby(x, source_z).map(lambda source, group: self.transport(group, source, target_z)).coalesce()
+        _require_class(target_z, len(self.class_means))
+        features = as_numbers(as_tensor(x, "x"), self.class_means.dtype)
+        rows = as_matrix(features, self.class_means.shape[1], "x")
+        labels = _label_rows(features, source_z, len(self.class_means))
+        if len(rows) == 0:
+            return features
+        groups = groupby(rows, labels).map(lambda source, group: self.transport(group, source, target_z))
+        return groups.coalesce().view(features.shape)
 
 
-class QuadraticFitter(Fitter):
+class QuadraticFitter(Fitter[QuadraticEraser]):
     """Streams mean and covariance of each class, for a `QuadraticEraser` or a `QuadraticEditor`.
 
     Args:
@@ -105,6 +118,7 @@ class QuadraticFitter(Fitter):
         shrinkage: bool = True,
         weighted_mean: bool = False,
     ) -> None:
+        super().__init__(x_dim, num_classes, device=device, dtype=dtype)
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}, but must be at least 2")
         self.num_classes, self.shrinkage, self.weighted_mean = num_classes, shrinkage, weighted_mean
@@ -112,29 +126,32 @@ class QuadraticFitter(Fitter):
         self.dtype = self._statistics[0].dtype
 
     @staticmethod
-    def _concept(z: Tensor) -> tuple[Tensor, int]:
-        return z, int(z.max()) + 1 if len(z) else 0
+    def _width(z: Tensor) -> int:
+        _require_integers(z)
+        return count_classes(z)
 
-    def update(self, x: Tensor, z: Tensor, *, weight: Tensor | None = None) -> Self:
-        """Add a batch: x `[..., d]`, labels z `[...]`, importance weights `[...]`.
+    def update(self, x: Any, z: Any, *, weight: Any = None) -> Self:
+        """Add a batch: x `[..., d]`, labels z `[...]` or `[..., 1]`, importance weights `[...]`.
+
+        Tensors, numpy arrays, pandas frames and lists are taken.
 
         Raises:
             ValueError: shapes do not fit, values are not finite, a label is out of range. Nothing is added then.
         """
-        x, z = x.reshape(-1, x.shape[-1]), z.flatten()
-        _require_labels(z, self.num_classes)
-        if len(x) != len(z):
-            raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one label for each row of x")
-        weights = torch.ones(len(x), device=x.device) if weight is None else weight.flatten()
+        x = as_tensor(x, "x")
+        rows, labels = as_matrix(x, self.x_dim, "x"), _label_rows(x, z, self.num_classes)
+        weights = None if weight is None else weight_rows(x, as_tensor(weight, "weight"))
         # Gathered class by class first, so that nothing is added if a later class turns out to be wrong.
         batch: dict[int, Moments] = {}
-        for (label, group), group_weights in zip(groupby(x, z), groupby(weights, z).groups, strict=True):
-            batch[label] = Moments(x.shape[-1], 0, device=self._device, dtype=self.dtype)
-            batch[label].update(group, group[:, :0], None if weight is None else group_weights)
-            self._statistics[label].require_mergeable(batch[label])
-        for label, moments in batch.items():
-            self._statistics[label].merge(moments)
-        self._forget()
+        grouped = groupby(rows, labels)
+        weight_groups = [None] * len(grouped.labels) if weights is None else groupby(weights, labels).groups
+        for (label, group), group_weights in zip(grouped, weight_groups, strict=True):
+            batch[label] = Moments(self.x_dim, 0, device=self._device, dtype=self.dtype)
+            batch[label].update(group, group[:, :0], group_weights)
+        with self._lock:
+            for label, moments in batch.items():
+                self._statistics[label].merge(moments)
+            self._eraser = None
         return self
 
     def update_single(self, x: Tensor, z: int) -> Self:
@@ -156,13 +173,7 @@ class QuadraticFitter(Fitter):
         """Covariance of each class, shrunk if asked, `[k, d, d]`."""
         return self._sigmas().to(self.dtype)
 
-    @cached_property
-    def eraser(self) -> QuadraticEraser:
-        """The eraser of the statistics so far; computed once, anew after each `update`.
-
-        Raises:
-            ValueError: a class has fewer than two samples.
-        """
+    def _solve(self) -> QuadraticEraser:
         sigmas, means = self._sigmas(), self._means()
         prior = torch.stack([moments.weight for moments in self._statistics])
         prior = prior / prior.sum()
@@ -181,8 +192,9 @@ class QuadraticFitter(Fitter):
         Raises:
             ValueError: a class has fewer than two samples.
         """
-        sigmas = self._sigmas()
-        editor = QuadraticEditor(self.mean_x, ot_map(sigmas[:, None], sigmas[None]).to(self.dtype))
+        with self._lock:
+            sigmas, means = self._sigmas(), self.mean_x
+        editor = QuadraticEditor(means, ot_map(sigmas[:, None], sigmas[None]).to(self.dtype))
         return editor if device is None else editor.to(device)
 
     def _means(self) -> Tensor:
@@ -205,8 +217,28 @@ class QuadraticFitter(Fitter):
         return self._statistics[0].weight.device
 
 
-def _require_labels(z: Tensor, k: int) -> None:
-    if z.dtype != torch.int64 or z.ndim != 1:
-        raise ValueError(f"z has dtype {z.dtype} and shape {list(z.shape)}, but must be int64 labels [n]")
-    if len(z) and (int(z.min()) < 0 or int(z.max()) >= k):
-        raise ValueError(f"z has labels from {int(z.min())} to {int(z.max())}, but they must lie in 0 … {k - 1}")
+def _label_rows(x: Tensor, z: Any, k: int) -> Tensor:
+    """Return the labels z `[...]` or `[..., 1]` of x `[..., d]` as `[n]` int64.
+
+    Raises:
+        ValueError: they have another shape or dtype, or are not in 0 … k − 1.
+    """
+    labels = as_concept(z)
+    _require_integers(labels)
+    if labels.shape not in (x.shape[:-1], (*x.shape[:-1], 1)):
+        raise ValueError(
+            f"z has shape {list(labels.shape)}, but must be {list(x.shape[:-1])}, one label for each sample of "
+            f"x {list(x.shape)}"
+        )
+    require_classes(labels, k)
+    return labels.flatten().to(x.device, torch.int64)
+
+
+def _require_integers(z: Tensor) -> None:
+    if not is_integer(z):
+        raise ValueError(f"z has dtype {z.dtype}, but must be integer labels [n]")
+
+
+def _require_class(z: int, k: int) -> None:
+    if not 0 <= z < k:
+        raise ValueError(f"class {z} is not one of the {k} classes fitted on, 0 … {k - 1}")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from efface.moments import Moments
+
 
 def column_scale(sigma: Tensor) -> Tensor:
     """Return the standard deviations `[d, 1]` of a covariance `[d, d]`; 1 for constant columns."""
@@ -12,18 +14,64 @@ def column_scale(sigma: Tensor) -> Tensor:
     return torch.where(std > 0, std, 1)[:, None]
 
 
-def range_basis(sigma: Tensor, eps: float) -> Tensor:
-    """Find an orthonormal basis `[k, r]` of the range of a covariance `[k, k]` with entries of relative error eps."""
+def _range(sigma: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the eigenvalues `[r]` and -vectors `[k, r]` of the range of a correlation matrix, and the deviations `[k]`.
+
+    Args:
+        sigma: covariance `[k, k]` with entries of relative error eps.
+        eps: that error.
+    """
     scale = torch.linalg.diagonal(sigma).real.clamp_min(0).sqrt()
     unit = torch.where(scale > 0, scale, 1)[:, None]
     values, vectors = torch.linalg.eigh(sigma / unit / unit.mT)
-    in_range = vectors[:, values > 10 * len(sigma) * eps * values.clamp_min(0).max()]
-    basis: Tensor = torch.linalg.qr(scale[:, None] * in_range)[0]
+    in_range = values > 10 * len(sigma) * eps * values.clamp_min(0).max()
+    return values[in_range], vectors[:, in_range], scale
+
+
+def range_basis(sigma: Tensor, eps: float) -> Tensor:
+    """Find an orthonormal basis `[k, r]` of the range of a covariance `[k, k]` with entries of relative error eps."""
+    _, vectors, scale = _range(sigma, eps)
+    basis: Tensor = torch.linalg.qr(scale[:, None] * vectors)[0]
     return basis
 
 
+def inverse_root(sigma: Tensor, eps: float) -> Tensor:
+    """Find W `[k, r]` with Wᴴ Σ W = I on the range of a covariance Σ `[k, k]` with entries of relative error eps."""
+    values, vectors, scale = _range(sigma, eps)
+    return vectors / values.sqrt() / torch.where(scale > 0, scale, 1)[:, None]
+
+
+def concept_directions(moments: Moments, eps: float, *, whiten: bool) -> Tensor:
+    """Compute C W `[d, r]`, r <= d, whose columns span those of C = Cov(x, z), up to a rotation of the columns.
+
+    Labels need O(dk) memory and O(d²k) time: with π their shares, diag(1 / π) serves C as an inverse of their
+    covariance diag(π) − ππᵀ, as the columns of C sum to 0.
+
+    Args:
+        moments: of x and z.
+        eps: relative error of their covariances.
+        whiten: take W with Wᴴ Cov(z) W = I, so that the units of z do not matter, and the singular values of L⁻¹ C W
+            are the canonical correlations of x and z. Else an orthonormal basis of the range of Cov(z), as the columns
+            of a one-hot z sum to 1, and Cov(x, z) is rounding noise along that direction.
+    """
+    C = moments.cov_xz()
+    if not moments.has_labels:
+        C = C @ (inverse_root if whiten else range_basis)(moments.cov_zz(), eps)
+    else:
+        share = moments.mean_z.real * moments.bessel
+        if int((share > 0).sum()) < 2:  # a constant
+            return C[:, :0]
+        if whiten:
+            C = C / torch.where(share > 0, share, 1).sqrt()
+    return torch.linalg.qr(C.mH, mode="r").R.mH if C.shape[1] > C.shape[0] else C
+
+
 def eraser_factors(
-    upper: Tensor, C: Tensor, is_significant: Callable[[Tensor], Tensor], dtype: torch.dtype
+    upper: Tensor,
+    C: Tensor,
+    is_significant: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the factors of the LEACE eraser: B spanning the significant part of C, and (Bᴴ Σ⁻¹ B)⁻¹ Bᴴ Σ⁻¹.
 
@@ -32,8 +80,10 @@ def eraser_factors(
     Args:
         upper: upper triangle of Σ `[d, d]`, positive semi-definite, float64; overwritten.
         C: `[d, k]`, float64.
-        is_significant: a mask of the singular values of L⁻¹C to erase, Σ = LLᴴ.
+        is_significant: a mask of the strengths of the directions to erase: the singular values of L⁻¹C, Σ = LLᴴ.
         dtype: the working dtype, in which the products behind the entries of Σ were rounded.
+        std: standard deviations `[d]` of x, where Σ is more than its covariance (shrunk, or about zero) and z is white.
+            A direction is then as strong as its largest correlation with one column, if that is more.
     """
     eps = torch.finfo(dtype).eps
     # In units of each column's standard deviation, so that neither the units of x nor a constant column matter. The
@@ -42,23 +92,27 @@ def eraser_factors(
     upper /= scale
     upper /= scale.mT
     C = C / scale
+    ratio = None if std is None else torch.where(std > 0, scale[:, 0] / std, 0)[:, None]
     R, failed = torch.linalg.cholesky_ex(upper.to(dtype), upper=True)
     factors = None
     if not failed and float(R.diagonal().real.square().min()) > 10 * eps:
-        factors = _by_cholesky(upper, R, C, is_significant)
+        factors = _by_cholesky(upper, R, C, is_significant, ratio)
     # A Cholesky factor may exist and be wrong all the same, where Σ is singular to rounding.
     B, A = _by_eigenvectors(upper, C, is_significant, eps) if factors is None else factors
     return scale * B, A / scale.mT
 
 
 def _by_cholesky(
-    upper: Tensor, R: Tensor, C: Tensor, is_significant: Callable[[Tensor], Tensor]
+    upper: Tensor, R: Tensor, C: Tensor, is_significant: Callable[[Tensor], Tensor], ratio: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Compute the factors from Σ = Rᴴ R, R in the working dtype; None if Σ⁻¹ cannot be refined to float64."""
     dtype, eps = R.dtype, torch.finfo(R.dtype).eps
     _, s, Vh = torch.linalg.svd(torch.linalg.solve_triangular(R.mH, C.to(dtype), upper=False), full_matrices=False)
-    significant = is_significant(s)
-    B = C @ (Vh[significant].mH / s[significant]).to(C.dtype)
+    strength = s
+    if ratio is not None:
+        strength = torch.maximum(s, (ratio * (C @ Vh.mH.to(C.dtype))).abs().amax(0).to(s.dtype))
+    significant = is_significant(strength)
+    B = C @ (Vh[significant].mH / s[significant].clamp_min(torch.finfo(s.dtype).tiny ** 0.5)).to(C.dtype)
 
     def solve(b: Tensor) -> Tensor:  # contiguous, or the products below are ten times slower
         half = torch.linalg.solve_triangular(R.mH, b.to(dtype), upper=False)

@@ -167,6 +167,8 @@ class Converged:
 class Candidate:
     """An edit of the training objective, followed to its minimum. Subclasses say which edit."""
 
+    searched: ClassVar[tuple[str, ...]] = ("damping",)
+
     start: Converged
     minimum: Minimum
     """Of the edited objective."""

@@ -70,6 +70,8 @@ class FmdPairs(FmdMinimum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate(Candidate):
+    searched: ClassVar[tuple[str, ...]] = ("damping", "alpha")
+
     pairs: int
     alpha: float
 

@@ -88,6 +88,8 @@ class FmdSamples(FmdMinimum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate(Candidate):
+    searched: ClassVar[tuple[str, ...]] = ("damping", "samples")
+
     samples: int
     influence: Influence
 

@@ -18,7 +18,8 @@ class Leace(StreamedErasure):
         affine: keep the mean of the features where it is.
         shrinkage: which estimate is shrunk, see `LeaceFitter`: the `correlation` matrix of the features, so that their
             units do not matter; their covariance if true, for features of one scale; none if false.
-        rtol: relative tolerance for singular values. 1e-4 suits statistics of float32 data.
+        rtol: canonical correlations with the attribute below this are left alone. 1e-4 suits statistics of float32
+            data.
     """
 
     projection: ErasureMethod = "leace"

@@ -21,19 +21,23 @@ class Rlace(RankedErasure):
     Args:
         solver: how the game is solved, see `efface.erasure.rlace`.
         l2: λ of the adversary.
-        max_iter: steps of the game, where it has to be played.
+        max_iter: steps of an ascent, where the game has to be played.
+        restarts: ascents from random starts, after those from known ones; they depend on the seed.
     """
 
     solver: RlaceSolver = "auto"
     l2: Annotated[float, Gt(0)] = 1e-4
     max_iter: Annotated[int, Ge(1)] = 300
+    restarts: Annotated[int, Ge(0)] = 4
 
     small: ClassVar[dict[str, Any]] = {"rank": 1, "max_iter": 5}
     eraser_class = RlaceEraser
 
     def eraser_options(self, problem: Problem) -> dict[str, Any]:
-        seed = {"seed": problem.seed} if self.solver == "sgd" else {}
-        return {"solver": self.solver, "l2": self.l2, "max_iter": self.max_iter, **seed}
+        return {
+            "solver": self.solver, "l2": self.l2, "max_iter": self.max_iter, "restarts": self.restarts,
+            "seed": problem.seed,
+        }  # fmt: skip
 
     def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
         eraser, _ = super().erase(data, drop, problem)

@@ -14,7 +14,7 @@ from efface.data.base import Dataset, Source
 from efface.debiased import MODEL_FILE, Debiased
 from efface.evaluation.evaluate import Evaluation, Reference
 from efface.files import digest
-from efface.methods.base import Method
+from efface.methods.base import Method, NotApplicable
 from efface.models.base import Model
 from efface.runs.artifacts import PREDICTIONS_FILE, writers_of
 from efface.runs.base import Outcome, Run
@@ -57,8 +57,11 @@ class GridRun(Run):
         reason = self.method.skip(problem)
         if reason is not None:
             return Outcome(not_applicable=reason)
-        with session.clock("method"):
-            debiased = self.method.fit(problem)
+        try:
+            with session.clock("method"):
+                debiased = self.method.fit(problem)
+        except NotApplicable as error:  # what only fitting can tell
+            return Outcome(not_applicable=str(error))
         with session.clock("evaluation"):
             return self._evaluate(debiased, extraction, trained)
 

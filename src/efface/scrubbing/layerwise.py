@@ -57,7 +57,7 @@ def scrub(
         sublayers: erase at the input of the attention and of the MLP of every block; if off, of the block only.
         pre_hook: erase from the inputs of the normalisations, and not from their outputs.
         n_labels: number of classes; counted if None.
-        rtol: singular values below this share of the largest are left alone.
+        rtol: canonical correlations with the concept below this are left alone.
         shrinkage: see `LeaceFitter`.
         states: keep the inputs of the next block in `memory`, on `disk`, or compute them anew from the tokens each time
             (`recompute`), in which case time grows with the square of the number of blocks.
