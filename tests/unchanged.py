@@ -1,8 +1,8 @@
 """A fixed set of runs whose metrics a change of names must not change: `python -m tests.unchanged [--write]`.
 
 Every method on the mini data set with ten classes and with two, and on UCI Adult; removals one by one, certified and as
-published; one scrubbing run. They go through the command line alone, so that the same file serves before and after a move. Metrics are
-those of val and test; `DATA_DIR` names the data.
+published; one scrubbing run. They go through the command line alone, so that the same file serves before and after a
+move. Metrics are those of val and test; `DATA_DIR` names the data.
 """
 
 import argparse

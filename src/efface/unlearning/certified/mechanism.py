@@ -1,5 +1,6 @@
 """The Gaussian mechanism: how far a perturbation of given size hides a shift, and where it is drawn from."""
 
+import functools
 import math
 import os
 
@@ -21,6 +22,7 @@ def gaussian_delta(shift: float, epsilon: float) -> float:
     return max(math.exp(first) - math.exp(epsilon + second), 0.0)
 
 
+@functools.lru_cache
 def allowed_shift(epsilon: float, delta: float) -> float:
     """Return the largest shift, in units of the perturbation's standard deviation, that (ε, δ) allows.
 
