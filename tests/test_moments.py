@@ -278,3 +278,22 @@ def test_a_column_that_is_exactly_uncorrelated_is_no_underflow() -> None:
     moments.update(x, z)
     assert float(moments.cov_xz()[0, 0]) == 0
     assert float(moments.cov_xz()[1, 0]) != 0
+
+
+def test_variances_are_the_diagonals_of_the_covariances() -> None:
+    x, z, w = data()
+    labels = Moments(7, 3, dtype=torch.float64)
+    labels.update(x, torch.arange(500) % 3, w)
+    for m in (moments((x, z, w)), labels):
+        for unbiased in (True, False):
+            torch.testing.assert_close(m.var_x(unbiased=unbiased), m.cov_xx(unbiased=unbiased).diagonal())
+            torch.testing.assert_close(m.var_z(unbiased=unbiased), m.cov_zz(unbiased=unbiased).diagonal())
+        torch.testing.assert_close(m.bessel * m.cov_xx(unbiased=False), m.cov_xx())
+
+
+def test_batch_of_weight_zero_adds_nothing() -> None:
+    x, z, w = data()
+    m = moments((x, z, w))
+    m.update(1e30 * x, z, 0 * w)
+    torch.testing.assert_close(m.cov_xx(), moments((x, z, w)).cov_xx())
+    assert m.n_eff == pytest.approx(moments((x, z, w)).n_eff)

@@ -203,3 +203,15 @@ def test_nothing_to_erase_from_or_with_is_refused() -> None:
             fit(x, [y, y[1:]])
     with pytest.raises(ValueError, match="z has labels from 0 to 3, but they must lie in 0 … 1"):
         LeaceFitter(12, 1, dtype=x.dtype).update(x, y)
+
+
+def test_shrinkage_towards_a_column_of_large_numbers_does_not_hide_a_concept() -> None:
+    """Σ is then that column's variance on the whole diagonal, and L⁻¹C of the other columns all but 0."""
+    g = torch.Generator().manual_seed(0)
+    sex = torch.arange(500) % 2
+    x = torch.randn(500, 12, generator=g, dtype=torch.float64)
+    x[:, 0] += 2 * sex
+    x[:, 5] = LeaceEraser.fit(x, sex, shrinkage=False)(x)[:, 5] * 1e9
+    eraser = LeaceEraser.fit(x, sex, rtol=1e-4)
+    assert eraser.rank == 1
+    assert certify(eraser, x, sex).whitened_covariance < 1e-6
