@@ -209,7 +209,6 @@ def minimise(
     *,
     tol: float,
     max_iter: int,
-    min_iter: int = 0,
     norm: Callable[[Tensor], float] = largest_entry,
     rounding: float = 0.0,
 ) -> tuple[P, Minimum]:
@@ -219,7 +218,7 @@ def minimise(
         start: where to begin.
         finders: tried in order at each point, the next one where the last one's step lowers the value at no length.
         tol: the gradient norm at which to stop.
-        max_iter, min_iter: steps at most, and at least.
+        max_iter: steps at most.
         norm: of the gradient.
         rounding: how far, relative to the value, rounding may raise it in a step that counts as lowering it.
 
@@ -230,7 +229,7 @@ def minimise(
     point, iterations = start, 0
     while True:
         grad_norm = norm(point.gradient)
-        if iterations == max_iter or (grad_norm <= tol and iterations >= min_iter):
+        if iterations == max_iter or grad_norm <= tol:
             break
         lower = _first(_descend(point, finder, rounding) for finder in finders)
         if lower is None:  # no decrease is left that the precision can see

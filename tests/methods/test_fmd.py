@@ -76,7 +76,7 @@ def test_unlearn_refuses_more_than_the_limit(ten_classes: Problem) -> None:
     limit = unlearned.info["influence"]["removal_limit"]
     assert unlearned.info["tried"][-1]["samples"] == limit
     assert unlearned.info["certified"] is False
-    assert "chosen from the trained model" in unlearned.info["certified_reason"]
+    assert "chosen by the trained model" in unlearned.info["certified_reason"]
     with pytest.raises(ValueError, match=f"predicted bias reaches 0 after {limit} samples"):
         FmdSamples(strategy="unlearn", steps=5, number=limit + 1).fit(ten_classes)
     assert FmdSamples(strategy="unlearn", number=len(ten_classes.train)).skip(ten_classes) is not None

@@ -263,13 +263,13 @@ def require_samples(problem: Problem, strategy: Strategy, number: int | None) ->
 def certification(strategy: Strategy) -> dict[str, Any]:
     """Say whether what was removed is certified to be gone, and if not, why.
 
-    Only removals that were fixed before training, from an objective trained under a secret perturbation, can be: see
+    Only removals that were fixed without a look at the model, and whose result is released with noise, can be: see
     `efface.unlearning.certified`. The samples here are chosen by the model that was trained on them.
     """
     if strategy == "external":
         reason = "the external strategy removes no training sample"
     else:
-        reason = "the samples were chosen from the trained model, whose training was not perturbed"
+        reason = "the samples were chosen by the trained model, and the result carries no noise"
     return {"certified": False, "certified_reason": reason}
 
 

@@ -4,9 +4,8 @@
   Hessian), and edit the training `objective` that they are in (`edits`), for a linear `head` or for several `layers`.
   What to remove is chosen from the trained model, and the model is what it would be after training on the edited
   objective, as nearly as a minimum is found: nothing is certified.
-* `certified` removes given training samples from a linear classifier under a budget (ε, δ). Its objective is a sum
-  under a secret perturbation, and its gradient is accounted for to the last digit: another objective and another
-  contract.
+* `certified` removes given training samples from a linear classifier, minimises its objective on the others to a fixed
+  gradient norm, and releases weights with noise and an (ε, δ) certificate: another objective and another contract.
 
 Both minimise with `efface.newton`.
 """
