@@ -143,3 +143,20 @@ def test_a_scrubbing_run_says_that_it_holds_erasers(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(json.dumps({"status": "done", "artifacts": ["scrubber.safetensors"]}))
     with pytest.raises(ValueError, match=r"ConceptScrubber\.load"):
         efface.load(tmp_path)
+
+
+class Foreign(Representation):
+    """A map that is in no table."""
+
+    kind = "foreign"
+
+
+class Disguised(Representation):
+    """A map that borrows another one's kind."""
+
+
+@pytest.mark.parametrize("represent", [Foreign(), Disguised()])
+def test_a_representation_that_could_not_be_loaded_is_not_saved(tmp_path: Path, represent: Representation) -> None:
+    with pytest.raises(ValueError, match=r"add it to efface\.representations\.KINDS"):
+        Debiased(represent=represent, head=nn.Linear(3, 2)).save(tmp_path / "file")
+    assert not list(tmp_path.iterdir())

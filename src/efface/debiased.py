@@ -39,7 +39,16 @@ class Debiased:
         return logits
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write representation and head to one safetensors file; `fitted_on`, `info` and `arrays` are not in it."""
+        """Write representation and head to one safetensors file; `fitted_on`, `info` and `arrays` are not in it.
+
+        Raises:
+            ValueError: the representation is of no kind that could be loaded again.
+        """
+        if KINDS.get(self.represent.kind) is not type(self.represent):
+            raise ValueError(
+                f"represent is a {type(self.represent).__name__} of kind {self.represent.kind!r}, which no saved model "
+                "can name: give the class a kind of its own, and add it to efface.representations.KINDS"
+            )
         tensors = {f"represent.{name}": t for name, t in self.represent.state_dict().items()}
         tensors |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
         tensorfiles.write(path, tensors, kind=_KIND, facts={"represent": self.represent.kind, "cut": self.cut})

@@ -43,7 +43,9 @@ def require_writable(folder: Path, *, option: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error}): set {option}=... to a folder that can be") from error
+        raise OSError(
+            f"cannot write to {folder} ({error}): set {option}=... to a folder that can be written"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

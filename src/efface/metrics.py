@@ -280,7 +280,7 @@ METRICS: tuple[Metric, ...] = (
         "largest |Cov(represented x, one-hot a)| on the samples fitted on, under their weights",
         _LEACE,
         "lower",
-        undefined="the method is fitted on no data",
+        undefined="the method names no samples that an eraser was fitted on",
     ),
     Metric(
         "feature_shift",

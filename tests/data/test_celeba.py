@@ -238,7 +238,7 @@ def test_damaged_images_are_all_named(copy: Path) -> None:
 def test_wrong_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         load(tmp_path)
-    for part in (str(tmp_path / "celeba"), "no list_attr_celeba.txt or .csv", "no the folder img_align_celeba"):
+    for part in (str(tmp_path / "celeba"), "no list_attr_celeba.txt or .csv", "no folder img_align_celeba"):
         assert part in str(error.value)
 
 

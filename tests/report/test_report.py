@@ -50,7 +50,7 @@ def test_the_table_is_of_the_runs(results: Path) -> None:
     assert any("not applicable: reweigh=true: no weights" in note for note in made.notes)
     assert any(f"{BIASED}: no MLP probe, bits: the non-linear probe is switched off" in note for note in made.notes)
     assert any("fit_on is pairs on colored_mnist_mini bias_ratio=0.95; train on" in note for note in made.notes)
-    assert any("the method is fitted on no data" in note for note in made.notes)
+    assert any("the method names no samples that an eraser was fitted on" in note for note in made.notes)
     assert not any(note.startswith(f"{WHOLLY}:") for note in made.notes)  # a cell without runs is no gap of a metric
     text = render.markdown(made)
     for word in ("test split", "groups", "probe info.", "last epoch", "Bold: the best mean"):

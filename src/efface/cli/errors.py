@@ -77,8 +77,8 @@ def _unknown(key: str, root: Path) -> str:
         if leaf in keys:
             having = ", ".join(name for name, names in by_file.items() if leaf in names)
             return (
-                f"{key}: not every {group} of this command has it; these do: {having}. Run the others in a command of "
-                "their own, into the same results_dir."
+                f"{key}: not every {group} of this command has it; these do: {having}. Take one of those, or run the "
+                "others of a grid in a command of their own, into the same results_dir."
             )
         kind, prefix = f"Keys of {group}", f"{group}."
     else:

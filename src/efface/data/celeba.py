@@ -201,7 +201,7 @@ class _Folder:
             images /= _IMAGES
         folder = cls(path, path / _IMAGES if images is None else images)
         missing = [f"{name}.txt or .csv" for name in (_ATTRIBUTES, _PARTITION) if folder.file(name) is None]
-        missing += [] if images else [f"the folder {_IMAGES}"]
+        missing += [] if images else [f"folder {_IMAGES}"]
         if missing:
             raise FileNotFoundError(
                 f"{path.resolve()} has no {', no '.join(missing)}. Put CelebA's aligned images and lists there, or set "

@@ -166,7 +166,7 @@ def _edit_metrics(debiased: Debiased, before: Tensor, after: Tensor, n_attribute
     """Metrics of what the method does to features."""
     comparable = debiased.cut == 1 and before.shape == after.shape
     reasons = {
-        "max_abs_cov": "the method is fitted on no data",
+        "max_abs_cov": "the method names no samples that an eraser was fitted on",
         "feature_shift": (
             "the features are constant, so that no shift compares with their spread"
             if comparable

@@ -43,7 +43,10 @@ class Unaware(Method):
 def _attribute_columns(problem: Problem) -> list[int]:
     """Return the columns of the features that are the attribute itself. NotApplicable if they are not known."""
     if problem.attribute_columns is None:
-        raise NotApplicable("the data set does not say which columns of its inputs are the attribute")
+        raise NotApplicable(
+            "the data set does not say which columns of its inputs are the attribute; dataset=features can, with "
+            "dataset.attribute_columns=[...]"
+        )
     if not problem.features_are_inputs:
         raise NotApplicable("the features are not the columns of the inputs, but mixtures of them: use model=linear")
     return list(problem.attribute_columns)
