@@ -32,6 +32,12 @@ def locals_of(tree: ast.AST) -> set[str]:
     return names | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """Without packages, pytest cannot collect two of one name; whether it has to depends on caches."""
+    names = sorted(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert names == sorted(set(names))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_files_are_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= LONGEST_FILE
