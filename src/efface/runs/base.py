@@ -211,6 +211,7 @@ def _leave_error(run: Run, error: Exception) -> None:
             run={"traceback": traceback.format_exc()},
         )  # fmt: skip
         write_atomically(run.directory / ERROR, lambda path: path.write_text(record.to_json()))
+        error.add_note(f"(traceback: {run.directory / ERROR})")
 
 
 def _null(value: float) -> None:
