@@ -26,7 +26,7 @@ RESOLUTION, IMAGES, STEPS = 64, 2048, 1024
 WORKERS = 2
 
 
-class Photographs(TorchDataset):
+class Photographs(TorchDataset[torch.Tensor]):
     """The images of a split the usual way, as from torchvision's `ImageFolder`: opened and transformed one by one."""
 
     def __init__(self, folder: Path, split: CelebASplit) -> None:
@@ -40,7 +40,8 @@ class Photographs(TorchDataset):
         return len(self.files)
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        return self.transform(Image.open(self.files[i]).convert("RGB"))
+        image: torch.Tensor = self.transform(Image.open(self.files[i]).convert("RGB"))
+        return image
 
 
 def subset(data_dir: Path, folder: Path) -> str:

@@ -41,7 +41,8 @@ def original(x: Tensor, y: Tensor, lam: float, theta: Tensor) -> Callable[[], Te
         hessian.diagonal().add_(lam * len(rest))
         leaving = ((removed @ theta).sigmoid() - y[0]) * removed + lam * theta
         step = torch.linalg.inv(hessian) @ leaving
-        return step.norm() * (rest @ step).norm()
+        bound: Tensor = step.norm() * (rest @ step).norm()
+        return bound
 
     return remove
 

@@ -63,7 +63,8 @@ def published_pair(problem: Problem, theta: Tensor, i: int, damping: float) -> T
     for members in (problem.pairs, problem.pairs_cf):
         one = members.x[i]
         gradients.append((torch.sigmoid(one @ weight + bias) - 1) * one)
-    return inverse @ (gradients[0] - gradients[1])
+    step: Tensor = inverse @ (gradients[0] - gradients[1])
+    return step
 
 
 def rows() -> Iterator[Row]:

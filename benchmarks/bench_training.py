@@ -23,7 +23,7 @@ EPOCHS = 10
 LOADER_EPOCHS = 2
 
 
-class PilDigits(TorchDataset):
+class PilDigits(TorchDataset[tuple[torch.Tensor, int]]):
     """The same samples the usual way, as from torchvision's MNIST: a PIL image each, then transforms that colour it."""
 
     def __init__(self, split: ColoredDigits) -> None:
@@ -43,6 +43,7 @@ def loader_epoch_seconds(data: Dataset, workers: int) -> float:
     torch.manual_seed(0)
     model = mlp(input_shape=data.input_shape, n_classes=10)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    assert isinstance(data.train, ColoredDigits)
     loader = DataLoader(PilDigits(data.train), 256, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     start = time.perf_counter()
     for _ in range(LOADER_EPOCHS):
