@@ -198,7 +198,7 @@ def broken(copy: Path, kind: str) -> None:
         ("other twin", "with OTHER metrics: the first is taken", 5),
     ],
 )
-def test_what_cannot_be_trusted_is_left_out_and_named(
+def test_untrustworthy_records_are_left_out_and_named(
     copy: Path, capsys: pytest.CaptureFixture[str], kind: str, message: str, left: int
 ) -> None:
     broken(copy, kind)
@@ -212,7 +212,7 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
 
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("field", ["commit", "versions", "device", "threads", "fingerprint"])
-def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
+def test_runs_that_are_hard_to_compare_are_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
     path = record_of(copy, "none", "seed=1")
     record = Record.read(path)
     run = {**record.run, "commit": "0123456789ab"} if field == "commit" else record.run
