@@ -84,7 +84,7 @@ def test_metrics_and_spread_can_be_chosen(results: Path) -> None:
     half = 12.7062 * (values.max() - values.min()) / 2
     assert made.cell("none", (BIASED, HEADINGS["accuracy"])).text == f"{values.mean():.3f} ± {half:.3f}"
     assert "95 % t interval" in made.caption[0]
-    with pytest.raises(ValueError, match="there is no acuracy; there are accuracy, "):
+    with pytest.raises(ValueError, match=r"there is no acuracy; there are accuracy, .* Did you mean accuracy\?"):
         table.build(runs, metrics=["acuracy"])
 
 

@@ -4,6 +4,7 @@ Read without Hydra's composition, which takes a second for a group, to say what 
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,12 @@ def file_options(file: Path, group: str, root: Path) -> dict[str, Any]:
 def settable(file: Path, group: str, root: Path) -> list[str]:
     """Return the keys of one file of a group that a person may set."""
     return [key for key in file_options(file, group, root) if not key.startswith("_") and key != "name"]
+
+
+def about(file: Path) -> str:
+    """Return the comment that opens a yaml file: what it is, and how to use it."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in lines if not line.startswith("# @package"))
 
 
 @functools.cache

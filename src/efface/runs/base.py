@@ -148,8 +148,6 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
         device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say
     )  # fmt: skip
     outcome = run.compute(session)
-    if outcome.not_applicable is not None:
-        say(f"not applicable: {outcome.not_applicable}")
 
     def record_of(artifacts: dict[str, str | None]) -> Record:
         return Record(
@@ -211,6 +209,7 @@ def _leave_error(run: Run, error: Exception) -> None:
             run={"traceback": traceback.format_exc()},
         )  # fmt: skip
         write_atomically(run.directory / ERROR, lambda path: path.write_text(record.to_json()))
+        error.add_note(f"The run's configuration and the traceback are in {run.directory / ERROR}")
 
 
 def _null(value: float) -> None:

@@ -19,7 +19,7 @@ from efface.models.base import Model
 from efface.runs.artifacts import PREDICTIONS_FILE, writers_of
 from efface.runs.base import Outcome, Run
 from efface.runs.extraction import Extraction
-from efface.runs.session import Session, require_finite
+from efface.runs.session import UNTRAINED, Session, require_finite
 from efface.training import Erm, Trained
 
 
@@ -80,6 +80,8 @@ class GridRun(Run):
         tensors, facts = session.cached("model", key, build)
         model.load_state_dict(tensors)
         trained = Trained(**facts)
+        if self.training.epochs == 0:
+            session.say(UNTRAINED)
         session.trained(trained.history, trained.seconds)
         return model.to(session.device).eval().requires_grad_(False), trained
 
