@@ -59,7 +59,11 @@ def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: f
     approximate = approximate.to(f.x)
     approximate.diagonal().add_(damping + 1e-7 * approximate.diagonal().mean())
     L, failed = torch.linalg.cholesky_ex(approximate)
-    return None if failed else lambda r: torch.cholesky_solve(r.reshape(-1, 1), L).view_as(r)
+    if failed:
+        return None
+    # Multiplied with for every product: one pass over half the bytes, where two triangular solves wait on each other.
+    inverse = torch.cholesky_inverse(L).to(torch.float32)
+    return lambda r: (inverse @ r.reshape(-1).to(torch.float32)).view_as(r).to(r)
 
 
 def _representatives(spread: Tensor, importance: Tensor, number: int) -> tuple[Tensor, Tensor]:
