@@ -105,9 +105,12 @@ def reading_rows(folder: Path, what: str, source: CelebA) -> Iterator[Row]:
     beside = f"DataLoader of PIL images, {WORKERS} workers, float32"
     for name, seconds in (("decoded now", first), ("decoded before", again)):
         yield Row(
-            f"{what} to features of ResNet-18 at {RESOLUTION} px, {name}", seconds, theirs, beside,
+            f"{what} to features of ResNet-18 at {RESOLUTION} px, {name}",
+            seconds,
+            theirs,
+            beside,
             f"{len(split) / seconds:,.0f} images/s against {len(split) / theirs:,.0f}; features apart by {error:.1e}",
-        )  # fmt: skip
+        )
 
 
 def precision_rows(data: Dataset) -> Iterator[Row]:
@@ -132,9 +135,12 @@ def precision_rows(data: Dataset) -> Iterator[Row]:
     for name, seconds in (("training", training), ("inference", inference)):
         ours, theirs = seconds["auto"], seconds["float32"]
         yield Row(
-            f"ResNet-18 at {RESOLUTION} px, {name}, n = {STEPS:,}", ours, theirs, "float32, contiguous",
+            f"ResNet-18 at {RESOLUTION} px, {name}, n = {STEPS:,}",
+            ours,
+            theirs,
+            "float32, contiguous",
             f"bfloat16, channels last: {STEPS / ours:,.0f} images/s against {STEPS / theirs:,.0f}",
-        )  # fmt: skip
+        )
 
 
 def rows() -> Iterator[Row]:

@@ -45,9 +45,17 @@ def data(d: int, k: int, pairs: int) -> Problem:
     law = TrainingObjective(x=train.x, y=train.y, l2=1e-3)
     start = Head(n_classes=k).minimise(law, torch.zeros(k, d + 1, dtype=torch.float64), max_iter=4)
     return Problem(
-        train=train, val=split(VAL), pairs=split(pairs, base=base, a=y), pairs_cf=split(pairs, a_cf, base),
-        head=head_of(start.theta), n_classes=k, n_attributes=k, flippable=True, seed=0, device="cpu",
-    )  # fmt: skip
+        train=train,
+        val=split(VAL),
+        pairs=split(pairs, base=base, a=y),
+        pairs_cf=split(pairs, a_cf, base),
+        head=head_of(start.theta),
+        n_classes=k,
+        n_attributes=k,
+        flippable=True,
+        seed=0,
+        device="cpu",
+    )
 
 
 def published_pair(problem: Problem, theta: Tensor, i: int, damping: float) -> Tensor:
@@ -89,9 +97,12 @@ def published(problem: Problem) -> Row:
     ours = seconds(step, repeat=3)
     theirs = seconds(lambda: [published_pair(problem, theta, i, law.l2) for i in range(TIMED)], repeat=3) / TIMED
     return Row(
-        f"published step, n = {N:,}, d = {d}, K = {k}, all {len(own):,} pairs at once", ours, theirs * len(own),
-        "Hessian rebuilt and inverted for each pair", f"{theirs:.3g} s a pair, timed on {TIMED}",
-    )  # fmt: skip
+        f"published step, n = {N:,}, d = {d}, K = {k}, all {len(own):,} pairs at once",
+        ours,
+        theirs * len(own),
+        "Hessian rebuilt and inverted for each pair",
+        f"{theirs:.3g} s a pair, timed on {TIMED}",
+    )
 
 
 def converged(problem: Problem) -> Iterator[Row]:

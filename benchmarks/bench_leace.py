@@ -66,10 +66,15 @@ def timings(d: int, shrinkage: bool) -> dict[str, dict[str, Any]]:
     medians = {name: [statistics.median(column) for column in zip(*of, strict=True)] for name, of in times.items()}
     results = {name: dict(zip(("statistics", "eraser", "fit"), medians[name], strict=True)) for name in PACKAGES}
     return {
-        name: {**results[name], "left": erasers[name].proj_left, "right": erasers[name].proj_right,
-               "memory": memory(name, d, shrinkage), "product": medians["product"][0]}
+        name: {
+            **results[name],
+            "left": erasers[name].proj_left,
+            "right": erasers[name].proj_right,
+            "memory": memory(name, d, shrinkage),
+            "product": medians["product"][0],
+        }
         for name in PACKAGES
-    }  # fmt: skip
+    }
 
 
 def memory(name: str, d: int, shrinkage: bool) -> int:

@@ -69,7 +69,9 @@ def rows() -> Iterator[Row]:
     ours = trained.seconds / EPOCHS
     for workers in (0, 2):
         yield Row(
-            f"an epoch of Colored MNIST, MLP, n = {len(data.train):,}", ours, loader_epoch_seconds(data, workers),
+            f"an epoch of Colored MNIST, MLP, n = {len(data.train):,}",
+            ours,
+            loader_epoch_seconds(data, workers),
             f"DataLoader of PIL images, {workers} workers",
             f"ours: {EPOCHS} epochs in {trained.seconds:.1f} s, peak {memory / 1e9:.2f} GB resident",
-        )  # fmt: skip
+        )
