@@ -71,19 +71,19 @@ def subset(data_dir: Path, folder: Path) -> str:
 
 @torch.no_grad()
 def loader_features(folder: Path, split: CelebASplit, model: Model) -> torch.Tensor:
-    """The same features over a `DataLoader`, in float32."""
+    """Compute the same features over a `DataLoader`, in float32."""
     loader = DataLoader(Photographs(folder, split), batch_size=128, num_workers=WORKERS)
     return torch.cat([model.backbone(x) for x in loader])
 
 
 def network(layout: torch.memory_format) -> Model:
-    """The same random ResNet-18 in each layout."""
+    """Build the same random ResNet-18 in each layout."""
     torch.manual_seed(0)
     return resnet(input_shape=(3, RESOLUTION, RESOLUTION), n_classes=2).to(memory_format=layout)
 
 
 def reading_rows(folder: Path, what: str, source: CelebA) -> Iterator[Row]:
-    """Decoding and features, the first time and again."""
+    """Time decoding and features, the first time and again."""
     model = network(torch.channels_last).eval()
     plain = network(torch.contiguous_format).eval()
     images = folder / "celeba" / "img_align_celeba"
@@ -114,7 +114,7 @@ def reading_rows(folder: Path, what: str, source: CelebA) -> Iterator[Row]:
 
 
 def precision_rows(data: Dataset) -> Iterator[Row]:
-    """Training and inference in bfloat16 and channels last, beside float32 in torch's default layout."""
+    """Time training and inference in bfloat16 and channels last, beside float32 in torch's default layout."""
     rows = torch.arange(STEPS)
     layouts = {"auto": torch.channels_last, "float32": torch.contiguous_format}
     x = data.train.inputs(rows)
@@ -125,10 +125,10 @@ def precision_rows(data: Dataset) -> Iterator[Row]:
     training, inference = {}, {}
     for precision, layout in layouts.items():
         model = network(layout)
-        some = replace(data, train=splits[precision])
+        in_layout = replace(data, train=splits[precision])
         erm = Erm(epochs=1, batch_size=128, precision=precision)  # type: ignore[arg-type]
-        erm.fit(model, some, seed=0, device="cpu", progress=False)  # not counted
-        training[precision] = erm.fit(model, some, seed=0, device="cpu", progress=False).seconds
+        erm.fit(model, in_layout, seed=0, device="cpu", progress=False)  # not counted
+        training[precision] = erm.fit(model, in_layout, seed=0, device="cpu", progress=False).seconds
         start = time.perf_counter()
         read_out(model.backbone, splits[precision], device="cpu", precision=precision)  # type: ignore[arg-type]
         inference[precision] = time.perf_counter() - start
@@ -144,7 +144,7 @@ def precision_rows(data: Dataset) -> Iterator[Row]:
 
 
 def rows() -> Iterator[Row]:
-    """CelebA where DATA_DIR has it, else generated photographs."""
+    """Time CelebA where DATA_DIR has it, else generated photographs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         what = subset(Path(os.environ.get("DATA_DIR", "data")), folder)

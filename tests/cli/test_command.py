@@ -34,8 +34,8 @@ def test_several_values_ask_for_a_multirun(several: str) -> None:
 
 
 def test_flags_may_stand_anywhere() -> None:
-    given = ["seed=0", "-m", "method=leace", "--config-name", "scrubbing", "~logger", "--cfg", "job"]
-    assert flags_first(given) == [
+    arguments = ["seed=0", "-m", "method=leace", "--config-name", "scrubbing", "~logger", "--cfg", "job"]
+    assert flags_first(arguments) == [
         "-m",
         "--config-name",
         "scrubbing",

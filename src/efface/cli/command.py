@@ -24,7 +24,7 @@ _WAYS_OF_SEVERAL = (
     "these are several values. Add -m to run each of them; a list is written key=[a,b], and a string with commas "
     "'key=\"a,b\"'"
 )
-RESUME = "what is finished counts, nothing half-done does: repeat the command to go on"
+RESUME = "finished runs stay, half-done ones leave nothing: repeat the command to go on"
 
 
 def run() -> None:

@@ -286,7 +286,7 @@ def merge_rare(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "p
     before = counts.cumsum() - counts
     rare = list(counts.index[(counts < min_rows) | ((before > 0) & (before < min_rows))])
     frequent = [name for name in sorted(counts.index) if name not in rare]
-    most = counts.index[-1]
-    new = values.where(values != MISSING, most)
-    new = new.where(new.isin(frequent), MERGED if rare else most)
+    most_frequent = counts.index[-1]
+    new = values.where(values != MISSING, most_frequent)
+    new = new.where(new.isin(frequent), MERGED if rare else most_frequent)
     return pd.Series(pd.Categorical(new, categories=[*frequent, *([MERGED] if rare else [])]), index=values.index)

@@ -66,7 +66,7 @@ class GridRun(Run):
             return self._evaluate(debiased, extraction, trained)
 
     def _base_model(self, dataset: Dataset, key: dict[str, Any], session: Session) -> tuple[Model, Trained]:
-        """The trained model, frozen, on the session's device."""
+        """Train the model, or take it from the cache; return it frozen, on the session's device."""
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
 
@@ -115,7 +115,7 @@ def sample_sizes(debiased: Debiased) -> dict[str, Any]:
 
 
 def _content(dataset: Dataset) -> str:
-    """A digest of ids, labels, attributes and some inputs of a loaded data set.
+    """Return a digest of ids, labels, attributes and some inputs of a loaded data set.
 
     In the cache's key, so that a change of the code that makes the data is not answered with models of the old data.
     """

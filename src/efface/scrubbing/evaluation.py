@@ -174,7 +174,7 @@ class ScrubbingEvaluation:
         return layers
 
     def _sample(self, data: TokenData) -> Tensor:
-        """Some of the labelled tokens, always the same ones, `[n, t]` bool."""
+        """Choose some of the labelled tokens, always the same ones, `[n, t]` bool."""
         places = ((data.z >= 0) & (data.attention_mask > 0)).flatten().nonzero()[:, 0]
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
         chosen = torch.zeros(data.z.numel(), dtype=torch.bool)
@@ -183,7 +183,7 @@ class ScrubbingEvaluation:
 
 
 def information_gain(x: Tensor, z: Tensor, n_labels: int, *, l2: float = 1e-7) -> float:
-    """H(z) minus the cross-entropy of the best softmax regression on the same data, in bits; 0 if z is guarded.
+    """Return H(z) minus the cross-entropy of the best softmax regression on the same data, in bits; 0 if z is guarded.
 
     Args:
         x: `[n, d]`, standardised by the un-erased states.
