@@ -119,7 +119,8 @@ def test_cluster_config_is_whole() -> None:
     ).stdout  # fmt: skip
     config = yaml.safe_load("\n".join(line for line in shown.splitlines() if not line.startswith("#")))
     assert config["_target_"].endswith("SlurmLauncher")
-    assert config["setup"] == ["export OMP_NUM_THREADS=${hydra.launcher.cpus_per_task}"]
+    cores = "${hydra.launcher.cpus_per_task}"
+    assert config["setup"] == [f"export OMP_NUM_THREADS={cores}", f"export SRUN_CPUS_PER_TASK={cores}"]
 
 
 @pytest.mark.slow

@@ -210,9 +210,11 @@ def test_empty_file_is_named(tmp_path: Path) -> None:
 
 def test_missing_files_name_the_folder_searched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adult, "_URL", "http://127.0.0.1:9/")
+    before = set(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError) as error:
         load(tmp_path)
-    for part in (str(tmp_path / "adult"), "could it be downloaded", "adult.test", "DATA_DIR"):
+    assert set(tmp_path.iterdir()) == before
+    for part in (str(tmp_path / "adult" / "adult.data"), "could they be downloaded", "adult.test", "DATA_DIR"):
         assert part in str(error.value)
     with pytest.raises(FileNotFoundError, match="set data_dir to the folder above"):
         load(folder / "adult")

@@ -123,8 +123,13 @@ def test_bad_options(options: dict, message: str) -> None:
 def test_missing_mnist_names_the_folder_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(FileNotFoundError) as error:
-        ColoredMnist().load(data_dir=tmp_path, cache_dir=tmp_path, seed=0)
-    for part in (str(tmp_path / "MNIST" / "raw"), "train-images-idx3-ubyte", "colored_mnist_mini needs no download"):
+        ColoredMnist().load(data_dir=tmp_path / "wrong", cache_dir=tmp_path, seed=0)
+    assert not list(tmp_path.iterdir())
+    for part in (
+        str(tmp_path / "wrong" / "MNIST" / "raw"),
+        "train-images-idx3-ubyte",
+        "colored_mnist_mini needs no download",
+    ):
         assert part in str(error.value)
 
 

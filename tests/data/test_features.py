@@ -143,7 +143,7 @@ def test_attribute_columns_are_checked_and_passed_on(tmp_path: Path) -> None:
         load(path, attribute_columns=[])
 
 
-def test_only_a_declaration_says_that_a_row_comes_from_its_sample_alone(tmp_path: Path) -> None:
+def test_per_sample_inputs_are_declared_and_never_inferred(tmp_path: Path) -> None:
     path = save(tmp_path)
     assert load(path).per_sample_inputs is None
     assert load(path, per_sample_inputs=True).per_sample_inputs is True

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
+from efface.data.download import download_folder
 from efface.data.text import numbered_lines
 from efface.extras import require
 from efface.options import Ge, options
@@ -238,17 +239,29 @@ def _files(data_dir: Path) -> list[Path]:
             f"{missing[0]} is in {data_dir.resolve()}, but is looked for in the folder adult of data_dir: "
             f"put it into {folder.resolve()}, or set data_dir to the folder above"
         )
-    for name in missing:
-        import pooch
-
-        try:  # to a temporary name, checked, then renamed
-            pooch.retrieve(_URL + name, known_hash=_SHA256[name], fname=name, path=folder, progressbar=False)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"{name} is neither in {folder.resolve()} nor could it be downloaded from {_URL} ({error}). "
-                "Put adult.data and adult.test there, or set data_dir=... (or DATA_DIR) to a folder with adult/ in it"
-            ) from error
+    if missing:
+        _download(missing, folder)
     return [folder / name for name in _SHA256]
+
+
+def _download(names: list[str], folder: Path) -> None:
+    """Download files into `folder`, after their checksums are compared.
+
+    Raises:
+        FileNotFoundError: the site cannot be reached, or a file is another.
+    """
+    import pooch
+
+    try:
+        with download_folder(folder) as temporary:
+            for name in names:
+                pooch.retrieve(_URL + name, known_hash=_SHA256[name], fname=name, path=temporary, progressbar=False)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no {' and no '.join(str(folder.resolve() / name) for name in names)}, nor could they be "
+            f"downloaded from {_URL} ({error}). Put adult.data and adult.test there, or set data_dir=... (or DATA_DIR) "
+            "to a folder with adult/ in it"
+        ) from error
 
 
 def _codes(values: "pd.Series[Any]", one: str) -> Tensor:
@@ -301,7 +314,7 @@ def merge_rare(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "p
     before = counts.cumsum() - counts
     rare = list(counts.index[(counts < min_rows) | ((before > 0) & (before < min_rows))])
     frequent = [name for name in sorted(counts.index) if name not in rare]
-    most = counts.index[-1]
-    new = values.where(values != MISSING, most)
-    new = new.where(new.isin(frequent), MERGED if rare else most)
+    most_frequent = counts.index[-1]
+    new = values.where(values != MISSING, most_frequent)
+    new = new.where(new.isin(frequent), MERGED if rare else most_frequent)
     return pd.Series(pd.Categorical(new, categories=[*frequent, *([MERGED] if rare else [])]), index=values.index)

@@ -10,6 +10,7 @@ Two variants of the literature, which are different data sets (`variant`):
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
+from efface.data.download import download_folder
 from efface.files import file_digest
 from efface.options import Ge, Le, Len, options
 
@@ -173,13 +175,15 @@ def _mnist_files(data_dir: Path) -> list[Path]:
     """Find MNIST's four files; have torchvision download them if they are not there."""
     from torchvision.datasets import MNIST
 
-    files = [data_dir / "MNIST" / "raw" / name for name in _SHA256]
+    folder = data_dir / "MNIST" / "raw"
+    files = [folder / name for name in _SHA256]
     if not all(file.is_file() for file in files):
-        try:
-            MNIST(root=data_dir, download=True)
+        try:  # archives that are there already need only be unpacked
+            with nullcontext(data_dir) if folder.is_dir() else download_folder(data_dir) as root:
+                MNIST(root=root, download=True)
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(
-                f"MNIST is neither in {data_dir.resolve() / 'MNIST' / 'raw'} nor could it be downloaded ({error}). "
+                f"MNIST is neither in {folder.resolve()} nor could it be downloaded ({error}). "
                 f"Put {', '.join(_SHA256)} there, or set data_dir=... (or DATA_DIR) to a folder that has them. "
                 "dataset=colored_mnist_mini needs no download"
             ) from error
