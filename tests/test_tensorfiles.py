@@ -17,7 +17,7 @@ from efface.representations import KINDS, Representation
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True), "c": torch.ones(3, dtype=torch.bfloat16)}
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_tensors_are_read_as_written(tmp_path: Path) -> None:
     tensorfiles.write(tmp_path / "file", TENSORS, kind="thing", facts={"n": 3})
     tensors, facts = tensorfiles.read(tmp_path / "file", kind="thing")
     assert facts == {"n": 3}

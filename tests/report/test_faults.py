@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tests.report.test_labels import config
 
@@ -14,7 +13,7 @@ from efface.identity import run_id
 from efface.record import RECORD, Record
 from efface.report import frames, plots, table
 from efface.report.__main__ import main
-from efface.report.cells import number
+from efface.report.cells import Number, number
 from efface.report.records import collect
 
 
@@ -237,7 +236,11 @@ def test_layers_are_drawn_from_the_csv_as_from_the_records(
     }
 
 
+def of_values(*values: float, low: float = float("nan"), high: float = float("nan")) -> list[Number]:
+    return [Number(seed, value, "path", low, high) for seed, value in enumerate(values)]
+
+
 def test_small_and_empty_spreads_are_shown_with_their_power() -> None:
-    assert number(np.array([2e-7, 2e-7]), 3, "std") == "2e−7 ± 0"
-    assert number(np.array([0.5]), 3, "std") == "0.500"
-    assert number(np.array([1.0, 3.0]), 0, "std") == "2 ± 1"
+    assert number(of_values(2e-7, 2e-7), 3, "std") == "2e−7 ± 0"
+    assert number(of_values(0.5), 3, "std") == "0.500"
+    assert number(of_values(1.0, 3.0), 0, "std") == "2 ± 1"

@@ -72,8 +72,10 @@ def interrupt() -> None:
 @pytest.mark.parametrize("action", [fail, interrupt])
 def test_an_overwrite_that_fails_leaves_the_finished_run(run: Trivial, action: Callable[[], None]) -> None:
     base.execute(run, **QUIET)
-    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+    with pytest.raises((RuntimeError, KeyboardInterrupt)) as error:
         base.execute(replace(run, value=2.0, overwrite=True, action=action), **QUIET)
+    notes = getattr(error.value, "__notes__", [])
+    assert [str(run.directory / "error.json") in note for note in notes] == [True] * (action is fail)
     assert whole(run) == 1
     assert base.status(run) == "done"
     assert (run.directory / "error.json").exists() == (action is fail)

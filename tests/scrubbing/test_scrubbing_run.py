@@ -119,7 +119,9 @@ def test_a_run_repeats_itself_and_is_resumed(records: dict[str, Record], parts_o
     again = base.execute(parts_of("method=leace"), say=said.append)
     assert again == records["leace"]
     assert "finished already" in said[0]
-    anew = base.execute(parts_of("method=leace", "overwrite=true"), **QUIET)
+    said.clear()
+    anew = base.execute(parts_of("method=leace", "overwrite=true"), say=said.append)
+    assert said[0].startswith("small, tiny_llama, leace: the model (trained unless ")
     assert anew.model_dump(exclude={"run"}) == records["leace"].model_dump(exclude={"run"})
     other = parts_of("method=random", "seed=1")
     assert base.status(other) == "to do"

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_folder_s_digest_follows_its_files(folder: Path, tmp_path: Path) -> None:
+def test_digest_of_a_folder_follows_its_files(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     before = folder_digest(folder, cache)
     (folder / ".lock").write_text("hidden")

@@ -99,7 +99,7 @@ def job(cfg: DictConfig) -> float | None:
     started = time.perf_counter()
     record = execute(run)
     metrics = [f"{name} {record.metrics[name]:.3f}" for name in HEADLINE if record.metrics.get(name) is not None]
-    summary = ", ".join(metrics) or f"{record.status}: {record.reason}"
+    summary = ", ".join(metrics) or f"{record.status.replace('_', ' ')}: {record.reason}"
     print(f"{summary}  [{time.perf_counter() - started:.1f} s]\n{run.directory}")
     return objective_value(record, cfg.objective)
 
