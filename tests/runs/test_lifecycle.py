@@ -254,3 +254,34 @@ def test_a_run_is_logged_under_what_was_set(run: Trivial) -> None:
     for label in ("", "model=mlp"):
         base.execute(replace(run, label=label, tracker=tracker, overwrite=True), **QUIET)
     assert tracker.names == ["method seed=0", "model=mlp seed=0"]
+
+
+class CutOff(Tracker):
+    """One that was killed before it had logged the record."""
+
+    def __init__(self, error: type[Exception] | None = None) -> None:
+        super().__init__()
+        self.rows: list[Any] = []
+        self.records: list[Any] = []
+        self.error = error
+
+    def epoch(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def finish(self, record: Any) -> None:
+        self.records.append(record)
+        if self.error is not None:
+            raise self.error("offline")
+
+    def is_cut_off(self, directory: Path) -> bool:
+        return True
+
+
+def test_a_finished_run_whose_log_was_cut_off_is_logged_again(run: Trivial) -> None:
+    record = base.execute(run, **QUIET)
+    tracker = CutOff()
+    assert base.execute(replace(run, tracker=tracker, action=fail), **QUIET) == record
+    assert tracker.names == ["method seed=0"]
+    assert tracker.records == [record]
+    with pytest.warns(UserWarning, match="the run is finished, but its logger is not: offline"):
+        assert base.execute(replace(run, tracker=CutOff(RuntimeError), action=fail), **QUIET) == record
