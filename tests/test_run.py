@@ -75,6 +75,7 @@ def test_sweep_resumes_and_says_what_is_done(efface: Callable, tmp_path: Path) -
 
 
 def test_weights_and_biases_has_a_run_for_each_job(efface: Callable, tmp_path: Path) -> None:
+    """Covers faults C8: no more than a record holds, and no key."""
     done = efface("-m", "method=none", "seed=0,1", logger="wandb")
     assert done.returncode == 0, done.stderr
     offline = sorted(tmp_path.rglob("offline-run-*/*.wandb"))
@@ -84,6 +85,7 @@ def test_weights_and_biases_has_a_run_for_each_job(efface: Callable, tmp_path: P
     content = offline[0].read_bytes()
     for text in ("method=none seed=0", "colored_mnist_mini/mlp/erm/none/", "debiased.safetensors", "group_accuracy"):
         assert text.encode() in content  # its name, its group, its artifact, a table
+    assert not list(tmp_path.rglob("requirements.txt"))  # what is installed: the record has the versions that matter
     assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
