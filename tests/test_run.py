@@ -139,6 +139,7 @@ def test_bad_input_is_named(efface: Callable, tmp_path: Path, arguments: list[st
 
 @pytest.mark.parametrize("results", ["/proc/efface", "/etc/hostname"])
 def test_results_dir_that_cannot_be_written_is_named(results: str, tmp_path: Path) -> None:
+    """Covers faults B4."""
     done = subprocess.run(command(Path(results), tmp_path / "cache"), **popen())  # type: ignore[call-overload]
     assert done.returncode == 1
     assert f"cannot write to {results}" in done.stderr
@@ -147,6 +148,7 @@ def test_results_dir_that_cannot_be_written_is_named(results: str, tmp_path: Pat
 
 
 def test_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Covers faults B3."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = popen()
@@ -188,6 +190,8 @@ def test_config_is_shown_with_every_option(efface: Callable) -> None:
 
 
 def test_full_disk_leaves_no_record_and_a_clear_error(tmp_path: Path, cache: Path) -> None:
+    """Covers faults A5."""
+
     def no_file_above_10_kb() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
@@ -246,6 +250,8 @@ def test_missing_or_half_written_files_are_made_again(efface: Callable, tmp_path
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_ends_the_command_and_leaves_no_scratch(tmp_path: Path, number: int, code: int) -> None:
+    """Covers faults C5."""
+
     def as_in_a_terminal() -> None:  # a shell's background jobs ignore SIGINT, and so would their children
         signal.signal(number, signal.SIG_DFL)
 
