@@ -65,6 +65,7 @@ def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: 
 
 
 def test_a_read_only_cache_can_be_read_and_says_so_before_it_builds(tmp_path: Path) -> None:
+    """Covers faults B4."""
     whole = np.arange(24, dtype=np.uint8).reshape(6, 4)
     calls: list[int] = []
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))
@@ -127,6 +128,7 @@ def test_an_array_is_announced_after_it_is_there(tmp_path: Path, monkeypatch: py
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """Covers faults B5."""
     path = tmp_path / "file"
     write_atomically(path, lambda p: p.write_text("old"))
 

@@ -83,6 +83,7 @@ def said_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     ],
 )
 def test_refused_command_is_explained(said_of: Callable[..., str], overrides: list[str], expected: str) -> None:
+    """Covers faults B14, C1, C2, C3."""
     text = said_of(*overrides)
     assert re.search(expected, text), text
     assert "use +" not in text
@@ -100,6 +101,7 @@ def test_refused_command_is_explained(said_of: Callable[..., str], overrides: li
 def test_refused_scrubbing_command_is_explained(
     said_of: Callable[..., str], overrides: list[str], expected: str
 ) -> None:
+    """Covers faults C1."""
     text = said_of(*overrides, name="scrubbing")
     assert re.search(expected, text), text
 
@@ -120,6 +122,7 @@ def test_legal_command_has_a_folder(said_of: Callable[..., str], overrides: list
 
 
 def test_home_is_expanded(said_of: Callable[..., str]) -> None:
+    """Covers faults C2."""
     assert said_of("results_dir='~/x'").startswith(str(Path.home() / "x" / "colored_mnist_mini"))
 
 
@@ -127,4 +130,5 @@ def test_home_is_expanded(said_of: Callable[..., str]) -> None:
 def test_hydra_writes_elsewhere_where_it_may_not_or_cannot(
     said_of: Callable[..., str], override: str, tmp_path: Path
 ) -> None:
+    """Covers faults B4."""
     assert said_of(override).startswith(str(tmp_path / "scratch" / "colored_mnist_mini"))

@@ -102,7 +102,7 @@ class Wandb:
         # Neither the machine, nor the code, nor what is printed: only what a record holds.
         settings = wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
-            x_disable_machine_info=True, x_disable_meta=True,
+            x_disable_machine_info=True, x_disable_meta=True, x_save_requirements=False,
         )  # fmt: skip
         try:
             return wandb.init(
