@@ -155,6 +155,15 @@ def test_an_overwrite_that_is_killed_leaves_a_whole_run(run: Trivial, after: int
     assert not list(run.directory.glob(".[uc]*"))
 
 
+def test_a_result_that_is_no_result_does_not_replace_one(run: Trivial) -> None:
+    base.execute(run, **QUIET)
+    (run.directory / ".complete").mkdir()
+    (run.directory / ".complete" / "record").write_text("junk")
+    base.execute(replace(run, action=fail), **QUIET)
+    assert whole(run) == 1
+    assert not (run.directory / ".complete").exists()
+
+
 def test_artefacts_that_a_new_run_does_not_have_are_removed(run: Trivial) -> None:
     base.execute(replace(run, extra=("old.txt",)), **QUIET)
     (run.directory / "run.log").write_text("a log")
