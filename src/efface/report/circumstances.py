@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from efface.report.labels import printable
+
 CIRCUMSTANCES = {
     "commit": "commits of the code",
     "schema_version": "schema versions",
@@ -18,8 +20,8 @@ _UNKNOWN = "unknown"
 
 
 def one_line(text: object) -> str:
-    """Return a note as one line, so that no foreign text can begin another."""
-    return " ".join(str(text).split())
+    """Return a note as one line of printable characters, so that no foreign text can begin another."""
+    return printable(" ".join(str(text).split()))
 
 
 def flags(runs: pd.DataFrame) -> tuple[str, ...]:
