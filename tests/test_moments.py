@@ -229,6 +229,7 @@ def test_squares_may_leave_the_range_of_float32(scale: float, concept: str, trac
 
 @pytest.mark.parametrize("scale", [1e-25, 1e18])
 def test_columns_concepts_and_weights_of_any_scale(scale: float) -> None:
+    """Covers faults B7."""
     x, z, w = data(dtype=torch.float32)
     units = torch.ones(7).index_fill(0, torch.tensor([2, 5]), scale)
     plain = moments((x, z, w), dtype=torch.float32)
@@ -254,6 +255,7 @@ def test_column_of_two_opposite_tiny_values_is_no_constant() -> None:
     ],
 )
 def test_refused_scale_changes_nothing(x_scale: float, z_scale: float, weight: float | None, message: str) -> None:
+    """Covers faults B7."""
     x, z, w = data()
     m = moments((x, z))
     with pytest.raises(ValueError, match=message):
@@ -262,6 +264,7 @@ def test_refused_scale_changes_nothing(x_scale: float, z_scale: float, weight: f
 
 
 def test_values_too_small_for_float64_are_refused() -> None:
+    """Covers faults B7."""
     x, z, _ = data()
     m = Moments(7, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"x has values of size \de-1\d\d in column 0"):

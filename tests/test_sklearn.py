@@ -179,6 +179,7 @@ def mixed(n: int = 2000) -> tuple[np.ndarray, pd.DataFrame]:
     [(["race"], 4), (["race", "age"], 5), (["sex", "age"], 2), (["race", "sex", "age", "vip"], 7)],
 )
 def test_each_column_of_a_frame_is_read_by_its_own_dtype(names: list[str], rank: int) -> None:
+    """Covers faults A2."""
     X, concepts = mixed()
     for frame in (concepts, concepts.convert_dtypes(), concepts.astype(object), concepts.astype({"sex": "category"})):
         leace = LEACE().fit(X, sensitive_features=frame[names])
@@ -208,6 +209,7 @@ def test_each_column_of_a_frame_is_read_by_its_own_dtype(names: list[str], rank:
     ],
 )
 def test_concept_that_cannot_be_read_is_refused(values: Any, message: str) -> None:
+    """Covers faults B1."""
     with pytest.raises(ValueError, match=message):
         LEACE().fit(np.eye(4), sensitive_features=values)
 
@@ -226,6 +228,7 @@ def test_concept_that_cannot_be_read_is_refused(values: Any, message: str) -> No
     ],
 )
 def test_unseen_categories_are_compared_before_any_cast(fitted: list[Any], given: list[Any], message: str) -> None:
+    """Covers faults B1."""
     X = np.random.default_rng(0).normal(size=(40, 4))
     oracle = OracleLEACE().fit(X, sensitive_features=fitted * 20)
     expected = oracle.transform(X, sensitive_features=fitted * 20)
@@ -251,6 +254,7 @@ def test_concepts_of_unlike_units_are_both_erased_in_float32() -> None:
 
 
 def test_pipeline_without_the_attribute_warns_that_it_erases_the_target() -> None:
+    """Covers faults C9."""
     X, y, _ = people()
     with pytest.warns(UserWarning, match="LEACE erases y itself, the target, as no sensitive_features were given"):
         make_pipeline(StandardScaler(), LEACE(), LogisticRegression()).fit(X, y)

@@ -102,6 +102,7 @@ def test_units_do_not_matter(shrinkage: Any) -> None:
 
 
 def test_save_and_load(tmp_path: Path) -> None:
+    """Covers faults B6."""
     x, z, _ = data()
     for affine in (True, False):
         eraser = LeaceEraser.fit(x, z, affine=affine)

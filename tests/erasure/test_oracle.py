@@ -41,6 +41,7 @@ def test_streamed_and_merged() -> None:
 
 
 def test_bad_input() -> None:
+    """Covers faults C4."""
     x, z, _ = data()
     eraser = OracleEraser.fit(x, z)
     with pytest.raises(ValueError, match=r"z has shape \[299, 4\], but must be labels \[300\] or \[300, 4\]"):

@@ -33,7 +33,7 @@ def test_best_on_val_is_the_first_of_equals_and_all_are_recorded() -> None:
 @pytest.mark.parametrize(
     ("scores", "edge"), [((0.9, 0.1, 0.1), True), ((0.1, 0.1, 0.9), True), ((0.1, 0.9, 0.1), False), ((0.9,), False)]
 )
-def test_at_edge_is_where_a_wider_grid_might_hold_a_better_setting(scores: tuple[float, ...], edge: bool) -> None:
+def test_edge_of_a_grid_is_where_a_wider_one_might_do_better(scores: tuple[float, ...], edge: bool) -> None:
     # Whatever the order in which they were tried.
     for places in (range(len(scores)), reversed(range(len(scores)))):
         tried = [Tried(10.0**-place, scores[place]) for place in places]

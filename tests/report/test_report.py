@@ -91,7 +91,7 @@ def test_metrics_and_spread_can_be_chosen(results: Path) -> None:
     half = 12.7062 * (values.max() - values.min()) / 2
     assert made.cell("none", (BIASED, HEADINGS["accuracy"])).text.startswith(f"{values.mean():.3f} ± {half:.3f} [±")
     assert "95 % t interval" in made.caption[0]
-    with pytest.raises(ValueError, match="there is no acuracy; there are accuracy, "):
+    with pytest.raises(ValueError, match=r"there is no acuracy; there are accuracy, .* Did you mean accuracy\?"):
         table.build(runs, metrics=["acuracy"])
 
 
@@ -206,7 +206,7 @@ def broken(copy: Path, kind: str) -> None:
         ("other twin", "with OTHER metrics: the first is taken", 5),
     ],
 )
-def test_what_cannot_be_trusted_is_left_out_and_named(
+def test_untrustworthy_records_are_left_out_and_named(
     copy: Path, capsys: pytest.CaptureFixture[str], kind: str, message: str, left: int
 ) -> None:
     broken(copy, kind)
@@ -220,7 +220,7 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
 
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("field", ["commit", "versions", "device", "threads", "fingerprint"])
-def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
+def test_runs_that_are_hard_to_compare_are_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
     path = record_of(copy, "none", "seed=1")
     record = Record.read(path)
     run = {**record.run, "commit": "0123456789ab"} if field == "commit" else record.run

@@ -102,7 +102,7 @@ class Late(Method):
         raise NotApplicable("nothing to unlearn")
 
 
-def test_what_a_method_learns_while_fitting_is_recorded_too(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
+def test_reason_found_while_fitting_is_recorded(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     record = base.execute(replace(finished[0], method=Late(), results_dir=tmp_path), **QUIET)
     assert (record.status, record.reason) == ("not_applicable", "nothing to unlearn")
 
@@ -130,7 +130,7 @@ def test_every_null_metric_has_a_reason(finished: tuple[GridRun, Record]) -> Non
 
 
 def test_a_model_that_diverges_in_its_last_step_is_an_error(parts_of: Build, tmp_path: Path) -> None:
-    """Its loss was finite when it was last computed, before the step."""
+    """Its loss was finite when it was last computed, before the step. Covers faults A8."""
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
     arrays = {"x": torch.randn(200, 3, generator=g).numpy(), "y": labels.numpy(), "a": labels.roll(50).numpy()}
@@ -326,7 +326,7 @@ def test_a_damaged_record_is_named(finished: tuple[GridRun, Record], tmp_path: P
     assert base.execute(replace(parts, overwrite=True), **QUIET).status == "done"
 
 
-def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
+def test_features_of_a_user(parts_of: Build, tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
     a = torch.randint(2, (2000,), generator=g)
     y = torch.randint(2, (2000,), generator=g)

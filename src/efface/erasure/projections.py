@@ -75,15 +75,6 @@ class PcaEraser(AffineEraser):
         return cls._leading(second, rank, total, affine)
 
     @classmethod
-    def fit_pairs(cls, x: Tensor, x_cf: Tensor, *, rank: int = 1, affine: bool = True) -> "PcaEraser":
-        """Fit on explicit pairs: row i of x and of x_cf, both `[n, d]`, differ in the concept."""
-        if x.shape != x_cf.shape or x.ndim != 2:
-            raise ValueError(f"x has shape {list(x.shape)} and x_cf {list(x_cf.shape)}: give pairs, [n, d] each")
-        both = _moments(torch.cat([x, x_cf]), x.new_zeros(2 * len(x), 0), None, track_xx=False)
-        difference = (x - x_cf).double()
-        return cls._leading(difference.mT @ difference / len(x), check_rank(rank, x), both, affine)
-
-    @classmethod
     def _leading(cls, second: Tensor, rank: int, moments: Moments, affine: bool) -> "PcaEraser":
         U = torch.linalg.eigh(second)[1][:, -rank:].flip(1)
         return cls.orthogonal(U.to(moments.dtype), moments.mean_x.to(moments.dtype) if affine else None)

@@ -20,7 +20,7 @@ from efface.models.base import Model
 from efface.runs.artifacts import PREDICTIONS_FILE, writers_of
 from efface.runs.base import Outcome, Run
 from efface.runs.extraction import Extraction
-from efface.runs.session import Session, require_finite
+from efface.runs.session import UNTRAINED, Session, require_finite
 from efface.training import Erm, Trained
 
 
@@ -68,7 +68,7 @@ class GridRun(Run):
             return self._evaluate(debiased, extraction, trained)
 
     def _base_model(self, dataset: Dataset, key: dict[str, Any], session: Session) -> tuple[Model, Trained]:
-        """The trained model, frozen, on the session's device."""
+        """Train the model, or take it from the cache; return it frozen, on the session's device."""
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
 
@@ -82,6 +82,8 @@ class GridRun(Run):
         tensors, facts = session.cached("model", key, build)
         model.load_state_dict(tensors)
         trained = Trained(**facts)
+        if self.training.epochs == 0:
+            session.say(UNTRAINED)
         session.trained(trained.history, trained.seconds)
         return model.to(session.device).eval().requires_grad_(False), trained
 
@@ -125,7 +127,7 @@ def sample_sizes(debiased: Debiased) -> dict[str, Any]:
 
 
 def _content(dataset: Dataset) -> str:
-    """A digest of ids, labels, attributes and some inputs of a loaded data set.
+    """Return a digest of ids, labels, attributes and some inputs of a loaded data set.
 
     In the cache's key, so that a change of the code that makes the data is not answered with models of the old data.
     """

@@ -17,6 +17,8 @@ from efface.devices import resolve_device
 from efface.runs.provenance import PeakMemory, commit, processor
 from efface.runs.tracking import Tracker
 
+UNTRAINED = "training.epochs=0: the base model is as it was initialised, and its own head has learned nothing"
+
 
 class Session:
     """One execution of a run.
