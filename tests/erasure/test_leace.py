@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from efface.erasure.fitting import concept_matrix
+from efface.erasure.inputs import concept_matrix
 from efface.erasure.leace import LeaceEraser, LeaceFitter, erase_in_sequence, erase_jointly
 from efface.erasure.shrinkage import optimal_linear_shrinkage
 from efface.softmax import fit_softmax
