@@ -89,14 +89,19 @@ def test_data_sets_and_tensors_give_the_same_batches() -> None:
     assert Batches(tensors, "pos", 2).n_labels() == 3
 
 
+def integers(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int64)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"input_ids": torch.zeros(0, 3), "pos": torch.zeros(0, 3)}, "train is empty"),
-        ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(2, 4)}, "sequence 0 has 3 tokens, but 4 labels"),
-        ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(1, 3)}, "'pos' has 1 sequences"),
-        ({"input_ids": torch.zeros(2, 3)}, "no column 'pos', only 'input_ids'"),
-        ({"input_ids": torch.zeros(2, 3), "pos": -torch.ones(2, 3)}, "labels no token"),
+        ({"input_ids": integers(0, 3), "pos": integers(0, 3)}, "train is empty"),
+        ({"input_ids": integers(2, 3), "pos": integers(2, 4)}, "sequence 0 has 3 tokens, but 4 labels"),
+        ({"input_ids": integers(2, 3), "pos": integers(1, 3)}, "'pos' has 1 sequences"),
+        ({"input_ids": integers(2, 3)}, "no column 'pos', only 'input_ids'"),
+        ({"input_ids": integers(2, 3), "pos": integers(2, 3) - 1}, "labels no token"),
+        ({"input_ids": torch.zeros(2, 3), "pos": integers(2, 3)}, "input_ids holds torch.float32"),
     ],
 )
 def test_bad_columns(data: dict, message: str) -> None:

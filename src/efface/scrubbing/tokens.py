@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efface.erasure.inputs import as_tensor, is_integer
+
 if TYPE_CHECKING:  # `scrub` needs no more than the core and transformers
     from efface.data.conllu import Document
 
@@ -219,21 +221,22 @@ class Batches:
             part = {name: self.data[name][rows] for name in self._columns()}
         else:
             part = self.data[rows]
-        ids = _padded(part["input_ids"], 0)
-        mask = _padded(part["attention_mask"], 0) if self.masked else _lengths_mask(part["input_ids"])
+        ids = _padded(part["input_ids"], 0, "input_ids")
+        mask = _padded(part["attention_mask"], 0, "attention_mask") if self.masked else _lengths_mask(part["input_ids"])
         z = None
         if self.z_column is not None:
             self._require_labels(part["input_ids"], part[self.z_column], i * self.batch_size)
-            z = _padded(part[self.z_column], UNLABELLED).to(self.device)
+            z = _padded(part[self.z_column], UNLABELLED, repr(self.z_column)).to(self.device)
         return Batch(ids.to(self.device), mask.to(self.device), z)
 
     def _require_labels(self, ids: Any, z: Any, first: int) -> None:
         """Check that each sequence has as many labels as tokens; `first` is the number of the first one."""
         for i, (tokens, labels) in enumerate(zip(ids, z, strict=True), first):
-            if len(tokens) != len(labels):
+            count = len(labels) if getattr(labels, "ndim", hasattr(labels, "__len__")) else 1
+            if len(tokens) != count:
                 raise ValueError(
-                    f"sequence {i} has {len(tokens)} tokens, but {len(labels)} labels in {self.z_column!r}: give one "
-                    "label for each token, negative where there is none"
+                    f"sequence {i} has {len(tokens)} tokens, but {count} labels in {self.z_column!r}: give one label "
+                    "for each token, negative where there is none"
                 )
 
     def _columns(self) -> list[str]:
@@ -244,7 +247,7 @@ class Batches:
         """Count the classes: those of a `datasets` class label, or one more than the largest label.
 
         Raises:
-            ValueError: no token has a label.
+            ValueError: no token has a label, or all have the same.
         """
         feature = getattr(self.data, "features", {}).get(self.z_column)
         declared = getattr(getattr(feature, "feature", None), "num_classes", None)
@@ -255,14 +258,27 @@ class Batches:
         count = largest + 1 if declared is None else int(declared)
         if count == 0:
             raise ValueError(f"{self.z_column!r} labels no token: at least one label must be 0 or more")
+        if count == 1:
+            raise ValueError(f"{self.z_column!r} has a single class, 0: there is nothing to erase")
         return count
 
 
-def _padded(rows: Any, fill: int) -> Tensor:
+def _padded(rows: Any, fill: int, name: str) -> Tensor:
+    """Read sequences of whole numbers as one matrix, padded on the right.
+
+    Raises:
+        ValueError: they hold something else; the message begins with `name`.
+    """
     if isinstance(rows, Tensor) and rows.ndim == 2:
-        return rows.long()
-    parts = [torch.as_tensor(row).long() for row in rows]
+        return _whole(rows, name)
+    parts = [_whole(as_tensor(row, name), name) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill)
+
+
+def _whole(row: Tensor, name: str) -> Tensor:
+    if row.numel() and not is_integer(row):  # a list of nothing becomes floating-point
+        raise ValueError(f"{name} holds {row.dtype}, but must hold integers")
+    return row.long()
 
 
 def _lengths_mask(rows: Any) -> Tensor:
