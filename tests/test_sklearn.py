@@ -150,6 +150,11 @@ def test_rlace_transformer_applies_the_rlace_eraser() -> None:
     rlace = RLACE(rank=1).fit(X, sensitive_features=sex)
     assert rlace.eraser_.solution.solver == "closed_form"
     assert reads(rlace.transform(X), sex) < 1e-6
+    several = np.arange(len(X)) % 4
+    X = X.assign(a=X["a"] + (several == 1), c=X["c"] + (several == 2), d=X["d"] + (several == 3))
+    for restarts in (0, 2):
+        solution = RLACE(rank=1, restarts=restarts).fit(X, sensitive_features=several).eraser_.solution
+        assert (solution.solver, solution.starts) == ("game", 2 + restarts)
     with pytest.raises(ValueError, match="must have more than rank = 4"):
         RLACE(rank=4).fit(X, sensitive_features=sex)
 
