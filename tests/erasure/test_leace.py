@@ -255,6 +255,7 @@ def test_constant_concept_changes_nothing() -> None:
 
 
 def test_fewer_samples_than_features() -> None:
+    """audit C1: on the data fitted on the result is that of any pseudo-inverse."""
     x, z, _ = data(n=8)
     for shrinkage in (True, False):
         assert covariance(LeaceEraser.fit(x, z, shrinkage=shrinkage)(x), z) < 1e-10

@@ -1,7 +1,7 @@
 """Erasure where the concept of every sample is known, also when the eraser is applied."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class OracleEraser(FrozenTensors):
     Belrose et al., "LEACE", 2023, theorem 4.4. It needs z when it is applied, so it cannot be used where the attribute
     is unknown.
     """
+
+    _shapes: ClassVar[dict[str, str]] = {"coef": "dk", "mean_z": "k"}
 
     coef: Tensor
     """`[d, k]`"""

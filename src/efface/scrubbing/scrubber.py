@@ -94,11 +94,15 @@ class ConceptScrubber:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, facts = tensorfiles.read(path, kind=_KIND, device=device)
-        parts: dict[str, dict[str, Tensor]] = {module: {} for module in facts["erasers"]}
+        parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             module, _, name = key.rpartition("/")
-            parts[module][name] = tensor
-        return cls(facts["pre_hook"], {module: _KINDS[facts["erasers"][module]](**parts[module]) for module in parts})
+            parts.setdefault(module, {})[name] = tensor
+        kinds = facts.get("erasers")
+        if not isinstance(kinds, dict) or kinds.keys() != parts.keys() or not {*kinds.values()} <= _KINDS.keys():
+            raise ValueError(f"{path} does not name the kind of each of its erasers: make and save it again")
+        erasers = {module: _KINDS[kinds[module]].rebuild(parts[module], f"{path}: {module}") for module in kinds}
+        return cls(bool(facts.get("pre_hook")), erasers)
 
 
 @contextmanager
