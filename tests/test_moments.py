@@ -145,7 +145,7 @@ def test_effective_number_of_samples_is_that_of_kish() -> None:
 
 
 def test_error_does_not_grow_with_the_rows_of_one_batch() -> None:
-    """audit C1: the chunks of one batch were added in float32, off by 3.5e-6 at 5 million rows."""
+    """Covers audit C1: the chunks of one batch were added in float32, off by 3.5e-6 at 5 million rows."""
     g = torch.Generator().manual_seed(0)
     x = torch.rand(3_000_000, 1, generator=g)
     exact = float(np.var(x.double().numpy(), ddof=1))
@@ -231,7 +231,7 @@ def test_labels_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize("concept", ["matrix", "labels"])
 @pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e-18, 1.0, 1e18, 1e35])
 def test_squares_may_leave_the_range_of_float32(scale: float, concept: str, track_xx: bool) -> None:
-    """faults B7."""
+    """Covers faults B7."""
     x, z, _ = data(dtype=torch.float32)
     z = z if concept == "matrix" else torch.arange(500) % 3
     plain, scaled = (Moments(7, 3, track_xx=track_xx) for _ in range(2))
@@ -245,6 +245,7 @@ def test_squares_may_leave_the_range_of_float32(scale: float, concept: str, trac
 
 @pytest.mark.parametrize("scale", [1e-25, 1e18])
 def test_columns_concepts_and_weights_of_any_scale(scale: float) -> None:
+    """Covers faults B7."""
     x, z, w = data(dtype=torch.float32)
     units = torch.ones(7).index_fill(0, torch.tensor([2, 5]), scale)
     plain = moments((x, z, w), dtype=torch.float32)
@@ -270,7 +271,7 @@ def test_column_of_two_opposite_tiny_values_is_no_constant() -> None:
     ],
 )
 def test_refused_scale_changes_nothing(x_scale: float, z_scale: float, weight: float | None, message: str) -> None:
-    """faults B7."""
+    """Covers faults B7."""
     x, z, w = data()
     m = moments((x, z))
     with pytest.raises(ValueError, match=message):
@@ -279,6 +280,7 @@ def test_refused_scale_changes_nothing(x_scale: float, z_scale: float, weight: f
 
 
 def test_values_too_small_for_float64_are_refused() -> None:
+    """Covers faults B7."""
     x, z, _ = data()
     m = Moments(7, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"x has values of size \de-1\d\d in column 0"):

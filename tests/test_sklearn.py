@@ -185,7 +185,7 @@ def mixed(n: int = 2000) -> tuple[np.ndarray, pd.DataFrame]:
     [(["race"], 4), (["race", "age"], 5), (["sex", "age"], 2), (["race", "sex", "age", "vip"], 7)],
 )
 def test_each_column_of_a_frame_is_read_by_its_own_dtype(names: list[str], rank: int) -> None:
-    """faults A2: integer codes beside a float column became numbers, a float column beside strings categories."""
+    """Covers faults A2: integer codes beside a float column became numbers."""
     X, concepts = mixed()
     for frame in (concepts, concepts.convert_dtypes(), concepts.astype(object), concepts.astype({"sex": "category"})):
         leace = LEACE().fit(X, sensitive_features=frame[names])
@@ -215,7 +215,7 @@ def test_each_column_of_a_frame_is_read_by_its_own_dtype(names: list[str], rank:
     ],
 )
 def test_concept_that_cannot_be_read_is_refused(values: Any, message: str) -> None:
-    """faults B1: None and NaN among strings became the categories 'None' and 'nan'."""
+    """Covers faults B1: None and NaN among strings became the categories 'None' and 'nan'."""
     with pytest.raises(ValueError, match=message):
         LEACE().fit(np.eye(4), sensitive_features=values)
 
@@ -234,7 +234,7 @@ def test_concept_that_cannot_be_read_is_refused(values: Any, message: str) -> No
     ],
 )
 def test_unseen_categories_are_compared_before_any_cast(fitted: list[Any], given: list[Any], message: str) -> None:
-    """faults B1: "AB" was cut to "A", and 0.7 to 0."""
+    """Covers faults B1: "AB" was cut to "A", and 0.7 to 0."""
     X = np.random.default_rng(0).normal(size=(40, 4))
     oracle = OracleLEACE().fit(X, sensitive_features=fitted * 20)
     expected = oracle.transform(X, sensitive_features=fitted * 20)
@@ -244,7 +244,7 @@ def test_unseen_categories_are_compared_before_any_cast(fitted: list[Any], given
 
 
 def test_concepts_of_unlike_units_are_both_erased_in_float32() -> None:
-    """audit A4: `sensitive_features=[income, sex]` left sex where it was in float32."""
+    """Covers audit A4: `sensitive_features=[income, sex]` left sex where it was in float32."""
     rng = np.random.default_rng(0)
     sex = rng.integers(0, 2, 3000)
     income = 30_000 + 20_000 * rng.normal(size=3000) + 5000 * sex
@@ -261,7 +261,7 @@ def test_concepts_of_unlike_units_are_both_erased_in_float32() -> None:
 
 
 def test_pipeline_without_the_attribute_warns_that_it_erases_the_target() -> None:
-    """faults C: the accuracy of such a pipeline was 0.518."""
+    """Covers faults C9: the accuracy of such a pipeline was 0.518."""
     X, y, _ = people()
     with pytest.warns(UserWarning, match="LEACE erases y itself, the target, as no sensitive_features were given"):
         make_pipeline(StandardScaler(), LEACE(), LogisticRegression()).fit(X, y)

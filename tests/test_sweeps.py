@@ -51,6 +51,7 @@ def test_jobs_side_by_side_share_models_and_cores_and_survive_a_failure(tmp_path
     ids=["option", "group", "joblib", "tune"],
 )
 def test_unknown_option_fails_before_the_first_job(tmp_path: Path, arguments: list[str]) -> None:
+    """Covers faults C1."""
     done = sweep(tmp_path, *arguments)
     assert done.returncode == 1
     assert "Did you mean method.projection?" in done.stderr or "Could not find 'method/leac'" in done.stderr
@@ -83,6 +84,7 @@ def test_tuning_towards_no_metric_is_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("full", ["0", "1"])
 def test_tuning_by_a_null_metric_says_why(tmp_path: Path, full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers faults B12."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", full)
     space = ["hydra.sweeper.n_trials=2", "method=leace", "method.refit_head=true", "method.refit_l2=interval(1e-5,10)"]
     done = sweep(tmp_path, "hydra/sweeper=tune", "objective=equal_opportunity_difference", *space)
@@ -95,6 +97,7 @@ def test_tuning_by_a_null_metric_says_why(tmp_path: Path, full: str, monkeypatch
 
 
 def test_failed_trials_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers faults B12."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     space = ["hydra.sweeper.n_trials=2", "dataset.bias_ratio=choice(0.9,2)"]
     done = sweep(tmp_path, "hydra/sweeper=tune", *space)
@@ -119,7 +122,8 @@ def test_cluster_config_is_whole() -> None:
     ).stdout  # fmt: skip
     config = yaml.safe_load("\n".join(line for line in shown.splitlines() if not line.startswith("#")))
     assert config["_target_"].endswith("SlurmLauncher")
-    assert config["setup"] == ["export OMP_NUM_THREADS=${hydra.launcher.cpus_per_task}"]
+    cores = "${hydra.launcher.cpus_per_task}"
+    assert config["setup"] == [f"export OMP_NUM_THREADS={cores}", f"export SRUN_CPUS_PER_TASK={cores}"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 Standard library only: evaluation, the command line and reports all read it.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Direction = Literal["higher", "lower", "zero", "one"]
@@ -305,9 +307,14 @@ def objective_direction(name: str) -> Direction:
     """
     metric = _BY_KEY.get(name)
     if metric is None or metric.per or metric.direction == "":
-        known = ", ".join(m.key for m in METRICS if m.direction and not m.per)
-        raise ValueError(f"objective is {name!r}, but must be one of {known}")
+        known = [m.key for m in METRICS if m.direction and not m.per]
+        raise ValueError(f"objective is {name!r}, but must be one of {', '.join(known)}{suggestion(name, known)}")
     return metric.direction
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the closest of the known names, to end a message with; empty if none is close."""
+    return "".join(f". Did you mean {close}?" for close in difflib.get_close_matches(name, known, 1))
 
 
 def reason_undefined(key: str, *, binary_label: bool, binary_attribute: bool) -> str:

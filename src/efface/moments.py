@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efface.processes import require_same
 from efface.products import Batch
 
 if TYPE_CHECKING:
@@ -159,6 +160,10 @@ class Moments:
         # None as long as z was labels: then Σ(z, z) is diagonal, and its diagonal is _sum_z.
         self._zz: Tensor | None = None
 
+    def __str__(self) -> str:
+        covariance = "without" if self._xx is None else "with"
+        return f"moments of {self.x_dim} x {self.z_dim}, {self.dtype}, {covariance} Cov(x), {self.weights} weights"
+
     @torch.no_grad()
     def update(self, x: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Add a batch.
@@ -254,9 +259,13 @@ class Moments:
 
         Args:
             group: a process group; the default one if None. All of its processes must call this.
+
+        Raises:
+            ValueError: they were made with other arguments; on every process. Nothing is changed then.
         """
         from torch import distributed
 
+        require_same(str(self), group, remedy="make them with the same arguments")
         # One shift for all: that of the first process that has seen anything.
         state = torch.tensor([self.count, int(self.has_labels)], device=self.device)
         states = [torch.zeros_like(state) for _ in range(distributed.get_world_size(group))]

@@ -1,8 +1,11 @@
+import re
+
 import pytest
 from hydra.errors import OverrideParseException
 from tests.conftest import CONF
 
-from efface.cli.command import config_name, per_job, with_root
+from efface.cli.command import config_name, flags_first, per_job, with_root
+from efface.options import OptionError
 
 
 @pytest.mark.parametrize(
@@ -18,8 +21,30 @@ from efface.cli.command import config_name, per_job, with_root
     ],
 )
 def test_options_of_a_swept_group_join_the_sweep(given: str, expected: str) -> None:
-    assert per_job(["-m", *given.split()]) == ["-m", *expected.split()]
-    assert per_job(given.split()) == given.split()
+    for flag in ("-m", "--multirun", "hydra.mode=MULTIRUN"):
+        assert per_job([flag, *given.split()]) == [flag, *expected.split()]
+
+
+@pytest.mark.parametrize("several", ["method=none,leace", "seed=range(3)", "dataset.attributes=Male,Young"])
+def test_several_values_ask_for_a_multirun(several: str) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(several)}: these are several values. Add -m to run each"):
+        per_job(["model=mlp", several])
+    one = ["method=leace", "method.damping=[1,2]", 'results_dir="a,b"', "~logger"]
+    assert per_job(one) == one
+
+
+def test_flags_may_stand_anywhere() -> None:
+    arguments = ["seed=0", "-m", "method=leace", "--config-name", "scrubbing", "~logger", "--cfg", "job"]
+    assert flags_first(arguments) == [
+        "-m",
+        "--config-name",
+        "scrubbing",
+        "--cfg",
+        "job",
+        "seed=0",
+        "method=leace",
+        "~logger",
+    ]
 
 
 def test_arguments_outside_the_grammar_are_refused() -> None:

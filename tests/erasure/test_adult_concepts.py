@@ -42,7 +42,7 @@ def bits(share: float) -> float:
 
 @pytest.mark.parametrize("fit", [erase_jointly, erase_in_sequence])
 def test_sex_and_income_in_dollars_are_both_erased(fit: Callable[..., Any]) -> None:
-    """audit A4: `erase_jointly(x, [sex, income], rtol=1e-4)` had rank 1, and left 0.54 of 0.55 bits of sex."""
+    """Covers audit A4: `erase_jointly(x, [sex, income], rtol=1e-4)` had rank 1, and left 0.54 of 0.55 bits of sex."""
     x, sex, income = people()
     before = certify(lambda x: x, x, sex)
     assert before.information is not None
@@ -59,7 +59,7 @@ def test_sex_and_income_in_dollars_are_both_erased(fit: Callable[..., Any]) -> N
 
 
 def test_oracle_and_scikit_learn_erase_both_too() -> None:
-    """audit A4: a correlation of .70 with sex was left by `OracleFitter`, and .71 by `efface.sklearn.LEACE`."""
+    """Covers audit A4: a correlation of .70 with sex was left by `OracleFitter`, and .71 by `efface.sklearn.LEACE`."""
     x, sex, income = people()
     both = torch.stack([income, sex.double()], 1)
     table = pd.DataFrame({"income": income, "sex": sex})

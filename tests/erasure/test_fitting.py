@@ -171,7 +171,7 @@ def test_unfit_data_raise() -> None:
     ],
 )
 def test_concept_or_weight_of_another_layout_is_refused(k: int, x_shape: Any, z: Any, weight: Any) -> None:
-    """faults A4: they were reshaped, and paired with the wrong rows."""
+    """Covers faults A4: they were reshaped, and paired with the wrong rows."""
     fitter = LeaceFitter(12, k)
     with pytest.raises(ValueError, match=r"(z|weight) has shape \[.*\], but must be"):
         fitter.update(torch.randn(x_shape), z, weight=weight)
@@ -191,7 +191,7 @@ def test_any_layout_that_fits_is_paired_with_the_right_rows(concept: str) -> Non
 
 
 def test_bad_batch_of_extreme_values_leaves_every_sum_unchanged() -> None:
-    """faults B7: one batch of such values lost the statistics of those before."""
+    """Covers faults B7: one batch of such values lost the statistics of those before."""
     x, z, _ = data()
     fitter = LeaceFitter.fit(x, z)
     before = {name: value.clone() for name, value in vars(fitter.moments).items() if isinstance(value, torch.Tensor)}
@@ -209,7 +209,7 @@ def test_bad_batch_of_extreme_values_leaves_every_sum_unchanged() -> None:
 
 
 def test_threads_may_share_a_fitter() -> None:
-    """faults A3: eight threads lost statistics in one of three runs."""
+    """Covers faults A3: eight threads lost statistics in one of three runs."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 40, generator=g, dtype=torch.float64)
     y = torch.arange(4000) % 3

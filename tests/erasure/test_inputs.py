@@ -68,7 +68,7 @@ def test_unfit_features_weights_and_ranks_are_refused(
 
 @ALL
 def test_rank_that_is_no_integer_is_refused(fit: Callable[..., Any]) -> None:
-    """faults C: rank=1.5."""
+    """Covers faults C: rank=1.5."""
     x, y = mixture()
     with pytest.raises(TypeError, match=r"rank is 1\.5, but must be an integer"):
         fit(x, y, rank=1.5)
@@ -87,7 +87,7 @@ def test_rank_that_is_no_integer_is_refused(fit: Callable[..., Any]) -> None:
     ],
 )
 def test_unfit_labels_are_refused(name: str, z: Any, message: str) -> None:
-    """faults C: labels such as 10⁹, and layouts that do not fit."""
+    """Covers faults C: labels such as 10⁹, and layouts that do not fit."""
     with pytest.raises(ValueError, match=message):
         FITS[name](mixture()[0], z)
 
@@ -98,19 +98,6 @@ def test_unfit_labels_are_refused(name: str, z: Any, message: str) -> None:
 def test_unfit_dev_data_are_refused(x_dev: torch.Tensor, z_dev: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"give x_dev \[m, 12\], and one label for each row"):
         InlpEraser.fit(*mixture(), iterations=1, x_dev=x_dev, z_dev=z_dev)
-
-
-def test_pairs_that_are_no_pairs_are_refused() -> None:
-    """faults C: empty `fit_pairs`."""
-    x, _ = mixture()
-    for others, message in (
-        ((x[:0], x[:0]), r"x has shape \[0, 12\]"),
-        ((x, x[:5]), "give pairs"),
-        ((x, x * torch.nan), "x_cf has 7200 NaN"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            PcaEraser.fit_pairs(*others)
-    torch.testing.assert_close(PcaEraser.fit_pairs(x.numpy(), x.flip(0).numpy()).P, PcaEraser.fit_pairs(x, x.flip(0)).P)
 
 
 # --- Columns of unlike units ---

@@ -29,7 +29,7 @@ def sex_and_income(n: int = 4000, dtype: torch.dtype = torch.float64) -> tuple[t
 @pytest.mark.parametrize("method", ["leace", "orth"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_concept_of_small_numbers_is_erased_beside_one_of_large_numbers(fit: Any, method: str, dtype: Any) -> None:
-    """audit A4: `rtol` was in the units of z, and sex kept 0.54 of 0.55 bits beside income in dollars."""
+    """Covers audit A4: `rtol` was in the units of z, and sex kept 0.54 of 0.55 bits beside income in dollars."""
     x, sex, income = sex_and_income(dtype=dtype)
     before = certify(lambda x: x, x, sex)
     assert before.information is not None
@@ -54,7 +54,7 @@ def test_units_of_the_concept_do_not_change_the_eraser() -> None:
 
 
 def test_class_of_five_rows_is_erased() -> None:
-    """audit A4: at a method's default tolerance its mean stayed where it was, 5.5 off."""
+    """Covers audit A4: at a method's default tolerance its mean stayed where it was, 5.5 off."""
     g = torch.Generator().manual_seed(0)
     y = (torch.rand(200_000, generator=g) < 0.5).long()
     y[:5] = 2
@@ -93,7 +93,7 @@ def test_shrinkage_and_the_mean_do_not_hide_a_concept(affine: bool) -> None:
 
 
 def test_linear_eraser_is_least_squares_about_zero() -> None:
-    """audit C1, by the first-order condition of E‖Px − x‖² over P with PC = 0, where x has a mean."""
+    """Covers audit C1, by the first-order condition of E‖Px − x‖² over P with PC = 0, where x has a mean."""
     x, z, _ = data()
     x[:, 3] = 2.0  # a constant, which an eraser without intercept may use
     second = x.mT @ x / len(x)
@@ -112,7 +112,7 @@ def test_linear_eraser_is_least_squares_about_zero() -> None:
 
 
 def test_concept_of_most_directions_is_warned_of() -> None:
-    """audit C1: more than d classes erase everything."""
+    """Covers audit C1: more than d classes erase everything."""
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(4000, 32, generator=g), torch.randint(200, (4000,), generator=g)
     with pytest.warns(UserWarning, match="the concept covaries with 32 directions of x, which has 32: little of x"):
@@ -139,7 +139,7 @@ def test_labels_give_the_eraser_of_their_one_hot_columns(method: str, rtol: floa
 
 @pytest.mark.filterwarnings("ignore:the concept covaries")
 def test_a_million_classes_take_memory_for_their_means_only() -> None:
-    """audit, item 9: k² bytes were 8 TB."""
+    """Covers audit, item 9: k² bytes were 8 TB."""
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(3000, 4, generator=g), torch.arange(3000) * 333
     eraser = LeaceFitter(4, 1_000_000, rtol=1e-4).update(x, y).eraser
@@ -150,7 +150,7 @@ def test_a_million_classes_take_memory_for_their_means_only() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the concept covaries")
 def test_a_million_classes_of_many_samples_take_twice_the_memory_of_their_means() -> None:
-    """audit, item 9: k² bytes were 8 TB. Here: 1.5 million samples, d = 64, in about 10 s and 1 GB of sums."""
+    """Covers audit, item 9: k² bytes were 8 TB. Here: 1.5 million samples, d = 64, in about 10 s and 1 GB of sums."""
     code = """
 import resource, time, torch
 from efface.erasure.leace import LeaceFitter
@@ -172,7 +172,7 @@ print(eraser.rank, time.process_time() - start, resource.getrusage(resource.RUSA
 @pytest.mark.parametrize("method", ["leace", "orth"])
 @pytest.mark.parametrize("scale", [1e-25, 1e18])
 def test_float32_of_extreme_scale_gives_the_same_eraser(method: str, scale: float) -> None:
-    """faults B7: x · 1e-25 gave rank 0, and x · 1e18 an error of LAPACK."""
+    """Covers faults B7: x · 1e-25 gave rank 0, and x · 1e18 an error of LAPACK."""
     x, z, y = data(dtype=torch.float32)
     options = {"method": method, "rtol": 1e-4}
     for concept in (z, y):
@@ -187,7 +187,7 @@ def test_float32_of_extreme_scale_gives_the_same_eraser(method: str, scale: floa
 
 
 def test_arrays_frames_and_lists_are_taken() -> None:
-    """faults C: numpy arrays, pandas frames and lists in place of tensors."""
+    """Covers faults C: numpy arrays, pandas frames and lists in place of tensors."""
     x, z, y = data()
     expected = LeaceEraser.fit(x, y)(x)
     arrays = [(x.numpy(), y.numpy()), (x.tolist(), y.tolist()), (pd.DataFrame(x.numpy()), pd.Series(y.numpy()))]
@@ -216,7 +216,7 @@ def test_arrays_frames_and_lists_are_taken() -> None:
     ],
 )
 def test_unfit_concepts_are_refused(z: Any, message: str) -> None:
-    """faults A2, C: a frame of unlike columns, labels of 10⁹, no column."""
+    """Covers faults A2, C: a frame of unlike columns, labels of 10⁹, no column."""
     x, _, _ = data()
     for fit in (LeaceEraser.fit, lambda x, z: erase_jointly(x, [z, z])):
         with pytest.raises(ValueError, match=f"{message}|concepts.0. has shape|x_dim"):
@@ -224,7 +224,7 @@ def test_unfit_concepts_are_refused(z: Any, message: str) -> None:
 
 
 def test_nothing_to_erase_from_or_with_is_refused() -> None:
-    """faults C: d = 0, `erase_jointly([])`, `erase_in_sequence(x, [])`."""
+    """Covers faults C: d = 0, `erase_jointly([])`, `erase_in_sequence(x, [])`."""
     x, _, y = data()
     with pytest.raises(ValueError, match="x_dim is 0, but x must have at least one column"):
         LeaceEraser.fit(x[:, :0], y)

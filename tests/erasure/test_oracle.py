@@ -41,6 +41,7 @@ def test_streamed_and_merged() -> None:
 
 
 def test_bad_input() -> None:
+    """Covers faults C4."""
     x, z, _ = data()
     eraser = OracleEraser.fit(x, z)
     with pytest.raises(ValueError, match=r"z has shape \[299, 4\], but must be labels \[300\] or \[300, 4\]"):
@@ -53,7 +54,7 @@ def test_bad_input() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_concepts_of_unlike_units_are_both_erased(dtype: torch.dtype) -> None:
-    """audit A4: sex kept a correlation of .70 beside income in dollars."""
+    """Covers audit A4: sex kept a correlation of .70 beside income in dollars."""
     g = torch.Generator().manual_seed(0)
     sex = (torch.rand(4000, generator=g) < 0.5).double()
     income = 30_000 + 20_000 * torch.randn(4000, generator=g, dtype=torch.float64) + 5000 * sex
@@ -112,7 +113,7 @@ def test_rare_class_is_subtracted_whatever_the_absolute_tolerance() -> None:
 
 
 def test_arrays_and_any_leading_dimensions_are_taken() -> None:
-    """faults C: wrong d, and x `[n, 1]`, which was broadcast to `[n, d]`."""
+    """Covers faults C: wrong d, and x `[n, 1]`, which was broadcast to `[n, d]`."""
     x, _, y = data()
     eraser = OracleEraser.fit(x.numpy(), y.numpy())
     expected = OracleEraser.fit(x, y)(x, y)

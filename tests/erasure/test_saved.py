@@ -27,7 +27,7 @@ def erasers() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["leace", "oracle", "quadratic", "editor", "scrubber"])
 def test_a_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
-    """faults B6: one flipped byte in a saved eraser mapped to 5.9e35."""
+    """Covers faults B6: one flipped byte in a saved eraser mapped to 5.9e35."""
     saved, file = erasers()[name], tmp_path / "file"
     saved.save(file)
     content = file.read_bytes()
@@ -40,7 +40,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["leace", "scrubber"])
 def test_a_failed_save_leaves_the_file_as_it_was(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """faults B5: on a full disk the new file and the old one were both lost."""
+    """Covers faults B5: on a full disk the new file and the old one were both lost."""
     saved, file = erasers()[name], tmp_path / "file"
     saved.save(file)
     content = file.read_bytes()
@@ -80,7 +80,7 @@ LEFT, RIGHT = torch.zeros(12, 3), torch.zeros(3, 12)
 def test_parts_that_do_not_fit_are_refused(
     tmp_path: Path, kind: type[FrozenTensors], tensors: dict[str, torch.Tensor], message: str
 ) -> None:
-    """faults B6, C: factors of unlike shape and NaN were taken, and a missing part was a TypeError."""
+    """Covers faults B6, C: factors of unlike shape and NaN were taken, and a missing part was a TypeError."""
     copies = {name: tensor.clone() for name, tensor in tensors.items()}  # which share no memory
     tensorfiles.write(tmp_path / "file", copies, kind=kind.__name__)
     with pytest.raises(ValueError, match=message):
@@ -90,17 +90,17 @@ def test_parts_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("facts", "change", "message"),
     [
-        ({}, {}, "does not name the kind of each"),
-        ({"erasers": {"a": "LeaceEraser", "b": "LeaceEraser"}}, {}, "does not name the kind of each"),
-        ({"erasers": {"a": "os.system"}}, {}, "does not name the kind of each"),
-        ({"erasers": ["a"]}, {}, "does not name the kind of each"),
+        ({}, {}, "lacks a part of a saved"),
+        ({"erasers": {"a": "LeaceEraser", "b": "LeaceEraser"}}, {}, "lacks a part of a saved"),
+        ({"erasers": {"a": "os.system"}}, {}, "lacks a part of a saved"),
+        ({"erasers": ["a"]}, {}, "lacks a part of a saved"),
         ({"erasers": {"a": "LeaceEraser"}}, {"a/proj_right": LEFT}, "file: a holds proj_right of shape"),
     ],
 )
 def test_scrubber_of_unfit_parts_is_refused(
     tmp_path: Path, facts: dict[str, Any], change: dict[str, torch.Tensor], message: str
 ) -> None:
-    """faults C: a loaded safetensors without its tensors was a KeyError."""
+    """Covers faults C: a loaded safetensors without its tensors was a KeyError."""
     parts = {"a/proj_left": LEFT, "a/proj_right": RIGHT, **change}
     tensors = {name: tensor.clone() for name, tensor in parts.items()}
     tensorfiles.write(tmp_path / "file", tensors, kind="ConceptScrubber", facts={"pre_hook": False, **facts})

@@ -58,7 +58,7 @@ def test_differences_and_ratios_are_best_near_their_fair_value() -> None:
     assert best_and_tied(ratios, "one")[0] == {"b"}
 
 
-def test_without_enough_common_seeds_nothing_is_tied() -> None:
+def test_nothing_is_tied_without_enough_common_seeds() -> None:
     table = rows(best=0.8, near=0.7995)
     del table["near"][0]
     assert best_and_tied(table, "higher") == ({"best"}, set())

@@ -17,9 +17,15 @@ from efface.cli.conf import CONF, root_of
 from efface.cli.errors import explain
 from efface.cli.main import FAILURES, main
 from efface.cli.resolvers import SCRATCH
+from efface.files import scratch
+from efface.options import OptionError
 
 FULL = "HYDRA_FULL_ERROR"
-RESUME = "what is finished counts, nothing half-done does: repeat the command to go on"
+_WAYS_OF_SEVERAL = (
+    "these are several values. Add -m to run each of them; a list is written key=[a,b], and a string with commas "
+    "'key=\"a,b\"'"
+)
+RESUME = "finished runs stay, half-done ones leave nothing: repeat the command to go on"
 
 
 def run() -> None:
@@ -28,21 +34,20 @@ def run() -> None:
     full = os.environ.get(FULL) == "1"
     os.environ[FULL] = "1"  # hand exceptions on, to be said here
     _end_orderly()
-    with _scratch() as scratch:
+    with _scratch() as folder:
         try:
-            sys.argv[1:] = with_root(per_job(sys.argv[1:]), root)
+            sys.argv[1:] = with_root(per_job(flags_first(sys.argv[1:])), root)
             main()
         except KeyboardInterrupt:
             print(f"interrupted: {RESUME}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            failures = _failures(scratch) if _multirun(sys.argv) else []
-            text = _listed(failures) if failures else _said(error, root)
+            text = _ended(error, _failures(folder) if _multirun(sys.argv) else [], root)
             if full:
                 print(text, file=sys.stderr)
                 raise
             sys.exit(text)
-        failures = _failures(scratch)  # of jobs whose sweeper goes on without them
+        failures = _failures(folder)  # of jobs whose sweeper goes on without them
         if failures:
             sys.exit(_listed(failures))
 
@@ -59,6 +64,11 @@ def with_root(arguments: list[str], root: Path) -> list[str]:
     return arguments if root == CONF else ["--config-path", str(root), *arguments]
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with those that set an option behind all others; the parser takes no flag between them."""
+    return sorted(arguments, key=_is_override)
+
+
 def per_job(arguments: list[str]) -> list[str]:
     """Return the arguments with the options of a swept group made part of the sweep.
 
@@ -67,12 +77,16 @@ def per_job(arguments: list[str]) -> list[str]:
 
     Raises:
         OverrideParseException: an argument is not in Hydra's grammar.
+        OptionError: an argument has several values, but `-m` is not there to run each of them.
     """
-    if not _multirun(arguments):
-        return arguments
-    texts = [text for text in arguments if "=" in text and not text.startswith("-")]
+    texts = [text for text in arguments if _is_override(text)]
     overrides = dict(zip(texts, OverridesParser.create().parse_overrides(texts), strict=True))
-    swept = {str(override.key_or_group) for override in overrides.values() if override.is_sweep_override()}
+    several = [text for text, override in overrides.items() if override.is_sweep_override()]
+    if not _multirun(arguments):
+        if several:
+            raise OptionError(f"{several[0]}: {_WAYS_OF_SEVERAL}")
+        return arguments
+    swept = {str(overrides[text].key_or_group) for text in several}
 
     def job_by_job(text: str) -> str:
         key, _, value = text.partition("=")
@@ -83,19 +97,37 @@ def per_job(arguments: list[str]) -> list[str]:
     return [job_by_job(text) if text in overrides else text for text in arguments]
 
 
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
 def _multirun(arguments: list[str]) -> bool:
-    return not {"-m", "--multirun"}.isdisjoint(arguments)
+    return not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
 
 
 def _said(error: Exception, root: Path) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error, root)
-    lines = [f"{type(error).__name__}: {error}", f"({FULL}=1 shows the traceback)"]
+    if isinstance(error, OptionError):
+        return str(error)
+    lines = [_named(error), *getattr(error, "__notes__", []), f"({FULL}=1 shows the traceback)"]
     return "\n".join([*lines, *([RESUME] if _multirun(sys.argv) else [])])
 
 
-def _failures(scratch: Path) -> list[str]:
-    file = scratch / FAILURES
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _ended(error: Exception, failures: list[str], root: Path) -> str:
+    """Return the failures of jobs, and the error that ended the sweep unless it is that of a job in the list."""
+    if any(_named(error) in failure for failure in failures):
+        return _listed(failures)
+    # Such as that of a launcher one of whose jobs was killed, and could write nothing down.
+    return "\n".join([*([_listed(failures)] if failures else []), _said(error, root)])
+
+
+def _failures(folder: Path) -> list[str]:
+    file = folder / FAILURES
     return file.read_text().split("\0")[:-1] if file.is_file() else []
 
 
@@ -108,9 +140,9 @@ def _scratch() -> Iterator[Path]:
     """Make a folder for what the command's jobs hand to it, and for what Hydra writes of a dry run."""
     # Where a cluster's nodes can write it too, if they run the jobs.
     on_cluster = any("submitit" in argument or "slurm" in argument for argument in sys.argv)
-    with tempfile.TemporaryDirectory(prefix=".efface-", dir=Path.cwd() if on_cluster else None) as folder:
-        os.environ[SCRATCH] = folder
-        yield Path(folder)
+    with scratch(Path.cwd() if on_cluster else Path(tempfile.gettempdir()), prefix=".efface-") as folder:
+        os.environ[SCRATCH] = str(folder)
+        yield folder
 
 
 def _end_orderly() -> None:

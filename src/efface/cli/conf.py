@@ -4,6 +4,7 @@ Read without Hydra's composition, which takes a second for a group, to say what 
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,8 +56,8 @@ def file_options(file: Path, group: str, root: Path) -> dict[str, Any]:
         if parent is not None:
             above = root if parent.startswith("/") else file.parent
             merged |= file_options(above / f"{parent.lstrip('/')}.yaml", group, root)
-    own = config.get(group, {}) if file.read_text().startswith("# @package _global_") else config
-    return merged | {key: value for key, value in own.items() if key != "defaults"}
+    node = config.get(group, {}) if file.read_text().startswith("# @package _global_") else config
+    return merged | {key: value for key, value in node.items() if key != "defaults"}
 
 
 def settable(file: Path, group: str, root: Path) -> list[str]:
@@ -64,9 +65,15 @@ def settable(file: Path, group: str, root: Path) -> list[str]:
     return [key for key in file_options(file, group, root) if not key.startswith("_") and key != "name"]
 
 
+def about(file: Path) -> str:
+    """Return the comment that opens a yaml file: what it is, and how to use it."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in lines if not line.startswith("# @package"))
+
+
 @functools.cache
 def is_referred_to(key: str) -> bool:
-    """Whether any yaml file takes a value from a top-level key, as `${key}`."""
+    """Return whether any yaml file takes a value from a top-level key, as `${key}`."""
     return any(f"${{{key}{end}" in path.read_text() for path in CONF.rglob("*.yaml") for end in ("}", "."))
 
 

@@ -1,11 +1,14 @@
 """What Hydra refused, explained: what is wrong, the keys that stand beside it, and the closest one."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import Container, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -13,7 +16,7 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from efface.cli.conf import CONF, SHARED, file_options, groups, option_files, primary, settable
+from efface.cli.conf import CONF, SHARED, about, file_options, groups, option_files, primary, settable
 from efface.cli.settings import UnknownKeyError
 from efface.options import OptionError
 
@@ -31,9 +34,9 @@ def explain(error: Exception, root: Path = CONF) -> str:
         if isinstance(cause, UnknownKeyError):
             return _unknown(cause.key, root)
         if isinstance(cause, MissingMandatoryValue | InterpolationToMissingValueError) and cause.full_key:
-            return f"{cause.full_key} has no value, and no default: set {cause.full_key}=..."
+            return _unset(cause.full_key, cause.parent_node, root)
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-            return _unknown(cause.full_key, root)
+            return _unknown(cause.full_key, root, _plain(cause.parent_node).get("name", ""))
         if type(cause) in (OptionError, ValueError):  # from a resolver: OmegaConf's own are subclasses
             return str(cause)
     if isinstance(error, MissingConfigException):
@@ -68,17 +71,37 @@ def _unquoted(error: OverrideParseException) -> str:
     return f"{text}\nA special character in a value? Quote it, for the shell and for Hydra: '{key}=\"{quoted}\"'"
 
 
-def _unknown(key: str, root: Path) -> str:
-    """Return what can be set in place of a key that is not there."""
+def _unset(key: str, node: object, root: Path) -> str:
+    """Return how to set a key that has no value, or the top-level key that it takes its value from."""
+    group, _, leaf = key.rpartition(".")
+    options = _plain(node)
+    source = re.fullmatch(r"\$\{([\w.]+)\}", str(options.get(leaf)))
+    key = source[1] if source else key
+    lines = [f"{key} has no value, and no default: set {key}=..."]
+    file = option_files(group, root).get(str(options.get("name"))) if group else None
+    return "\n".join([*lines, *([f"{group}={file.stem}: {about(file)}"] if file else [])])
+
+
+def _plain(node: object) -> dict[str, Any]:
+    """Return the options of a node as they are written; none if it is not a node of options."""
+    if not isinstance(node, Container) or not OmegaConf.is_dict(node):
+        return {}
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
+
+
+def _unknown(key: str, root: Path, choice: str = "") -> str:
+    """Return what can be set in place of a key that is not there; `choice` names the option of its group."""
     group, dot, leaf = key.partition(".")
     if dot and group in groups(root):
         by_file = {name: settable(file, group, root) for name, file in option_files(group, root).items()}
         keys = sorted({name for names in by_file.values() for name in names})
         if leaf in keys:
             having = ", ".join(name for name, names in by_file.items() if leaf in names)
+            others = ", ".join(by_file.get(choice, ())) or "none"
             return (
-                f"{key}: not every {group} of this command has it; these do: {having}. Take one of those, or run the "
-                "others of a grid in a command of their own, into the same results_dir."
+                f"{group}={choice} has no option {leaf}. Its options: {others}\n"
+                f"These have {key}: {having}\n"
+                "In a grid, run the others in a command of their own, into the same results_dir"
             )
         kind, prefix = f"Keys of {group}", f"{group}."
     else:

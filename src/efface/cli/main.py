@@ -3,6 +3,7 @@
 Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` answer at once.
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -79,8 +80,11 @@ def main(cfg: DictConfig) -> float | None:
     try:
         return job(cfg)
     except Exception as error:
-        with (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
-            file.write(f"{HydraConfig.get().runtime.output_dir}: {type(error).__name__}: {error}\0")
+        where = HydraConfig.get().runtime.output_dir
+        said = " ".join([f"{where}: {type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        # On a cluster a job may outlive the command that wants to know.
+        with contextlib.suppress(OSError), (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
+            file.write(f"{said}\0")
         raise
 
 
@@ -95,7 +99,7 @@ def job(cfg: DictConfig) -> float | None:
     started = time.perf_counter()
     record = execute(run)
     metrics = [f"{name} {record.metrics[name]:.3f}" for name in HEADLINE if record.metrics.get(name) is not None]
-    summary = ", ".join(metrics) or f"{record.status}: {record.reason}"
+    summary = ", ".join(metrics) or f"{record.status.replace('_', ' ')}: {record.reason}"
     print(f"{summary}  [{time.perf_counter() - started:.1f} s]\n{run.directory}")
     return objective_value(record, cfg.objective)
 

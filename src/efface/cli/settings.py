@@ -114,7 +114,7 @@ def check_names(config: Mapping[str, Any], root: Path) -> None:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or where it would be made. Leaves nothing behind."""
+    """Return whether files can be made in a folder, or where it would be made. Leaves nothing behind."""
     try:
         while not folder.exists():
             folder = folder.parent

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from efface.data.text import some
+
 SPLITS = ("train", "val", "pairs", "test")
 
 
@@ -217,5 +219,17 @@ def require_every_class(splits: dict[str, Split], classes: tuple[str, ...]) -> N
         missing = [label for i, label in enumerate(classes) if i not in present]
         if missing:
             raise ValueError(
-                f"split {name!r} has no sample of class {', '.join(missing)}: give it some, or leave the class out"
+                f"split {name!r} has no sample of class {some(missing)}: give it some, or leave the class out"
             )
+
+
+def require_two_attributes(train: Split, attributes: tuple[str, ...], source: object) -> None:
+    """Check that train has two values of the attribute or more, without which there is nothing to erase.
+
+    Raises:
+        ValueError: it has one; the message names it, and the `source` of the data.
+    """
+    values = train.a.unique().tolist()
+    if len(values) < 2:
+        names = ", ".join(attributes[value] for value in values)
+        raise ValueError(f"every sample of train in {source} has the attribute {names!r}; two or more are needed")

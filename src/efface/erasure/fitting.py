@@ -12,6 +12,7 @@ from torch import Tensor
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.inputs import as_concept, as_tensor, concept_rows, count_classes, is_integer, weight_rows
 from efface.moments import Moments, WeightKind, as_matrix
+from efface.processes import require_same
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -110,8 +111,14 @@ class Fitter(ABC, Generic[E]):
         return self
 
     def all_reduce(self, group: "ProcessGroup | None" = None) -> Self:
-        """Give every process of a `torch.distributed` group (the default one) the statistics of all of them."""
+        """Give every process of a `torch.distributed` group (the default one) the statistics of all of them.
+
+        Raises:
+            ValueError: the processes have other fitters, widths or dtypes; on every process. Nothing is changed then.
+        """
         with self._lock:
+            mine = f"a {type(self).__name__} of {len(self._statistics)} x {self._statistics[0]}"
+            require_same(mine, group, remedy="make the fitters of all processes with the same arguments")
             for moments in self._statistics:
                 moments.all_reduce(group)
             self._eraser = None

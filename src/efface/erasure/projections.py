@@ -81,20 +81,6 @@ class PcaEraser(AffineEraser):
         return cls._leading(second, rank, total, affine)
 
     @classmethod
-    def fit_pairs(cls, x: Any, x_cf: Any, *, rank: int = 1, affine: bool = True) -> "PcaEraser":
-        """Fit on explicit pairs: row i of x and of x_cf, both `[n, d]`, differ in the concept.
-
-        Raises:
-            ValueError: shapes differ, there are no rows, values are not finite, or `rank` is out of range.
-        """
-        x, x_cf = feature_matrix(x), feature_matrix(x_cf, "x_cf").to(getattr(x, "device", "cpu"))
-        if x.shape != x_cf.shape:
-            raise ValueError(f"x has shape {list(x.shape)} and x_cf {list(x_cf.shape)}: give pairs, [n, d] each")
-        both = _moments(torch.cat([x, x_cf]), None, None, track_xx=False)
-        difference = (x - x_cf).double()
-        return cls._leading(difference.mT @ difference / len(x), check_rank(rank, x), both, affine)
-
-    @classmethod
     def _leading(cls, second: Tensor, rank: int, moments: Moments, affine: bool) -> "PcaEraser":
         U = torch.linalg.eigh(second)[1][:, -rank:].flip(1)
         return _projecting(cls, U, moments, affine)

@@ -15,7 +15,7 @@ from efface.report.plots import Plot
 from efface.report.records import Collection
 from efface.report.table import Table
 
-_LEFT_OUT = ("_options", "val_", "seconds_", "cache_", "reasons", "method_name", "evaluation")
+_LEFT_OUT = ("_options", "val_", "seconds_", "cache_", "reasons", "method_name", "evaluation", "_low", "_high")
 """Parts of the names of columns that the page's list of runs leaves to runs.csv."""
 
 

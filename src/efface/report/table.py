@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from efface.metrics import METRICS, Metric
+from efface.metrics import METRICS, Metric, suggestion
 from efface.report import cells as stages
 from efface.report import words
 from efface.report.cells import COSTS, Cell, Column, heading
@@ -71,7 +71,7 @@ def build(
         rows=tuple(rows.values()),
         columns=tuple(slot.column for slot in columns),
         cells=stages.cells(settings, columns, rows, numbers, marks, quotes, kind),
-        caption=words.caption(runs, columns, tested=tested, kind=kind),
+        caption=words.caption(runs, columns, numbers, tested=tested, kind=kind),
         definitions=words.definitions(chosen, columns),
         notes=words.notes(runs, settings, chosen, numbers, columns, failures),
     )
@@ -87,5 +87,7 @@ def _chosen(runs: pd.DataFrame, published: Sequence[Published], keys: Iterable[s
     wanted = list(keys)
     unknown = [key for key in wanted if key not in known]
     if unknown:
-        raise ValueError(f"metrics: there is no {', '.join(unknown)}; there are {', '.join(known)}")
+        raise ValueError(
+            f"metrics: there is no {', '.join(unknown)}; there are {', '.join(known)}{suggestion(unknown[0], known)}"
+        )
     return [known[key] for key in wanted]

@@ -148,8 +148,6 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
         device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say
     )  # fmt: skip
     outcome = run.compute(session)
-    if outcome.not_applicable is not None:
-        say(f"not applicable: {outcome.not_applicable}")
 
     def record_of(artifacts: dict[str, str | None]) -> Record:
         return Record(
@@ -161,9 +159,9 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
 
 
 def _content(run: Run, outcome: Outcome) -> dict[str, Any]:
-    """The fields of a record that an outcome fills. No number is NaN or infinite there: it is null.
+    """Return the fields of a record that an outcome fills, with null for each number that is NaN or infinite.
 
-    One such number is no reason to lose a run. Of a metric the reason says what it was.
+    One such number is no reason to lose a run. Where a metric is null, its reason says what it was.
     """
     if outcome.not_applicable is not None:
         return {"status": "not_applicable", "reason": outcome.not_applicable}
@@ -182,7 +180,7 @@ def _content(run: Run, outcome: Outcome) -> dict[str, Any]:
 
 
 def _finished(run: Run, *, say: Callable[[str], None]) -> Record | None:
-    """The record of a finished run; None, with a message on why, if an artefact is not as it was."""
+    """Return the record of a finished run; None, with a message on why, if an artefact is not as it was."""
     path = run.directory / RECORD
     if not path.is_file():
         return None
@@ -211,6 +209,7 @@ def _leave_error(run: Run, error: Exception) -> None:
             run={"traceback": traceback.format_exc()},
         )  # fmt: skip
         write_atomically(run.directory / ERROR, lambda path: path.write_text(record.to_json()))
+        error.add_note(f"The run's configuration and the traceback are in {run.directory / ERROR}")
 
 
 def _null(value: float) -> None:
@@ -222,7 +221,7 @@ def _not_finite(value: Any) -> bool:
 
 
 def _replaced(value: Any, *, by: Callable[[float], Any]) -> Any:
-    """The same containers with every number that is NaN or infinite replaced."""
+    """Return the same containers with every number that is NaN or infinite replaced."""
     if isinstance(value, Mapping):
         return {key: _replaced(item, by=by) for key, item in value.items()}
     if isinstance(value, list | tuple):

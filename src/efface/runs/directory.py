@@ -93,7 +93,7 @@ def damages(directory: Path, record: Record, required: tuple[str, ...]) -> list[
 
 
 def _artifacts(path: Path) -> set[str]:
-    """The files that a record names beside it; none if it cannot be read."""
+    """Return the files that a record names beside it; none if it cannot be read."""
     try:
         names = Record.read(path, versions=READABLE).artifacts
     except (OSError, ValueError):

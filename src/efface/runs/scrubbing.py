@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from efface.data.conllu import TaggedText, TextSource
 from efface.files import digest
 from efface.runs.base import Outcome, Run
-from efface.runs.session import Session, require_finite
+from efface.runs.session import UNTRAINED, Session, require_finite
 from efface.scrubbing.evaluation import ScrubbingEvaluation
 from efface.scrubbing.language_models import LanguageModel, LmTraining, ModelSource, NoTraining, Trained
 from efface.scrubbing.measure import unigram_bits_per_byte
@@ -41,6 +41,11 @@ class ScrubbingRun(Run):
         return digest(data.encode(), weights.encode()) if weights else data
 
     def compute(self, session: Session) -> Outcome:
+        names = {node: self.config[node]["name"] for node in ("dataset", "model", "method")}
+        session.say(
+            "{dataset}, {model}, {method}: the model (trained unless it is in the cache), erasers layer by layer, "
+            "then probes behind every layer; this takes minutes".format(**names)
+        )
         with session.clock("data"):
             text = self.dataset.load(self.data_dir)
         lm = self._language_model(text, session)
@@ -51,7 +56,7 @@ class ScrubbingRun(Run):
                 lm, train, seed=self.seed, batch_size=self.evaluation.batch_size, progress=session.progress
             )  # fmt: skip
         with session.clock("evaluation"):
-            return self._evaluate(lm, scrubber, train, dev, test, text.tags)
+            return self._evaluate(lm, scrubber, train, dev, test, text.tags, session.progress)
 
     def _language_model(self, text: TaggedText, session: Session) -> LanguageModel:
         def cached(build: Callable[[], Trained]) -> Trained:
@@ -65,17 +70,19 @@ class ScrubbingRun(Run):
         lm = self.model.load(
             text, self.training, seed=self.seed, device=session.device, cached=cached, progress=session.progress
         )  # fmt: skip
+        if isinstance(self.training, LmTraining) and self.training.epochs == 0:
+            session.say(UNTRAINED)
         session.trained(lm.facts.get("history", []), lm.facts.get("training_seconds", 0.0))
         return lm
 
     def _evaluate(
         self, lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, dev: TokenData, test: TokenData,
-        tags: tuple[str, ...],
+        tags: tuple[str, ...], progress: bool,
     ) -> Outcome:  # fmt: skip
         evaluation, n_labels = self.evaluation, len(tags)
-        scales = evaluation.scales(lm, scrubber, train, evaluation.sites(lm, scrubber))
-        on_val, on_test = (evaluation(lm, scrubber, data, scales, n_labels) for data in (dev, test))
-        on_fit = evaluation.on_fit(lm, scrubber, train, scales, n_labels)
+        scales = evaluation.scales(lm, scrubber, train, evaluation.sites(lm, scrubber), progress=progress)
+        on_val, on_test = (evaluation(lm, scrubber, data, scales, n_labels, progress=progress) for data in (dev, test))
+        on_fit = evaluation.on_fit(lm, scrubber, train, scales, n_labels, progress=progress)
         ranks = {path: eraser.rank for path, eraser in scrubber.erasers.items()}
         unknown = {"max_abs_cov": None, "fit_information": None}
         layers = [
@@ -99,7 +106,7 @@ class ScrubbingRun(Run):
 
 
 def _about(lm: LanguageModel, test: TokenData) -> dict[str, Any]:
-    """What a record tells of the model, and of the text that it is tested on."""
+    """Return what a record tells of the model, and of the text that it is tested on."""
     return {
         "unigram_bits_per_byte": unigram_bits_per_byte(test),
         "bytes": int(test.n_bytes.sum()),

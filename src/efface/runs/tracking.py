@@ -18,15 +18,15 @@ class Tracker(Protocol):
     """Follows one run."""
 
     def start(self, *, config: Mapping[str, Any], name: str, group: str, directory: Path) -> None:
-        """Called before anything is computed. `name` is what was set, `group` is one table cell over its seeds."""
+        """Begin, before anything is computed. `name` is what was set, `group` is one table cell over its seeds."""
         ...
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Called with each row of the training history; of a cached model, with all rows at once."""
+        """Log a row of the training history; of a cached model, with all rows at once."""
         ...
 
     def finish(self, record: Record | None) -> None:
-        """Called at the end, with the record, or None if the run failed."""
+        """End, with the record, or None if the run failed."""
         ...
 
 
@@ -87,7 +87,7 @@ class Wandb:
         # Neither the machine, nor the code, nor what is printed: only what a record holds.
         settings = wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
-            x_disable_machine_info=True, x_disable_meta=True,
+            x_disable_machine_info=True, x_disable_meta=True, x_save_requirements=False,
         )  # fmt: skip
         try:
             return wandb.init(

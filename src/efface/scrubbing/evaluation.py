@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from efface.erasure.leace import LeaceEraser
 from efface.evaluation.probes import Standardiser, linear_probe
 from efface.options import Ge, options
 from efface.scrubbing.families import family_of
 from efface.scrubbing.language_models import LanguageModel
-from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_behind, states_by_site
+from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_by_site
 from efface.scrubbing.scrubber import ConceptScrubber
 from efface.scrubbing.tokens import TokenData
 from efface.softmax import fit_softmax
@@ -42,7 +43,7 @@ class ScrubbingEvaluation:
         probe_tokens: labelled tokens that it is trained and scored on, drawn at random; all if there are fewer.
         fit_information: measure what a linear probe gains on the data fitted on, all of them; nil if the concept is
             guarded. For erasers that promise it, and states of at most `fit_bytes`.
-        fit_bytes: bytes of the states of one site, see `fit_information`.
+        fit_bytes: bytes of the states that are in memory at once for `fit_information`, and so the most of one site.
         batch_size: sequences that the model reads at a time, when it is evaluated and when erasers are fitted. Lower
             it for a large model. Sums are then taken in another order, so metrics differ in their last digits, and a
             run has another id.
@@ -55,17 +56,31 @@ class ScrubbingEvaluation:
     batch_size: Annotated[int, Ge(1)] = 32
 
     def scales(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, paths: Sequence[str]
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        train: TokenData,
+        paths: Sequence[str],
+        *,
+        progress: bool = False,
     ) -> dict[str, Standardiser]:
         """Return the scale of the states at each site in the model as it is, from tokens of train."""
         untouched = ConceptScrubber(scrubber.pre_hook)
-        states = states_by_site(lm, untouched, train, paths, batch_size=self.batch_size, tokens=self._sample(train))
+        states = states_by_site(
+            lm, untouched, train, paths, batch_size=self.batch_size, tokens=self._sample(train), progress=progress
+        )
         return {path: Standardiser.of(x.double()) for path, x in states}
 
     def __call__(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, scales: Mapping[str, Standardiser],
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        data: TokenData,
+        scales: Mapping[str, Standardiser],
         n_labels: int,
-    ) -> ScrubbingMeasures:  # fmt: skip
+        *,
+        progress: bool = False,
+    ) -> ScrubbingMeasures:
         """Evaluate on one split.
 
         Args:
@@ -74,13 +89,15 @@ class ScrubbingEvaluation:
             data: the split.
             scales: from train, of the sites to probe.
             n_labels: number of tags.
+            progress: show bars.
         """
-        metrics: dict[str, Any] = {"bits_per_byte": bits_per_byte(lm, scrubber, data, batch_size=self.batch_size)}
+        bits = bits_per_byte(lm, scrubber, data, batch_size=self.batch_size, progress=progress)
+        metrics: dict[str, Any] = {"bits_per_byte": bits}
         metrics |= dict.fromkeys((*_PROBE, "probe_layer"))
         reasons = dict.fromkeys((*_PROBE, "probe_layer"), "probes are switched off (evaluation.probe)")
         layers: list[dict[str, Any]] = [{"path": path} for path in scales]
         if self.probe:
-            layers, reasons = self._probes(lm, scrubber, data, scales, n_labels), {}
+            layers, reasons = self._probes(lm, scrubber, data, scales, n_labels, progress), {}
             most = max(layers, key=lambda layer: float(layer["probe_information"]))
             metrics |= {name: most[name] for name in _PROBE} | {"probe_layer": most["path"]}
         if metrics["bits_per_byte"] is None:
@@ -88,9 +105,15 @@ class ScrubbingEvaluation:
         return ScrubbingMeasures(metrics, reasons, layers)
 
     def on_fit(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, scales: Mapping[str, Standardiser],
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        train: TokenData,
+        scales: Mapping[str, Standardiser],
         n_labels: int,
-    ) -> dict[str, dict[str, float | None]]:  # fmt: skip
+        *,
+        progress: bool = False,
+    ) -> dict[str, dict[str, float | None]]:
         """Measure what is left of the concept on the data fitted on.
 
         Returns:
@@ -100,40 +123,58 @@ class ScrubbingEvaluation:
             return {}
         labelled = (train.z >= 0) & (train.attention_mask > 0)
         covariances = largest_covariances(
-            lm, scrubber, train, list(scrubber.erasers), n_labels, batch_size=self.batch_size
-        )  # fmt: skip
-        measures: dict[str, dict[str, float | None]] = {
-            path: {"max_abs_cov": value, "fit_information": None} for path, value in covariances.items()
-        }
+            lm, scrubber, train, list(scrubber.erasers), n_labels, batch_size=self.batch_size, progress=progress
+        )
         z = train.z[labelled]
-        for path, eraser in scrubber.erasers.items():
-            size = 4 * len(z) * len(eraser.proj_left)
-            if self.fit_information and size <= self.fit_bytes and isinstance(eraser, LeaceEraser):
-                states = states_behind(lm, scrubber, train, [path], batch_size=self.batch_size, tokens=labelled)
-                information = information_gain(scales[path](states[path].double()), z, n_labels)
-                measures[path]["fit_information"] = information
-        return measures
+        small = [
+            path
+            for path, eraser in scrubber.erasers.items()
+            if isinstance(eraser, LeaceEraser) and 4 * len(z) * len(eraser.proj_left) <= self.fit_bytes
+        ]
+        states = states_by_site(
+            lm,
+            scrubber,
+            train,
+            small if self.fit_information else [],
+            batch_size=self.batch_size,
+            tokens=labelled,
+            max_bytes=self.fit_bytes,
+            progress=progress,
+        )
+        information = {path: information_gain(scales[path](x.double()), z, n_labels) for path, x in states}
+        return {
+            path: {"max_abs_cov": covariance, "fit_information": information.get(path)}
+            for path, covariance in covariances.items()
+        }
 
     def sites(self, lm: LanguageModel, scrubber: ConceptScrubber) -> list[str]:
         """Return the paths of the modules to probe: those that are erased, else every normalisation."""
         return list(scrubber.erasers) or family_of(lm.model).paths(lm.model)
 
     def _probes(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, scales: Mapping[str, Standardiser],
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        data: TokenData,
+        scales: Mapping[str, Standardiser],
         n_labels: int,
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        progress: bool,
+    ) -> list[dict[str, Any]]:
         tokens = self._sample(data)
         z = data.z[tokens]
-        states = states_by_site(lm, scrubber, data, list(scales), batch_size=self.batch_size, tokens=tokens)
+        states = states_by_site(
+            lm, scrubber, data, list(scales), batch_size=self.batch_size, tokens=tokens, progress=progress
+        )
         layers = []
-        for path, x in states:
+        off = None if progress else True  # None: off where there is no terminal
+        for path, x in tqdm(states, desc="probe", unit="site", total=len(scales), disable=off, leave=False):
             probe = linear_probe(scales[path](x.double()), z, z, n_labels)
             values = (probe.information, probe.accuracy, probe.majority)
             layers.append({"path": path, **dict(zip(_PROBE, values, strict=True))})
         return layers
 
     def _sample(self, data: TokenData) -> Tensor:
-        """Some of the labelled tokens, always the same ones, `[n, t]` bool."""
+        """Choose some of the labelled tokens, always the same ones, `[n, t]` bool."""
         places = ((data.z >= 0) & (data.attention_mask > 0)).flatten().nonzero()[:, 0]
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
         chosen = torch.zeros(data.z.numel(), dtype=torch.bool)
@@ -142,7 +183,7 @@ class ScrubbingEvaluation:
 
 
 def information_gain(x: Tensor, z: Tensor, n_labels: int, *, l2: float = 1e-7) -> float:
-    """H(z) minus the cross-entropy of the best softmax regression on the same data, in bits; 0 if z is guarded.
+    """Return H(z) minus the cross-entropy of the best softmax regression on the same data, in bits; 0 if z is guarded.
 
     Args:
         x: `[n, d]`, standardised by the un-erased states.

@@ -56,7 +56,7 @@ def scrub(
         method: `leace`, or `orth` for SAL.
         sublayers: erase at the input of the attention and of the MLP of every block; if off, of the block only.
         pre_hook: erase from the inputs of the normalisations, and not from their outputs.
-        n_labels: number of classes, at least 2; counted if None.
+        n_labels: number of classes; counted if None.
         rtol: canonical correlations with the concept below this are left alone.
         shrinkage: see `LeaceFitter`.
         states: keep the inputs of the next block in `memory`, on `disk`, or compute them anew from the tokens each time
@@ -70,8 +70,7 @@ def scrub(
         (None if the model has no language-modelling head).
 
     Raises:
-        ValueError: the family is not known, a column is missing, labels and tokens differ in number, there are none,
-            labels are not integers below `n_labels`, or that is not an integer of 2 or more.
+        ValueError: the family is not known, or the data are not as `efface.scrubbing.tokens.Batches` needs them.
 
     Cost: every block runs at most (sites + 1) times for each batch, whatever the number of blocks. Memory for the
     statistics of one layer at a time, 8 d² bytes, and 24 d² while its eraser is computed.
@@ -79,13 +78,15 @@ def scrub(
     if states not in ("memory", "disk", "recompute"):
         raise ValueError(f"states is {states!r}, but must be 'memory', 'disk' or 'recompute'")
     family = family_of(model) if family is None else family
-    batches = Batches(train, z_column, batch_size, input_device(model))
+    batches = Batches(train, z_column, batch_size, input_device(model), vocabulary=_vocabulary(model))
     model.eval()
     with _open_states(states, states_dir) as store:
         walk = _Walk(model, family, batches, store, pre_hook)
         if z_column is None:
             return None, walk.loss(ConceptScrubber())
-        n_labels = _number_of_labels(batches, n_labels)
+        n_labels = batches.n_labels() if n_labels is None else n_labels
+        if not isinstance(n_labels, int) or n_labels < 2:
+            raise ValueError(f"{z_column!r} has n_labels={n_labels} classes, but needs two or more to be erased")
         make_fitter = functools.partial(
             LeaceFitter, z_dim=n_labels, method=method, affine=affine, dtype=torch.float32, shrinkage=shrinkage,
             rtol=rtol,
@@ -104,15 +105,6 @@ def scrub(
         return scrubber, walk.loss(scrubber)
 
 
-def _number_of_labels(batches: Batches, n_labels: int | None) -> int:
-    """Return the number of classes, counted if it is None."""
-    if n_labels is None:
-        return batches.n_labels()
-    if isinstance(n_labels, bool) or not isinstance(n_labels, int) or n_labels < 2:
-        raise ValueError(f"n_labels is {n_labels!r}, but must be an integer of 2 or more: how many classes there are")
-    return n_labels
-
-
 def _stages(model: nn.Module, family: Family, sublayers: bool) -> list[tuple[int, list[str]]]:
     """List the blocks in the order in which they run, with the paths of their sites; −1 for those before the first."""
     sites = [site for site in family.sites if sublayers or not site.sublayer]
@@ -128,6 +120,12 @@ def input_device(model: nn.Module) -> torch.device:
     if device.type == "meta":  # offloaded: hooks of the model bring it in
         device = torch.device(getattr(model, "hf_device_map", {}).get("", "cpu"))
     return device
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    """Count the tokens that a model knows; None if it does not say."""
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    return getattr(embeddings, "num_embeddings", None)
 
 
 class _Stop(Exception):  # noqa: N818

@@ -1,22 +1,25 @@
 """What a scrubbed model still knows: bits for each byte of text, and the states behind its layers."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 from efface.moments import Moments
 from efface.scrubbing.families import family_of
 from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.layerwise import input_device
 from efface.scrubbing.scrubber import ConceptScrubber, hooked
-from efface.scrubbing.tokens import Batches, TokenData, predicted, token_nats
+from efface.scrubbing.tokens import Batch, Batches, TokenData, predicted, token_nats
 
 
 @torch.no_grad()
-def bits_per_byte(lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, *, batch_size: int) -> float | None:
+def bits_per_byte(
+    lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, *, batch_size: int, progress: bool = False
+) -> float | None:
     """Return the loss of the predicted tokens over the bytes of UTF-8 they stand for; None without a causal head.
 
     Comparable between tokenisers. The first token of a sequence counts only if a special one stands before it.
@@ -26,7 +29,7 @@ def bits_per_byte(lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData,
     nats, size = 0.0, 0
     batches = Batches(data.columns(), None, batch_size, input_device(lm.model))
     with scrubber.scrub(lm.model):
-        for i, batch in enumerate(batches):
+        for i, batch in enumerate(_with_bar(batches, progress)):
             logits = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
             nats += float(token_nats(logits, batch).double().sum())
             n_bytes = data.n_bytes[i * batch_size : (i + 1) * batch_size, 1:]
@@ -53,6 +56,7 @@ def states_behind(
     *,
     batch_size: int,
     tokens: Tensor,
+    progress: bool = False,
 ) -> dict[str, Tensor]:
     """Return what the model computes at some modules for some tokens: float32 `[m, d]` each, on the CPU.
 
@@ -63,6 +67,7 @@ def states_behind(
         paths: of modules, from the base model.
         batch_size: sequences at a time.
         tokens: which tokens, `[n, t]` bool.
+        progress: show a bar.
 
     Memory: 4 m d bytes for each path.
     """
@@ -72,7 +77,7 @@ def states_behind(
         rows = tokens[batch * batch_size : (batch + 1) * batch_size]
         parts[path].append(x[rows.to(x.device)].float().cpu())
 
-    _visit(lm, scrubber, data, paths, batch_size, visit)
+    _visit(lm, scrubber, data, paths, batch_size, visit, progress)
     return {path: torch.cat(parts.pop(path)) for path in paths}
 
 
@@ -85,11 +90,12 @@ def states_by_site(
     batch_size: int,
     tokens: Tensor,
     max_bytes: int = 1 << 30,
+    progress: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each path with its states, as `states_behind` returns them, of as many paths at a time as fit in memory.
 
     Args:
-        lm, scrubber, data, paths, batch_size, tokens: as for `states_behind`.
+        lm, scrubber, data, paths, batch_size, tokens, progress: as for `states_behind`.
         max_bytes: of states that are in memory at once; of one path if they are more.
 
     Cost: a pass over the data for every `max_bytes` of states.
@@ -98,16 +104,22 @@ def states_by_site(
     together = max(max_bytes // max(4 * int(tokens.sum()) * width, 1), 1)
     for start in range(0, len(paths), together):
         some = paths[start : start + together]
-        states = states_behind(lm, scrubber, data, some, batch_size=batch_size, tokens=tokens)
+        states = states_behind(lm, scrubber, data, some, batch_size=batch_size, tokens=tokens, progress=progress)
         for path in some:
             yield path, states.pop(path)
 
 
 @torch.no_grad()
 def largest_covariances(
-    lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], n_labels: int, *,
+    lm: LanguageModel,
+    scrubber: ConceptScrubber,
+    data: TokenData,
+    paths: Sequence[str],
+    n_labels: int,
+    *,
     batch_size: int,
-) -> dict[str, float]:  # fmt: skip
+    progress: bool = False,
+) -> dict[str, float]:
     """Return the largest |Cov(x, one-hot z)| of the scrubbed states at each module, over all labelled tokens.
 
     Columns are in units of their root mean square in the model as it is; those that are zero there, below 1e-12 of the
@@ -129,8 +141,8 @@ def largest_covariances(
     def square(batch: int, path: str, x: Tensor) -> None:
         add(scale, batch, path, x.float().square())
 
-    _visit(lm, scrubber, data, paths, batch_size, lambda batch, path, x: add(moments, batch, path, x))
-    _visit(lm, ConceptScrubber(), data, paths, batch_size, square)
+    _visit(lm, scrubber, data, paths, batch_size, lambda batch, path, x: add(moments, batch, path, x), progress)
+    _visit(lm, ConceptScrubber(), data, paths, batch_size, square, progress)
     largest = {}
     for path in paths:
         std = scale[path].mean_x.sqrt()[:, None]
@@ -146,12 +158,17 @@ def _visit(
     paths: Sequence[str],
     batch_size: int,
     visit: Callable[[int, str, Tensor], None],
+    progress: bool,
 ) -> None:
     """Call `visit(number of the batch, path, states)` behind every module, after the scrubber."""
     batches = Batches(data.columns(), None, batch_size, input_device(lm.model))
     base = getattr(lm.model, "base_model", lm.model)
     with scrubber.scrub(lm.model):
-        for i, batch in enumerate(batches):
+        for i, batch in enumerate(_with_bar(batches, progress)):
             hooks = dict.fromkeys(paths, lambda path, x, i=i: visit(i, path, x))
             with hooked(lm.model, hooks, pre_hook=scrubber.pre_hook):
                 base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+
+
+def _with_bar(batches: Batches, progress: bool) -> Iterable[Batch]:
+    return tqdm(batches, desc="read", unit="batch", disable=None if progress else True, leave=False)

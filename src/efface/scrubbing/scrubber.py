@@ -94,15 +94,18 @@ class ConceptScrubber:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, facts = tensorfiles.read(path, kind=_KIND, device=device)
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            module, _, name = key.rpartition("/")
-            parts.setdefault(module, {})[name] = tensor
-        kinds = facts.get("erasers")
-        if not isinstance(kinds, dict) or kinds.keys() != parts.keys() or not {*kinds.values()} <= _KINDS.keys():
-            raise ValueError(f"{path} does not name the kind of each of its erasers: make and save it again")
-        erasers = {module: _KINDS[kinds[module]].rebuild(parts[module], f"{path}: {module}") for module in kinds}
-        return cls(bool(facts.get("pre_hook")), erasers)
+        try:
+            pre_hook, kinds = facts["pre_hook"], facts["erasers"]
+            if not isinstance(pre_hook, bool):
+                raise TypeError(f"pre_hook is {pre_hook!r}")
+            parts: dict[str, dict[str, Tensor]] = {module: {} for module in kinds}
+            for key, tensor in tensors.items():
+                module, _, name = key.rpartition("/")
+                parts[module][name] = tensor
+            classes = {module: _KINDS[kinds[module]] for module in parts}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): fit and save it again") from error
+        return cls(pre_hook, {module: classes[module].rebuild(parts[module], f"{path}: {module}") for module in parts})
 
 
 @contextmanager

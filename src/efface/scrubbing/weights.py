@@ -30,12 +30,12 @@ def hub_commit(name: str) -> str:
     """
     from huggingface_hub import model_info, try_to_load_from_cache
 
-    here = try_to_load_from_cache(name, "config.json")
-    if isinstance(here, str):
-        return Path(here).parent.name  # .../snapshots/<commit>/config.json
     try:
+        here = try_to_load_from_cache(name, "config.json")
+        if isinstance(here, str):
+            return Path(here).parent.name  # .../snapshots/<commit>/config.json
         return str(model_info(name, timeout=30).sha)
-    except Exception as error:  # of many kinds: no network, no such model, no access
+    except Exception as error:  # of many kinds: no name of a model, no network, no such model, no access
         raise ValueError(
             f"path: {name} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and its "
             "tokeniser, or a name on the hub that can be reached from here"
