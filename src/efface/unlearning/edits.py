@@ -30,15 +30,22 @@ STRATEGIES = ("external", "unlearn", "replace")
 
 
 def external(
-    objective: TrainingObjective, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float
+    objective: TrainingObjective,
+    centre: Tensor,
+    x_cf: Tensor,
+    y: Tensor,
+    *,
+    alpha: float,
+    weight: Tensor | None = None,
 ) -> TrainingObjective:
-    """Return (1 − α) · mean over train of ℓ + α · mean over pairs of ℓ(x_cf) + λ/2 ‖θ − θ̂‖².
+    """Return (1 − α) · mean over train of ℓ + α · mean over members of pairs of ℓ(x_cf) + λ/2 ‖θ − θ̂‖².
 
     Args:
         objective: the training objective.
         centre: θ̂, where the model is.
-        x_cf, y: `[m, d]`, `[m]`, the counterfactual members of the pairs.
+        x_cf, y: `[m, d]`, `[m]`, members of the pairs: the counterfactual ones, or both.
         alpha: weight of the pairs, in (0, 1].
+        weight: `[m]` of each member in the mean over them; the same for all if None.
 
     Raises:
         ValueError: there are no pairs, or alpha is out of range.
@@ -52,11 +59,9 @@ def external(
             f"x_cf has shape {list(x_cf.shape)}, but must be {[len(y), objective.x.shape[1]]}: a row for each of y_cf, "
             "as wide as x"
         )
-    n, m = len(objective.y), len(y)
-    weight = objective.x.new_full((n + m,), alpha / m, dtype=torch.float64)
-    weight[:n] = (1 - alpha) * _normalised(objective)
+    joined = torch.cat([(1 - alpha) * _normalised(objective.weight, objective.y), alpha * _normalised(weight, y)])
     return replace(
-        objective, x=torch.cat([objective.x, x_cf]), y=torch.cat([objective.y, y]), weight=weight, centre=centre
+        objective, x=torch.cat([objective.x, x_cf]), y=torch.cat([objective.y, y]), weight=joined, centre=centre
     )
 
 
@@ -74,6 +79,12 @@ def without(objective: TrainingObjective, rows: Tensor) -> TrainingObjective:
         raise ValueError(f"rows: no sample of classes {lost} would be left; leave fewer out")
     weight = None if objective.weight is None else objective.weight[stays]
     return replace(objective, x=objective.x[stays], y=objective.y[stays], weight=weight)
+
+
+def removable(y: Tensor, ranking: Tensor) -> int:
+    """Return how many samples of a ranking of all can leave before a class of `y` `[n]` loses its last one."""
+    ranked = y[ranking]
+    return min(int((ranked == c).nonzero()[-1, 0]) for c in ranked.unique())
 
 
 def replaced(objective: TrainingObjective, rows: Tensor, x_cf: Tensor) -> TrainingObjective:
@@ -191,7 +202,8 @@ def debias_head(
     return head_of(minimum.theta, bias=trainable.bias, dtype=head.weight.dtype), minimum
 
 
-def _normalised(objective: TrainingObjective) -> Tensor:
-    if objective.weight is None:
-        return objective.x.new_full((len(objective.y),), 1 / len(objective.y), dtype=torch.float64)
-    return objective.weight.double() / objective.weight.double().sum()
+def _normalised(weight: Tensor | None, y: Tensor) -> Tensor:
+    """Return weights `[n]` float64 that sum to 1; equal ones if None."""
+    if weight is None:
+        return torch.full((len(y),), 1 / len(y), dtype=torch.float64, device=y.device)
+    return weight.double() / weight.double().sum()

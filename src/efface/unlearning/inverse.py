@@ -251,8 +251,8 @@ def _exact(
     if solver == "cholesky":
         if p > _MOST_FACTORED:
             raise ValueError(
-                f"solver is 'cholesky', but the Hessian of {p:,} parameters takes {8e-9 * p**2:,.0f} GB, and its factor "
-                "as much again: take 'auto' or 'cg'"
+                f"solver is 'cholesky', but the Hessian of {p:,} parameters takes {8e-9 * p**2:,.0f} GB, and its "
+                "factor as much again: take 'auto' or 'cg'"
             )
         return CholeskyInverse(objective.hessian(probabilities), damping=damping)
     precondition = None
