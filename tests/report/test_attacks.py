@@ -106,6 +106,7 @@ def attacks(folder: Path, values: tuple[Any, ...]) -> int:
 def test_whatever_one_record_holds_the_others_are_reported(
     tmp_path: Path, write_csv: Callable[[Path, Path], None], values: tuple[Any, ...]
 ) -> None:
+    """Covers faults B9."""
     broken = attacks(tmp_path / "results", values)
     collection = collect(tmp_path / "results")
     runs, problems = collection.runs, collection.problems
@@ -138,6 +139,7 @@ LABELS = (
 def test_any_text_in_a_label_is_shown_drawn_and_read_back(
     tmp_path: Path, write_csv: Callable[[Path, Path], None]
 ) -> None:
+    """Covers faults B9, B13."""
     for text in LABELS:
         metrics = {"unbiased_accuracy": 0.5, "counterfactual_bias": 0.1, "probe_information": 0.2}
         info = {"rank": 1, "n_fit": 10, "d": len(text) + 1, "training": {"history": [{"epoch": 0, "loss": 0.5}]}}
@@ -207,6 +209,7 @@ def test_a_plot_of_very_many_settings_is_within_what_a_png_can_be(tmp_path: Path
     ],
 )
 def test_arrays_of_any_kind_cost_no_report(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Covers faults B9."""
     metrics = {"unbiased_accuracy": 0.5, "counterfactual_bias": 0.1}
     path = record(tmp_path, metrics=metrics, artifacts={"arrays.safetensors": None})
     save_file(arrays, path.parent / "arrays.safetensors")
@@ -229,6 +232,7 @@ def test_arrays_of_any_kind_cost_no_report(tmp_path: Path, arrays: dict[str, np.
     ],
 )
 def test_a_wrong_cell_of_runs_csv_is_named_with_its_line(tmp_path: Path, column: str, cell: str, message: str) -> None:
+    """Covers faults B9."""
     names = (
         "dataset,model,training,method,id,seed,status,reason,accuracy,accuracy_low,head,at_edge,uses_attribute_at_test"
     )
@@ -244,6 +248,7 @@ def test_a_wrong_cell_of_runs_csv_is_named_with_its_line(tmp_path: Path, column:
 
 
 def test_what_a_plot_compares_is_compared_on_common_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers audit B7."""
     values = {"none": {0: 0.5, 1: 0.5}, "good": {0: 0.8, 1: 0.8}, "lucky": {9: 0.99}}
     for method, by_seed in values.items():
         for seed, accuracy in by_seed.items():

@@ -44,6 +44,7 @@ def seeds(folder: Path, nodes: dict[str, Any], runs: list[dict[str, Any]], **fie
 def test_circumstances_that_differ_within_a_cell_are_signed_and_named(
     tmp_path: Path, change: dict[str, Any], note: str
 ) -> None:
+    """Covers audit B8."""
     seeds(tmp_path, {}, [DONE, {**DONE, **change}])
     seeds(tmp_path, {"method": {"name": "none"}}, [DONE, DONE])
     runs = collect(tmp_path).runs
@@ -95,6 +96,7 @@ def test_circumstances_of_older_records_are_empty_and_flag_nothing(
 
 
 def test_heads_have_a_column_in_every_kind_of_table(tmp_path: Path, write_csv: Callable[[Path, Path], None]) -> None:
+    """Covers audit B5."""
     for method, options, heads in (
         ("none", {}, ["kept", "kept"]),
         ("leace", {"refit_head": False}, ["kept", "kept"]),
@@ -131,6 +133,7 @@ def test_heads_of_the_base_model_alone_need_no_column(tmp_path: Path) -> None:
 def test_a_choice_at_the_edge_of_its_grid_is_signed_with_its_seeds(
     tmp_path: Path, write_csv: Callable[[Path, Path], None]
 ) -> None:
+    """Covers audit B2."""
     for method, edges in (("dfr", [True, False]), ("fmd", [True, True]), ("leace", [None, None])):
         for seed, at_edge in enumerate(edges):
             record(tmp_path / "results", {"method": {"name": method}}, seed=seed, info={"at_edge": at_edge})
@@ -141,7 +144,7 @@ def test_a_choice_at_the_edge_of_its_grid_is_signed_with_its_seeds(
         assert made.rows == (f"dfr {AT_EDGE}", f"fmd {AT_EDGE}", "leace")
         assert f"digits / dfr: {AT_EDGE} chosen at the edge under seed 0" in made.notes
         assert f"digits / fmd: {AT_EDGE} chosen at the edge under every seed" in made.notes
-        assert any("a wider grid might hold something better" in sentence for sentence in made.caption)
+        assert any("a wider grid may hold something better" in sentence for sentence in made.caption)
         page = experiment.with_tables(MARKER, runs)
         assert f"| `dfr` {AT_EDGE} | 0.500 ± 0.000 | 2 |" in page
         assert (
@@ -153,6 +156,7 @@ def test_a_choice_at_the_edge_of_its_grid_is_signed_with_its_seeds(
 def test_the_interval_of_one_run_stands_beside_the_spread_over_seeds(
     tmp_path: Path, write_csv: Callable[[Path, Path], None]
 ) -> None:
+    """Covers audit B7."""
     for seed, (accuracy, bounds) in enumerate([(0.846, [0.84, 0.852]), (0.846, [0.838, 0.852])]):
         metrics, ends = {"accuracy": accuracy, "theil_index": 0.2}, {"accuracy": bounds, "theil_index": None}
         record(tmp_path / "results", seed=seed, metrics=metrics, metrics_ci=ends)

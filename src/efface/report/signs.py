@@ -8,7 +8,7 @@ AT_TEST, MIXED, AT_EDGE = "†", "‡", "§"
 LEGEND = {
     AT_TEST: "uses the protected attribute at test time, and is left out when the best is marked",
     MIXED: "runs of one cell were made under circumstances that differ, so that ± is not the spread over seeds alone",
-    AT_EDGE: "what val chose lies at the edge of its grid of hyper-parameters: a wider grid might hold something better",
+    AT_EDGE: "what val chose lies at the edge of its grid of hyper-parameters: a wider grid may hold something better",
 }
 
 
