@@ -14,7 +14,7 @@ NOT_FINITE = [
     ("training.weight_decay=nan", "training.weight_decay is nan, but must be finite"),
     ("training=group_dro training.step_size=nan", "training.step_size is nan, but must be finite"),
     ("method=fmd method.delta=nan", "method.delta is nan, but must be finite"),
-    ("method=fmd method.damping=[inf]", r"method.damping is \[inf\], but must be finite"),
+    ("method=fmd method.penalties=[inf]", r"method.penalties is \[inf\], but must be finite"),
     ("method=leace method.refit_l2=inf", "method.refit_l2 is inf, but must be finite"),
     ("method=leace method.refit_head=true method.refit_l2=nan", "method.refit_l2 is nan, but must be finite"),
     ("--scrubbing training.lr=nan", "training.lr is nan, but must be finite"),
