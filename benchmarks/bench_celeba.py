@@ -26,7 +26,7 @@ RESOLUTION, IMAGES, STEPS = 64, 2048, 1024
 WORKERS = 2
 
 
-class Photographs(TorchDataset):
+class Photographs(TorchDataset[torch.Tensor]):
     """The images of a split the usual way, as from torchvision's `ImageFolder`: opened and transformed one by one."""
 
     def __init__(self, folder: Path, split: CelebASplit) -> None:
@@ -40,7 +40,8 @@ class Photographs(TorchDataset):
         return len(self.files)
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        return self.transform(Image.open(self.files[i]).convert("RGB"))
+        image: torch.Tensor = self.transform(Image.open(self.files[i]).convert("RGB"))
+        return image
 
 
 def subset(data_dir: Path, folder: Path) -> str:
@@ -70,19 +71,19 @@ def subset(data_dir: Path, folder: Path) -> str:
 
 @torch.no_grad()
 def loader_features(folder: Path, split: CelebASplit, model: Model) -> torch.Tensor:
-    """The same features over a `DataLoader`, in float32."""
+    """Compute the same features over a `DataLoader`, in float32."""
     loader = DataLoader(Photographs(folder, split), batch_size=128, num_workers=WORKERS)
     return torch.cat([model.backbone(x) for x in loader])
 
 
 def network(layout: torch.memory_format) -> Model:
-    """The same random ResNet-18 in each layout."""
+    """Build the same random ResNet-18 in each layout."""
     torch.manual_seed(0)
     return resnet(input_shape=(3, RESOLUTION, RESOLUTION), n_classes=2).to(memory_format=layout)
 
 
 def reading_rows(folder: Path, what: str, source: CelebA) -> Iterator[Row]:
-    """Decoding and features, the first time and again."""
+    """Time decoding and features, the first time and again."""
     model = network(torch.channels_last).eval()
     plain = network(torch.contiguous_format).eval()
     images = folder / "celeba" / "img_align_celeba"
@@ -104,13 +105,16 @@ def reading_rows(folder: Path, what: str, source: CelebA) -> Iterator[Row]:
     beside = f"DataLoader of PIL images, {WORKERS} workers, float32"
     for name, seconds in (("decoded now", first), ("decoded before", again)):
         yield Row(
-            f"{what} to features of ResNet-18 at {RESOLUTION} px, {name}", seconds, theirs, beside,
+            f"{what} to features of ResNet-18 at {RESOLUTION} px, {name}",
+            seconds,
+            theirs,
+            beside,
             f"{len(split) / seconds:,.0f} images/s against {len(split) / theirs:,.0f}; features apart by {error:.1e}",
-        )  # fmt: skip
+        )
 
 
 def precision_rows(data: Dataset) -> Iterator[Row]:
-    """Training and inference in bfloat16 and channels last, beside float32 in torch's default layout."""
+    """Time training and inference in bfloat16 and channels last, beside float32 in torch's default layout."""
     rows = torch.arange(STEPS)
     layouts = {"auto": torch.channels_last, "float32": torch.contiguous_format}
     x = data.train.inputs(rows)
@@ -121,23 +125,26 @@ def precision_rows(data: Dataset) -> Iterator[Row]:
     training, inference = {}, {}
     for precision, layout in layouts.items():
         model = network(layout)
-        some = replace(data, train=splits[precision])
+        in_layout = replace(data, train=splits[precision])
         erm = Erm(epochs=1, batch_size=128, precision=precision)  # type: ignore[arg-type]
-        erm.fit(model, some, seed=0, device="cpu", progress=False)  # not counted
-        training[precision] = erm.fit(model, some, seed=0, device="cpu", progress=False).seconds
+        erm.fit(model, in_layout, seed=0, device="cpu", progress=False)  # not counted
+        training[precision] = erm.fit(model, in_layout, seed=0, device="cpu", progress=False).seconds
         start = time.perf_counter()
         read_out(model.backbone, splits[precision], device="cpu", precision=precision)  # type: ignore[arg-type]
         inference[precision] = time.perf_counter() - start
     for name, seconds in (("training", training), ("inference", inference)):
         ours, theirs = seconds["auto"], seconds["float32"]
         yield Row(
-            f"ResNet-18 at {RESOLUTION} px, {name}, n = {STEPS:,}", ours, theirs, "float32, contiguous",
+            f"ResNet-18 at {RESOLUTION} px, {name}, n = {STEPS:,}",
+            ours,
+            theirs,
+            "float32, contiguous",
             f"bfloat16, channels last: {STEPS / ours:,.0f} images/s against {STEPS / theirs:,.0f}",
-        )  # fmt: skip
+        )
 
 
 def rows() -> Iterator[Row]:
-    """CelebA where DATA_DIR has it, else generated photographs."""
+    """Time CelebA where DATA_DIR has it, else generated photographs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         what = subset(Path(os.environ.get("DATA_DIR", "data")), folder)

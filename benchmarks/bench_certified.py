@@ -21,14 +21,14 @@ ROOMY = 1e9
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """MNIST's training digits 3 and 8: 11,982 rows of 784 pixels."""
+    """Read MNIST's training digits 3 and 8: 11,982 rows of 784 pixels."""
     mnist = MNIST(os.environ.get("DATA_DIR", "data"))
     chosen = (mnist.targets == 3) | (mnist.targets == 8)
     return mnist.data[chosen].flatten(1).float() / 255, (mnist.targets[chosen] == 8).long()
 
 
 def original(x: Tensor, y: Tensor, lam: float, theta: Tensor) -> Callable[[], Tensor]:
-    """One removal: the Hessian on the rest at the current weights, its inverse, the step and the norms of its bound.
+    """Return one removal to time: the Hessian on the rest, its inverse, the step and the norms of its bound.
 
     The spectral norm of the data is computed once, and not counted.
     """
@@ -41,13 +41,14 @@ def original(x: Tensor, y: Tensor, lam: float, theta: Tensor) -> Callable[[], Te
         hessian.diagonal().add_(lam * len(rest))
         leaving = ((removed @ theta).sigmoid() - y[0]) * removed + lam * theta
         step = torch.linalg.inv(hessian) @ leaving
-        return step.norm() * (rest @ step).norm()
+        bound: Tensor = step.norm() * (rest @ step).norm()
+        return bound
 
     return remove
 
 
 def fitted(x: Tensor, y: Tensor, lam: float) -> tuple[CertifiedLogisticRegression, PublishedRemoval]:
-    """Models that have removed one sample already, so that their factors are there."""
+    """Fit models that have removed one sample already, so that their factors are there."""
     certified = CertifiedLogisticRegression(lam, 1.0, 1e-4).fit(x, y)
     published = PublishedRemoval(lam, 10.0, ROOMY, 1e-4, generator=torch.Generator().manual_seed(0)).fit(x, y)
     for model in (certified, published):
@@ -56,7 +57,7 @@ def fitted(x: Tensor, y: Tensor, lam: float) -> tuple[CertifiedLogisticRegressio
 
 
 def per_removal(model: CertifiedLogisticRegression | PublishedRemoval, numbers: Tensor, batch: int) -> float:
-    """Mean seconds of a removal, those that build a new factor among them."""
+    """Return the mean seconds of a removal, those that build a new factor among them."""
     start = time.perf_counter()
     for part in numbers.split(batch):
         model.remove(part)
@@ -74,7 +75,7 @@ def note(model: CertifiedLogisticRegression | PublishedRemoval, removals: int) -
 
 
 def rows() -> Iterator[Row]:
-    """For each λ: both procedures one by one, then in batches, beside the original's cost in both precisions."""
+    """Time for each λ both procedures one by one, then in batches, beside the original's cost in both precisions."""
     x, y = digits()
     numbers = torch.randperm(len(x) - 1, generator=torch.Generator().manual_seed(1))
     for lam in LAMBDAS:

@@ -24,7 +24,7 @@ TIMED = 5
 
 
 def data(d: int, k: int, pairs: int) -> Problem:
-    """Rectified features that tell label and, in 99 % of train, its own colour; pairs in another colour."""
+    """Draw rectified features that tell label and, in 99 % of train, its own colour; pairs in another colour."""
     g = torch.Generator().manual_seed(d)
     directions = torch.randn(2, k, d, generator=g)
 
@@ -34,24 +34,32 @@ def data(d: int, k: int, pairs: int) -> Problem:
             base = (y, 1.5 * torch.randn(n, d, generator=g))
         y, noise = base
         if a is None:
-            own = torch.rand(n, generator=g) < 0.99
-            a = torch.where(own, y, (y + torch.randint(1, k, (n,), generator=g)) % k)
+            is_aligned = torch.rand(n, generator=g) < 0.99
+            a = torch.where(is_aligned, y, (y + torch.randint(1, k, (n,), generator=g)) % k)
         return Features((directions[0, y] + 2 * directions[1, a] + noise).relu(), y, a)
 
     y = torch.randint(k, (pairs,), generator=g)
     base = (y, 1.5 * torch.randn(pairs, d, generator=g))
     a_cf = (y + torch.randint(1, k, (pairs,), generator=g)) % k
     train = split(N)
-    law = TrainingObjective(x=train.x, y=train.y, l2=1e-3)
-    start = Head(n_classes=k).minimise(law, torch.zeros(k, d + 1, dtype=torch.float64), max_iter=4)
+    objective = TrainingObjective(x=train.x, y=train.y, l2=1e-3)
+    start = Head(n_classes=k).minimise(objective, torch.zeros(k, d + 1, dtype=torch.float64), max_iter=4)
     return Problem(
-        train=train, val=split(VAL), pairs=split(pairs, base=base, a=y), pairs_cf=split(pairs, a_cf, base),
-        head=head_of(start.theta), n_classes=k, n_attributes=k, flippable=True, seed=0, device="cpu",
-    )  # fmt: skip
+        train=train,
+        val=split(VAL),
+        pairs=split(pairs, base=base, a=y),
+        pairs_cf=split(pairs, a_cf, base),
+        head=head_of(start.theta),
+        n_classes=k,
+        n_attributes=k,
+        flippable=True,
+        seed=0,
+        device="cpu",
+    )
 
 
 def published_pair(problem: Problem, theta: Tensor, i: int, damping: float) -> Tensor:
-    """The published procedure for one pair: the one-vs-rest Hessian of its label over train, inverted, in float32."""
+    """Take the published step for one pair: the one-vs-rest Hessian of its label over train, inverted, in float32."""
     x, y = problem.train.x, problem.train.y
     c = int(problem.pairs.y[i])
     weight, bias = theta[c, :-1].float(), float(theta[c, -1])
@@ -63,11 +71,12 @@ def published_pair(problem: Problem, theta: Tensor, i: int, damping: float) -> T
     for members in (problem.pairs, problem.pairs_cf):
         one = members.x[i]
         gradients.append((torch.sigmoid(one @ weight + bias) - 1) * one)
-    return inverse @ (gradients[0] - gradients[1])
+    step: Tensor = inverse @ (gradients[0] - gradients[1])
+    return step
 
 
 def rows() -> Iterator[Row]:
-    """The published step for all pairs, then influence and the default, to convergence, beside its yardstick."""
+    """Time the published step for all pairs, then influence and the default, to convergence, beside its yardstick."""
     for d, k, pairs in ((100, 10, 5_000), (512, 2, 500)):
         problem = data(d, k, pairs)
         yield published(problem)
@@ -76,34 +85,39 @@ def rows() -> Iterator[Row]:
 
 
 def published(problem: Problem) -> Row:
-    """One Newton step for all pairs."""
-    trainable, law, theta = parts(problem)
-    own, cf = problem.pairs, problem.pairs_cf
+    """Time one Newton step for all pairs."""
+    trainable, objective, theta = parts(problem)
+    pairs, cf = problem.pairs, problem.pairs_cf
     k, d = problem.head.weight.shape
 
     def step() -> Tensor:
-        inverse = trainable.inverse(law, theta, "auto", 0)
-        return published_step(trainable, law, theta, inverse, removed=(own.x, own.y), added=(cf.x, cf.y))
+        inverse = trainable.inverse(objective, theta, "auto", 0)
+        return published_step(trainable, objective, theta, inverse, removed=(pairs.x, pairs.y), added=(cf.x, cf.y))
 
     ours = seconds(step, repeat=3)
-    theirs = seconds(lambda: [published_pair(problem, theta, i, law.l2) for i in range(TIMED)], repeat=3) / TIMED
+    theirs = seconds(lambda: [published_pair(problem, theta, i, objective.l2) for i in range(TIMED)], repeat=3) / TIMED
     return Row(
-        f"published step, n = {N:,}, d = {d}, K = {k}, all {len(own):,} pairs at once", ours, theirs * len(own),
-        "Hessian rebuilt and inverted for each pair", f"{theirs:.3g} s a pair, timed on {TIMED}",
-    )  # fmt: skip
+        f"published step, n = {N:,}, d = {d}, K = {k}, all {len(pairs):,} pairs at once",
+        ours,
+        theirs * len(pairs),
+        "Hessian rebuilt and inverted for each pair",
+        f"{theirs:.3g} s a pair, timed on {TIMED}",
+    )
 
 
 def converged(problem: Problem) -> Iterator[Row]:
-    """Influence, the damped steps alone, and the methods as a run of the grid calls them."""
-    trainable, law, theta = parts(problem)
-    own, cf = problem.pairs, problem.pairs_cf
+    """Time influence, the damped steps alone, and the methods as a run of the grid calls them."""
+    trainable, objective, theta = parts(problem)
+    pairs, cf = problem.pairs, problem.pairs_cf
     k, d = problem.head.weight.shape
-    bias = CounterfactualBias(own.x, cf.x, own.y)
-    influence = seconds(lambda: trainable.influence(law, theta, bias, trainable.inverse(law, theta, "auto", 0)), 3)
+    bias = CounterfactualBias(pairs.x, cf.x, pairs.y)
+    influence = seconds(
+        lambda: trainable.influence(objective, theta, bias, trainable.inverse(objective, theta, "auto", 0)), 3
+    )
     yield Row(f"influence of all {N:,} training samples, d = {d}, K = {k}", influence, None, "–")
 
-    centre = trainable.minimise(law, theta, max_iter=100).theta
-    edited = external(law, centre, cf.x, cf.y, alpha=0.8)
+    centre = trainable.minimise(objective, theta, max_iter=100).theta
+    edited = external(objective, centre, cf.x, cf.y, alpha=0.8)
     damped = seconds(lambda: trainable.minimise(edited, centre, max_iter=100), 3)
     steps = trainable.minimise(edited, centre, max_iter=100).iterations
     yield Row(f"damped steps to convergence, d = {d}, K = {k}", damped, None, "–", f"{steps} Newton steps to 1e-6")
@@ -127,6 +141,6 @@ def converged(problem: Problem) -> Iterator[Row]:
 
 
 def parts(problem: Problem) -> tuple[Head, TrainingObjective, Tensor]:
-    """The head of a problem, its training objective, and its parameters."""
-    law = TrainingObjective(x=problem.train.x, y=problem.train.y, l2=1e-3)
-    return Head(n_classes=problem.n_classes), law, head_parameters(problem.head)
+    """Return the head of a problem, its training objective, and its parameters."""
+    objective = TrainingObjective(x=problem.train.x, y=problem.train.y, l2=1e-3)
+    return Head(n_classes=problem.n_classes), objective, head_parameters(problem.head)

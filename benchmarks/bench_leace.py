@@ -21,7 +21,7 @@ PACKAGES = ("efface", "concept_erasure")
 
 
 def data(d: int) -> tuple[Tensor, Tensor]:
-    """n × d features with eigenvalues over three decades, shifted by class; one-hot labels."""
+    """Draw n × d features with eigenvalues over three decades, shifted by class; one-hot labels."""
     g = torch.Generator().manual_seed(d)
     z = torch.nn.functional.one_hot(torch.randint(K, (N,), generator=g), K).float()
     mix = torch.linalg.qr(torch.randn(d, d, generator=g))[0] * torch.logspace(0, -1.5, d)
@@ -30,7 +30,7 @@ def data(d: int) -> tuple[Tensor, Tensor]:
 
 
 def fitter_class(name: str) -> Any:
-    """`LeaceFitter` of one of the packages."""
+    """Return `LeaceFitter` of one of the packages."""
     if name == "efface":
         return LeaceFitter
     with warnings.catch_warnings():
@@ -41,7 +41,7 @@ def fitter_class(name: str) -> Any:
 
 
 def timings(d: int, shrinkage: bool) -> dict[str, dict[str, Any]]:
-    """Median seconds of statistics and of eraser, and the eraser itself, the packages and one `x.T @ x` in turn.
+    """Return median seconds of statistics and of eraser, and the eraser itself, the packages and one `x.T @ x` in turn.
 
     In turn, so that a slow minute of the machine hits all of them.
     """
@@ -66,14 +66,19 @@ def timings(d: int, shrinkage: bool) -> dict[str, dict[str, Any]]:
     medians = {name: [statistics.median(column) for column in zip(*of, strict=True)] for name, of in times.items()}
     results = {name: dict(zip(("statistics", "eraser", "fit"), medians[name], strict=True)) for name in PACKAGES}
     return {
-        name: {**results[name], "left": erasers[name].proj_left, "right": erasers[name].proj_right,
-               "memory": memory(name, d, shrinkage), "product": medians["product"][0]}
+        name: {
+            **results[name],
+            "left": erasers[name].proj_left,
+            "right": erasers[name].proj_right,
+            "memory": memory(name, d, shrinkage),
+            "product": medians["product"][0],
+        }
         for name in PACKAGES
-    }  # fmt: skip
+    }
 
 
 def memory(name: str, d: int, shrinkage: bool) -> int:
-    """Peak bytes of a fit and its eraser beyond the data, in a process of its own."""
+    """Measure the peak bytes of a fit and its eraser beyond the data, in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     receive, send = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_send_peak, args=(name, d, shrinkage, send))
@@ -95,33 +100,33 @@ def _send_peak(name: str, d: int, shrinkage: bool, send: Any) -> None:
 
 
 def precision(d: int, shrinkage: bool, results: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Covariance left with the concept, distance of P from its float64 value, and edit over the optimal one."""
+    """Say the covariance left with the concept, the distance of P from float64's, and the edit over the optimal one."""
     x, z = (t.double() for t in data(d))
     xc, zc = x - x.mean(0), z - z.mean(0)
     exact = LeaceFitter.fit(x, z, shrinkage=shrinkage, rtol=1e-10).eraser
     removed = exact.proj_left @ exact.proj_right
     best = (xc @ removed.mT).square().sum()
-    told = {}
+    accuracy = {}
     for name, result in results.items():
         left, right = result["left"].double(), result["right"].double()
         erased = (x.float() - ((xc.float() @ right.float().mT) @ left.float().mT)).double()
         cov = ((erased - erased.mean(0)).mT @ zc / len(x)).abs().max()
         distance = torch.linalg.matrix_norm(left @ right - removed) / torch.linalg.matrix_norm(removed)
         edit = ((xc @ right.mT) @ left.mT).square().sum() / best
-        told[name] = f"covariance left {cov:.0e}, P off by {distance:.0e}, edit {edit - 1:+.0e} of optimum"
-    return told
+        accuracy[name] = f"covariance left {cov:.0e}, P off by {distance:.0e}, edit {edit - 1:+.0e} of optimum"
+    return accuracy
 
 
 def rows() -> Iterator[Row]:
-    """Statistics, eraser and both, by width."""
+    """Time statistics, eraser and both, by width."""
     for d in WIDTHS:
         for shrinkage in (True, False):
             results = timings(d, shrinkage)
             ours, theirs = results["efface"], results["concept_erasure"]
-            told = precision(d, shrinkage, results)
+            accuracy = precision(d, shrinkage, results)
             what = label(d, shrinkage=shrinkage)
             memory = f"peak {ours['memory'] / 1e9:.2f} GB against {theirs['memory'] / 1e9:.2f}"
-            note = f"ours: {told['efface']}; theirs: {told['concept_erasure']}; {memory}"
+            note = f"ours: {accuracy['efface']}; theirs: {accuracy['concept_erasure']}; {memory}"
             yield Row(f"{what}: fit", ours["fit"], theirs["fit"], "concept_erasure 0.2.4", note)
             yield Row(f"{what}: eraser alone", ours["eraser"], theirs["eraser"], "concept_erasure 0.2.4")
             if shrinkage:

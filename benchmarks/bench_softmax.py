@@ -19,7 +19,7 @@ from efface.softmax import fit_softmax
 
 
 def tokens(n: int, d: int, k: int) -> tuple[Tensor, Tensor]:
-    """Standardised features and labels like those of a language model's tokens.
+    """Draw standardised features and labels like those of a language model's tokens.
 
     Words of Zipf's frequencies, with a vector each and a tag among k whose frequencies fall too; features are those
     vectors and a context, correlated by a spectrum that falls like a power; one label in twelve is another one.
@@ -43,7 +43,7 @@ def tokens(n: int, d: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def rows() -> Iterator[Row]:
-    """A small problem to high precision, then two of a language model's size to a gradient of 1e-6."""
+    """Time a small problem to high precision, then two of a language model's size to a gradient of 1e-6."""
     n, d, k, l2 = 5_000, 100, 10, 1e-4
     g = torch.Generator().manual_seed(0)
     x = torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64) / 10
@@ -62,9 +62,17 @@ def rows() -> Iterator[Row]:
 
 
 def beside(
-    x: Tensor, y: Tensor, l2: float, ours: float, weight: Tensor, solver: str, tol: float, *,
-    max_iter: int = 10_000, repeat: int = 0,
-) -> Row:  # fmt: skip
+    x: Tensor,
+    y: Tensor,
+    l2: float,
+    ours: float,
+    weight: Tensor,
+    solver: str,
+    tol: float,
+    *,
+    max_iter: int = 10_000,
+    repeat: int = 0,
+) -> Row:
     """Time one of scikit-learn's solvers: the median of some fits, or once and for all those that take long."""
     (n, d), k = x.shape, len(weight)
     # scikit-learn's binary model has one row w, penalised as ‖w‖²; our two rows ±w/2 are penalised as ‖w‖²/2.
@@ -81,7 +89,9 @@ def beside(
     coefficients = (weight[1] - weight[0])[None] if k == 2 else weight
     apart = np.abs(model.coef_ - coefficients.numpy()).max()
     return Row(
-        f"softmax regression, n = {n:,}, d = {d}, K = {k}", ours, theirs,
+        f"softmax regression, n = {n:,}, d = {d}, K = {k}",
+        ours,
+        theirs,
         f"scikit-learn {solver}, " + (f"tol {tol:g}" if max_iter > 1 else "the first step alone"),
         f"coefficients apart by {apart:.0e}" if max_iter > 1 else "",
-    )  # fmt: skip
+    )

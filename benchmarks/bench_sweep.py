@@ -26,9 +26,14 @@ def start(folder: Path, grid: list[str]) -> subprocess.Popen[str]:
     places = [f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}"]
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), "-m", *grid, *places], cwd=ROOT, env=env, text=True,
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "run.py"), "-m", *grid, *places],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -80,10 +85,13 @@ def rows() -> Iterator[Row]:
         trained = [record.run["seconds"]["training"] for record in runs if not record.run["cache_hit"]["model"]]
         limit = sum(trained) / WORKERS + PER_RUN * len(runs)
         yield Row(
-            f"{len(runs)} runs on Colored MNIST, {WORKERS} workers", seconds, None, f"limit: {limit:.0f} s",
+            f"{len(runs)} runs on Colored MNIST, {WORKERS} workers",
+            seconds,
+            None,
+            f"limit: {limit:.0f} s",
             f"{len(trained)} base models trained, {sum(trained):.0f} s of one worker; limit: half of that and "
             f"{PER_RUN:.0f} s a run",
-        )  # fmt: skip
+        )
         draw = random.Random(0)
         begin = time.perf_counter()
         moments = [draw.uniform(0.2, 1) * seconds / KILLS for _ in range(KILLS)]
@@ -93,6 +101,9 @@ def rows() -> Iterator[Row]:
         if contents(records(broken)) != contents(runs):
             raise RuntimeError("the records of the sweep that was killed are not those of the other")
         yield Row(
-            f"the same, killed with `kill -9` {KILLS} times and repeated", total, None, "–",
+            f"the same, killed with `kill -9` {KILLS} times and repeated",
+            total,
+            None,
+            "–",
             f"killed after {', '.join(f'{moment:.0f}' for moment in moments)} s; the {len(runs)} records are the same",
-        )  # fmt: skip
+        )

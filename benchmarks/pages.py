@@ -60,7 +60,7 @@ def ratios(sections: Mapping[str, Section]) -> pd.DataFrame:
 def page(sections: Mapping[str, Section], names: Sequence[str]) -> str:
     """Return README.md: a summary of all ratios, then a table for each benchmark."""
     summary = ratios(sections)
-    columns = {name: summary[name] for name in ("benchmark", "what", "beside it")}
+    columns = {name: summary[name].tolist() for name in ("benchmark", "what", "beside it")}
     body = "".join(f"\n## {name}\n\n{table(section.rows)}\n\n{section.made}\n" for name, section in sections.items())
     return (
         "# Benchmarks\n\nEach section is one run: ours and the other on the same data, medians. Written by "

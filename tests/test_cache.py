@@ -15,6 +15,12 @@ from tests.conftest import read_only
 from efface.cache import cached, cached_array
 from efface.files import write_atomically
 
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "flip": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "truncate": lambda content: content[:-4],
+    "empty": lambda content: b"",
+}
+
 
 def build_counter(calls: list[int], value: float = 1.0):
     def build() -> tuple[dict[str, torch.Tensor], dict]:
@@ -41,13 +47,8 @@ def test_an_entry_is_built_once_for_its_key(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: str) -> None:
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))
     path = next(tmp_path.rglob("*.safetensors"))
-    content = path.read_bytes()
-    if damage == "flip":
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif damage == "truncate":
-        path.write_bytes(content[:-4])
-    elif damage == "empty":
-        path.write_bytes(b"")
+    if damage in DAMAGES:
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
     elif damage == "other_key":
         cached(tmp_path, "model", {"seed": 1}, build_counter([]))
         other = next(file for file in tmp_path.rglob("*.safetensors") if file != path)
@@ -64,6 +65,7 @@ def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: 
 
 
 def test_a_read_only_cache_can_be_read_and_says_so_before_it_builds(tmp_path: Path) -> None:
+    """Covers faults B4."""
     whole = np.arange(24, dtype=np.uint8).reshape(6, 4)
     calls: list[int] = []
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))
@@ -126,6 +128,7 @@ def test_an_array_is_announced_after_it_is_there(tmp_path: Path, monkeypatch: py
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """Covers faults B5."""
     path = tmp_path / "file"
     write_atomically(path, lambda p: p.write_text("old"))
 
@@ -176,11 +179,8 @@ def test_a_damaged_array_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: 
     whole = np.arange(24, dtype=np.uint8).reshape(6, 4)
     cached_array(tmp_path, "images", {}, whole.shape, lambda: [whole])
     (data,), (meta,) = tmp_path.rglob("*.npy"), tmp_path.rglob("*.json")
-    content = data.read_bytes()
-    if damage == "flip":
-        data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif damage == "truncate":
-        data.write_bytes(content[:-4])
+    if damage in DAMAGES:
+        data.write_bytes(DAMAGES[damage](data.read_bytes()))
     elif damage == "no_array":
         data.unlink()
     else:
@@ -198,3 +198,17 @@ def test_an_array_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such image"):
         cached_array(tmp_path, "images", {}, (4, 2), chunks)
     assert [path.suffix for path in (tmp_path / "images").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.zeros((3, 2), np.uint8), r"they have 6 bytes, not \[4, 2\]"),
+        (np.zeros((5, 2), np.uint8), r"they have 10 bytes, not \[4, 2\]"),
+        (np.zeros((4, 2), np.float32), "one has dtype float32, but must be uint8"),
+    ],
+)
+def test_chunks_that_are_not_the_array_are_refused(tmp_path: Path, chunk: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cached_array(tmp_path, "images", {}, (4, 2), lambda: [chunk], say=print)
+    assert not list(tmp_path.rglob("*.npy"))

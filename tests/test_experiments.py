@@ -20,7 +20,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_it_composes_and_its_page_has_the_command(name: str) -> None:
+def test_experiment_composes_and_its_page_has_the_command(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose("config", overrides=[f"experiment={name}"]).dataset.name
     page = (CONF.parent / "experiments" / name / "README.md").read_text()

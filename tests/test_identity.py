@@ -28,7 +28,7 @@ def test_every_node_counts() -> None:
     assert run_id(changed("method", refit_head=1)) != run_id(CONFIG)  # true is not 1
 
 
-def test_where_the_code_lives_is_not_part_of_the_id() -> None:
+def test_id_ignores_where_the_code_lives() -> None:
     moved = changed("method", _target_="efface.methods.leace.Leace")
     assert run_id(moved) == run_id(changed("method", _target_="elsewhere.Leace")) == run_id(CONFIG)
     nested = changed("model", inner={"_target_": "efface.x", "width": 3})

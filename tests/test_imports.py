@@ -11,7 +11,7 @@ import pytest
 import efface
 
 PACKAGE = Path(efface.__file__).parent
-GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles"}
+GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles", "processes"}
 """What anything may import; among themselves without a circle."""
 ORDER = [
     *("products", "moments", "newton", "softmax", "erasure", "unlearning", "representations", "problem", "debiased"),
@@ -20,6 +20,7 @@ ORDER = [
 BESIDE = {
     "cache": set(),
     "optimal_transport": {"erasure"},
+    "concept_erasure": {"erasure", "scrubbing"},
     "sklearn": {"erasure"},
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "report": set(),

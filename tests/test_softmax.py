@@ -173,7 +173,7 @@ def test_warm_start_at_the_optimum_takes_no_step() -> None:
         fit_softmax(x[:, :2], y, init=first.theta)
 
 
-def test_without_a_penalty_the_gradient_vanishes() -> None:
+def test_gradient_vanishes_without_a_penalty() -> None:
     x, y = problem(noise=3.0)
     fit = fit_softmax(x, y, tol=1e-9)
     assert fit.converged
@@ -199,7 +199,7 @@ def test_more_features_than_samples() -> None:
     assert fit_softmax(x, y, l2=1e-2, init=fit.theta, tol=1e-7).iterations == 0
 
 
-def test_from_an_over_confident_start_a_full_step_would_diverge() -> None:
+def test_full_step_would_diverge_from_an_overconfident_start() -> None:
     x, y = problem(noise=3.0)
     best = fit_softmax(x, y, l2=1e-4)
     wrong = torch.cat([-40 * best.theta[:, :-1], best.theta[:, -1:]], 1)

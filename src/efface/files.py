@@ -1,11 +1,16 @@
-"""Files that are whole or not there: locks, atomic writes, digests."""
+"""Files that are whole or not there: locks, atomic writes, digests; and folders that go when their process does."""
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+_ALIVE, _LOCKED = ".alive", ".locked"
+"""Files of a scratch folder: a lock that its process holds, and one that is there from when it was first held."""
 
 
 def lock(path: Path, *, say: Callable[[str], None], what: str) -> AbstractContextManager[object]:
@@ -82,6 +87,40 @@ def drop_temporary(folder: Path, stem: str = "") -> None:
     """
     for path in folder.glob(f".{stem}*.tmp"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, *, prefix: str) -> Iterator[Path]:
+    """Make a folder that is removed at the end, and remove those that killed processes left of the same prefix.
+
+    Args:
+        parent: where.
+        prefix: of its name; no other folders there may begin with it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    from filelock import FileLock
+
+    for path in parent.glob(f"{prefix}*"):
+        _drop_abandoned(path)
+    # Another process may find the folder abandoned between its unlocking and its removal, and be first.
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with FileLock(folder / _ALIVE):
+            (folder / _LOCKED).touch()
+            yield folder
+
+
+def _drop_abandoned(folder: Path) -> None:
+    """Remove a folder that `scratch` has made, if its process is no more."""
+    from filelock import FileLock, Timeout
+
+    # Without this file its process may live, and be about to take the lock.
+    if not (folder / _LOCKED).is_file():
+        return
+    with contextlib.suppress(Timeout, OSError), FileLock(folder / _ALIVE).acquire(timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def file_digest(path: Path) -> str:

@@ -3,7 +3,7 @@
 A map is made of its tensors alone: `KINDS[kind](**tensors)` rebuilds it from its state.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +38,24 @@ class Erased(Representation):
     uses_attribute: ClassVar[bool] = False
     dropped: Tensor
     constant: Tensor
+    eraser: Any
+    """An `eraser_class` that shares the buffers of this module."""
 
     def __init__(self, *, dropped: Tensor, constant: Tensor, **tensors: Tensor) -> None:
         super().__init__()
         for name, tensor in {"dropped": dropped, "constant": constant, **tensors}.items():
             self.register_buffer(name, tensor)
+        self._share_buffers()
 
-    @property
-    def eraser(self) -> Any:
-        """The eraser of the columns that are kept."""
+    def _share_buffers(self) -> None:
         tensors = {name: t for name, t in self.named_buffers() if name not in ("dropped", "constant")}
-        return self.eraser_class(**tensors)
+        self.eraser = self.eraser_class(**tensors)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move the buffers, as `to` and its like do; the eraser with them."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._share_buffers()
+        return self
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         x = torch.where(self.dropped, self.constant, x)
@@ -119,6 +126,9 @@ class Rectified(Representation):
 
     Args:
         tensors: `weight_0`, `bias_0`, `weight_1`, …; a bias may be missing.
+
+    Raises:
+        ValueError: a weight is missing, or there is something else.
     """
 
     kind = "rectified"
@@ -128,6 +138,9 @@ class Rectified(Representation):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
         self._depth = sum(name.startswith("weight_") for name in tensors)
+        weights = {f"weight_{i}" for i in range(self._depth)}
+        if not weights or not weights <= set(tensors) <= weights | {f"bias_{i}" for i in range(self._depth)}:
+            raise ValueError(f"tensors are {sorted(tensors)}, but must be weight_0, bias_0, weight_1, …")
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         named = dict(self.named_buffers())

@@ -34,10 +34,17 @@ def test_several_values_ask_for_a_multirun(several: str) -> None:
 
 
 def test_flags_may_stand_anywhere() -> None:
-    given = ["seed=0", "-m", "method=leace", "--config-name", "scrubbing", "~logger", "--cfg", "job"]
-    assert flags_first(given) == [
-        "-m", "--config-name", "scrubbing", "--cfg", "job", "seed=0", "method=leace", "~logger",
-    ]  # fmt: skip
+    arguments = ["seed=0", "-m", "method=leace", "--config-name", "scrubbing", "~logger", "--cfg", "job"]
+    assert flags_first(arguments) == [
+        "-m",
+        "--config-name",
+        "scrubbing",
+        "--cfg",
+        "job",
+        "seed=0",
+        "method=leace",
+        "~logger",
+    ]
 
 
 def test_arguments_outside_the_grammar_are_refused() -> None:

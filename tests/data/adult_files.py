@@ -5,6 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+EDUCATION = (
+    *("Preschool", "1st-4th", "5th-6th", "7th-8th", "9th", "10th", "11th", "12th", "HS-grad", "Some-college"),
+    *("Assoc-voc", "Assoc-acdm", "Bachelors", "Masters", "Prof-school", "Doctorate"),
+)
+"""By education-num, from 1."""
+
 
 def people(n: int, seed: int) -> list[list[str]]:
     rng = np.random.default_rng(seed)
@@ -22,7 +28,7 @@ def people(n: int, seed: int) -> list[list[str]]:
         rows.append(
             [
                 str(rng.integers(17, 90)), str(rng.choice(["Private", "State-gov"], p=[0.8, 0.2])), "100",
-                f"{years}th", str(years), "Married-civ-spouse" if married else "Never-married", str(occupation),
+                EDUCATION[years - 1], str(years), "Married-civ-spouse" if married else "Never-married", str(occupation),
                 relationship, "White" if white else "Black", "Male" if male else "Female",
                 str(int(rng.integers(1000, 9000) * (rng.random() < 0.1))), "0", str(hours), str(country),
                 ">50K" if rich else "<=50K",

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,12 @@ def change(folder: Path, line: int, edit: object) -> Path:
     return folder
 
 
+def swapped(line: str, i: int, j: int) -> str:
+    fields = line.split(", ")
+    fields[i], fields[j] = fields[j], fields[i]
+    return ", ".join(fields)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -166,11 +173,32 @@ def change(folder: Path, line: int, edit: object) -> Path:
         (lambda line: "old" + line, r"adult.data, line 7: age is 'old\d+', but must be a number"),
         (lambda line: line.rsplit(",", 1)[0] + ", 60K", r"line 7: income is '60K', but must be <=50K or >50K"),
         (lambda line: line.replace("Male", "male").replace("Female", "f"), r"line 7: sex is '(fe)?male|f'"),
+        (lambda line: line.replace("White", "white").replace("Black", "black"), r"line 7: race is '(white|black)'"),
+        (
+            lambda line: re.sub(r"White|Black", "?", line),
+            r"line 7: race is '\?', but must be one of Amer",
+        ),
+        (lambda line: swapped(line, 1, 3), r"line 7: workclass is '.*', but must be one of Federal-gov, .*, \?"),
+        (lambda line: swapped(line, 5, 7), "line 7: marital-status is '.*', but must be one of"),
+        (lambda line: "inf" + line[2:], "line 7: age is 'inf', but must be a number"),
+        (lambda line: "nan" + line[2:], "line 7: age is 'nan', but must be a number"),
     ],
 )
 def test_bad_line_is_named(tmp_path: Path, edit: object, message: str) -> None:
+    """Covers faults B15, Adult."""
     with pytest.raises(ValueError, match=message):
         load(change(adult_files.write(tmp_path / "bad"), 7, edit))
+
+
+def test_encodings(folder: Path, tmp_path: Path) -> None:
+    """Covers faults B15: latin-1 is named with file and line, a byte order mark is none of the text."""
+    file = adult_files.write(tmp_path) / "adult" / "adult.data"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"Mexico", b"M\xe9xico", 1))
+    with pytest.raises(ValueError, match=r"adult.data, line \d+ is not in UTF-8"):
+        load(tmp_path)
+    file.write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert torch.equal(load(tmp_path).train.x, load(folder).train.x)  # type: ignore[attr-defined]
 
 
 def test_empty_file_is_named(tmp_path: Path) -> None:

@@ -199,11 +199,25 @@ def edit(data_dir: Path, name: str, old: str, new: str) -> None:
         ("list_attr_celeba.txt", "000002.jpg  -1", "000002.jpg", r"line 4: 5 fields, but there must be 6"),
         ("list_attr_celeba.txt", "000002.jpg", "two.jpg", r"line 4: 'two.jpg' does not name an image"),
         ("list_attr_celeba.txt", "64\n", "202599\n", r"names 64 images, but its first line says 202599"),
+        ("list_attr_celeba.txt", "000005.jpg", "000003.jpg", r"line 7: 000003\.jpg is in line 5 already"),
+        ("list_eval_partition.txt", "000005.jpg", "000003.jpg", r"line 5: 000003\.jpg has a number already, 0"),
+        ("identity_CelebA.txt", "000005.jpg", "000003.jpg", r"line 5: 000003\.jpg has a number already, 100"),
+        ("list_eval_partition.txt", "000005.jpg 0", "000005.jpg ²", "line 5: '000005.jpg ²', but must be a name and"),
+        ("list_attr_celeba.txt", "000002.jpg", "².jpg", r"line 4: '².jpg' does not name an image"),
     ],
 )
 def test_wrong_lists_are_named(copy: Path, name: str, old: str, new: str, message: str) -> None:
+    """Covers faults B15, CelebA."""
     edit(copy, name, old, new)
     with pytest.raises(ValueError, match=message):
+        load(copy)
+
+
+def test_list_in_another_encoding_is_named(copy: Path) -> None:
+    """Covers faults B15, CelebA."""
+    with (copy / "celeba" / "identity_CelebA.txt").open("ab") as file:
+        file.write(b"\xe9 1\n")
+    with pytest.raises(ValueError, match=r"identity_CelebA.txt, line 65 is not in UTF-8"):
         load(copy)
 
 
@@ -253,7 +267,7 @@ def test_wrong_folder_is_named(tmp_path: Path) -> None:
         ({"attributes": ["Young", "Young"]}, "one is named twice"),
         ({"resolution": 0}, "resolution is 0"),
         ({"target": "Bald"}, "split 'train' has no sample of class Bald"),
-        ({"attributes": ["Bald"]}, "every image of train in .* is 'not Bald'"),
+        ({"attributes": ["Bald"]}, "every sample of train in .* has the attribute 'not Bald'"),
     ],
 )
 def test_bad_options(official: Path, options: dict, message: str) -> None:

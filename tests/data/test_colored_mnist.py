@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -132,14 +133,25 @@ def test_missing_mnist_names_the_folder_searched(tmp_path: Path, monkeypatch: py
         assert part in str(error.value)
 
 
-def test_truncated_file_is_named(tmp_path: Path) -> None:
+def test_files_that_are_not_mnist_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers faults B15: whatever is damaged, flipped labels too, is seen by the checksum."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name, size in colored_mnist._RAW.items():
-        with (raw / name).open("wb") as file:
-            file.truncate(size - (1000 if "t10k-images" in name else 0))
-    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte has 7839016 bytes, but must have 7840016"):
-        ColoredMnist().load(data_dir=tmp_path, cache_dir=tmp_path, seed=0)
+    digests = {}
+    for name in colored_mnist._SHA256:
+        (raw / name).write_bytes(name.encode() * 10)
+        digests[name] = hashlib.sha256(name.encode() * 10).hexdigest()
+    monkeypatch.setattr(colored_mnist, "_SHA256", digests)
+    source = ColoredMnist()
+    before = source.fingerprint(tmp_path)
+    labels = raw / "train-labels-idx1-ubyte"
+    content = labels.read_bytes()
+    for damaged in (content[:-1], content[:50] + bytes([content[50] ^ 1]) + content[51:], b""):
+        labels.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{labels} is damaged or not MNIST's: it has {len(damaged)} bytes"):
+            source.fingerprint(tmp_path)
+    labels.write_bytes(content)
+    assert source.fingerprint(tmp_path) == before
 
 
 @pytest.mark.slow

@@ -53,6 +53,34 @@ def test_bad_files(tmp_path: Path) -> None:
         Treebank(folder="x", prefix="y").load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"\n3\tgo", b"\nthree\tgo", r"line 6 has the id 'three', but must have 1, 1-2 or 1\.1"),
+        (b"1-2\tDon't", b"1-\tDon't", "line 3 has the id '1-'"),
+        (b"1-2\tDon't", b"1-2-3\tDon't", "line 3 has the id '1-2-3'"),
+        (b"\n3.1\t", b"\n3.x\t", "line 7 has the id '3.x'"),
+        ("É".encode(), b"\xc9", r"line 11 is not in UTF-8 \(.* at character 3\): save the file as UTF-8"),
+    ],
+)
+def test_bad_line_is_named(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    """Covers faults B15, CoNLL-U."""
+    path = tmp_path / "x.conllu"
+    content = ROWS.encode()
+    assert content.count(old)
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        list(documents(path))
+    assert str(path) in str(error.value)
+
+
+def test_line_ends_and_byte_order_mark_are_none_of_the_text(tmp_path: Path) -> None:
+    plain, other = tmp_path / "x.conllu", tmp_path / "y.conllu"
+    plain.write_bytes(ROWS.encode())
+    other.write_bytes(b"\xef\xbb\xbf" + ROWS.replace("\n", "\r\n").encode())
+    assert list(documents(other)) == list(documents(plain))
+
+
 def test_parts_must_share_one_tag_set() -> None:
     known, other = Document("go", ((0, 2, "VERB"),)), Document("hm", ((0, 2, "INTJ"),))
     with pytest.raises(ValueError, match="test has the tags INTJ, which train lacks"):

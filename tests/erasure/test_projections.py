@@ -33,17 +33,6 @@ def test_pca_uses_all_differences_between_classes() -> None:
         torch.testing.assert_close(eraser.P, torch.eye(12, dtype=x.dtype) - leading.mT @ leading, atol=1e-9, rtol=0)
 
 
-def test_pca_of_explicit_pairs() -> None:
-    x, _ = mixture(n=100)
-    direction = torch.linalg.qr(torch.randn(12, 1, generator=torch.Generator().manual_seed(0)).double())[0]
-    x_cf = x + torch.randn(100, 1, dtype=x.dtype, generator=torch.Generator().manual_seed(1)) * direction.mT
-    eraser = PcaEraser.fit_pairs(x, x_cf, rank=1)
-    require_projection(eraser, 1)
-    torch.testing.assert_close(eraser(x), eraser(x_cf))
-    with pytest.raises(ValueError, match="give pairs"):
-        PcaEraser.fit_pairs(x, x_cf[:3])
-
-
 def test_random_subspaces_depend_on_the_seed() -> None:
     x, _ = mixture(dtype=torch.float32)
     eraser = RandomProjectionEraser.fit(x, rank=3, seed=1)
@@ -55,6 +44,7 @@ def test_random_subspaces_depend_on_the_seed() -> None:
 
 @pytest.mark.parametrize("kind", [MeanProjectionEraser, PcaEraser, RandomProjectionEraser])
 def test_bad_input(kind: type) -> None:
+    """Covers faults C4."""
     x, y = mixture()
     with pytest.raises(ValueError, match="rank is 12, but must lie in 1 … 11"):
         kind.fit(x, y, rank=12)

@@ -125,7 +125,7 @@ def test_the_penalty_is_chosen_within_the_training_half() -> None:
 
 
 @pytest.mark.parametrize("k", [2, 10])
-def test_where_nothing_is_held_the_information_is_zero_within_its_interval(k: int) -> None:
+def test_information_is_zero_within_its_interval_where_there_is_none(k: int) -> None:
     """Over 30 draws. The choice of the penalty must cost nothing: a weak one would read noise, as negative bits."""
     information, reach = [], []
     for seed in range(30):
@@ -139,7 +139,7 @@ def test_where_nothing_is_held_the_information_is_zero_within_its_interval(k: in
     assert abs(sum(information) / 30) < 0.005
 
 
-def test_what_is_held_faintly_is_read_no_worse_than_with_the_penalty_of_half_as_many_samples() -> None:
+def test_faint_information_is_read_no_worse_than_with_the_penalty_of_half_as_many_samples() -> None:
     """As where an eraser has left some hundredths of a bit, in features of many scales."""
     before, now = 0.0, 0.0
     for seed in range(10):
@@ -274,7 +274,7 @@ def test_unreadable_attributes_are_named() -> None:
     assert unreadable(torch.arange(100) % 10, 10) is None  # ten of each of ten
 
 
-def test_under_balanced_weights_label_and_attribute_are_independent_and_even() -> None:
+def test_label_and_attribute_are_independent_and_even_under_balanced_weights() -> None:
     g = torch.Generator().manual_seed(0)
     a = torch.randint(3, (4000,), generator=g)
     y = torch.where(torch.rand(4000, generator=g) < 0.5, a % 2, torch.randint(2, (4000,), generator=g))

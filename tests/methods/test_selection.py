@@ -44,7 +44,7 @@ def test_best_on_val_is_the_first_of_equals_and_all_are_recorded(ten_classes: Pr
 @pytest.mark.parametrize(
     ("hits", "edge"), [((90, 10, 10), True), ((10, 10, 90), True), ((10, 90, 10), False), ((90,), False)]
 )
-def test_at_edge_is_where_a_wider_grid_might_hold_a_better_setting(
+def test_edge_of_a_grid_is_where_a_wider_one_might_do_better(
     ten_classes: Problem, hits: tuple[int, ...], edge: bool
 ) -> None:
     # Whatever the order in which they were tried.

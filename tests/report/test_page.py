@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
-def test_it_is_read_sorted_and_traced_without_a_network(
+def test_page_is_read_sorted_and_traced_without_a_network(
     results: Path, tmp_path: Path, browser: Any, width: int
 ) -> None:
     assert main([str(results), "--out", str(tmp_path)]) == 0

@@ -35,17 +35,24 @@ def test_runs_are_tidy_and_labelled_by_what_differs(results: Path) -> None:
     assert history.to_dict("records") == record.info["training"]["history"]
 
 
+def low_to_high(results: Path, path: str) -> float:
+    """How wide the interval of a run's unbiased accuracy is."""
+    low, high = Record.read(results / path / "record.json").metrics_ci["unbiased_accuracy"]
+    return float(high - low)
+
+
 def test_the_table_is_of_the_runs(results: Path) -> None:
     runs = collect(results).runs
     made = table.build(runs)
     none = runs[runs["method"] == "none"]["unbiased_accuracy"]
     cell = made.cell("none", (BIASED, HEADINGS["unbiased_accuracy"]))
-    assert cell.text == f"{none.mean():.3f} ± {none.std():.3f}"
-    assert [(seed, value) for seed, value, _ in cell.runs] == list(enumerate(none))
-    assert all((results / path / "record.json").is_file() for _, _, path in cell.runs)
+    widths = [low_to_high(results, path) for path in runs.loc[runs["method"] == "none", "path"]]
+    assert cell.text == f"{none.mean():.3f} ± {none.std():.3f} [±{sum(widths) / 4:.3f}]"
+    assert [(run.seed, run.value) for run in cell.runs] == list(enumerate(none))
+    assert all((results / run.path / "record.json").is_file() for run in cell.runs)
     assert made.cell("none", (BIASED, "n")).text == "2"
     # One run has no spread; what does not apply has neither, and says why.
-    assert "±" not in made.cell("leace refit_head=true", (BIASED, HEADINGS["unbiased_accuracy"])).text
+    assert " ± " not in made.cell("leace refit_head=true", (BIASED, HEADINGS["unbiased_accuracy"])).text
     assert made.cell("leace refit_head=false", (WHOLLY, "n")).text == "0 of 1"
     assert any("not applicable: reweigh=true: no weights" in note for note in made.notes)
     assert any(f"{BIASED}: no MLP probe, bits: the non-linear probe is switched off" in note for note in made.notes)
@@ -78,11 +85,11 @@ def test_metrics_and_spread_can_be_chosen(results: Path) -> None:
     runs = collect(results).runs
     made = table.build(runs, metrics=["probe_information", "accuracy"], kind="interval")
     shown = [title for setting, title in made.columns if setting == BIASED]
-    assert shown == [HEADINGS["probe_information"], HEADINGS["accuracy"], "method, s", "memory, MB", "n"]
+    assert shown == ["head", HEADINGS["probe_information"], HEADINGS["accuracy"], "method, s", "memory, MB", "n"]
     values = runs.loc[runs["method"] == "none", "accuracy"]
     # With two seeds, t = 12.706 and s / √2 is half their distance.
     half = 12.7062 * (values.max() - values.min()) / 2
-    assert made.cell("none", (BIASED, HEADINGS["accuracy"])).text == f"{values.mean():.3f} ± {half:.3f}"
+    assert made.cell("none", (BIASED, HEADINGS["accuracy"])).text.startswith(f"{values.mean():.3f} ± {half:.3f} [±")
     assert "95 % t interval" in made.caption[0]
     with pytest.raises(ValueError, match=r"there is no acuracy; there are accuracy, .* Did you mean accuracy\?"):
         table.build(runs, metrics=["acuracy"])
@@ -118,8 +125,9 @@ def test_the_page_holds_every_number_with_its_runs_and_fetches_nothing(copy: Pat
     made = table.build(collect(copy).runs)
     for cell in made.cells.values():
         assert cell.text in page
-        for seed, value, path in cell.runs:
-            assert f"seed {seed}: {value:.6g}  {path}" in page
+        for run in cell.runs:
+            assert f"seed {run.seed}: {run.value:.6g}" in page
+            assert f"  {run.path}" in page
     assert "default-src 'none'" in page
     assert page.count("data:image/svg+xml;base64,") == 3
     for word in ("http://", "https://", '<link rel="stylesheet', 'src="/'):
@@ -198,7 +206,7 @@ def broken(copy: Path, kind: str) -> None:
         ("other twin", "with OTHER metrics: the first is taken", 5),
     ],
 )
-def test_what_cannot_be_trusted_is_left_out_and_named(
+def test_untrustworthy_records_are_left_out_and_named(
     copy: Path, capsys: pytest.CaptureFixture[str], kind: str, message: str, left: int
 ) -> None:
     broken(copy, kind)
@@ -212,7 +220,7 @@ def test_what_cannot_be_trusted_is_left_out_and_named(
 
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("field", ["commit", "versions", "device", "threads", "fingerprint"])
-def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
+def test_runs_that_are_hard_to_compare_are_flagged(copy: Path, capsys: pytest.CaptureFixture[str], field: str) -> None:
     path = record_of(copy, "none", "seed=1")
     record = Record.read(path)
     run = {**record.run, "commit": "0123456789ab"} if field == "commit" else record.run
@@ -222,8 +230,8 @@ def test_what_is_hard_to_compare_is_flagged(copy: Path, capsys: pytest.CaptureFi
     path.write_text(record.model_copy(update=update).to_json())
     assert main([str(copy)]) == 0
     expected = {
-        "commit": "0123456789ab (1 runs)", "versions": "torch=1.0 (1 runs)", "fingerprint": "of other data",
-        "device": "a card (1 runs)", "threads": "99 (1 runs)",
+        "commit": "0123456789ab (1 runs)", "versions": "mixed versions of torch: 1.0 (1 runs)",
+        "device": "a card (1 runs)", "threads": "99 (1 runs)", "fingerprint": "of other data",
     }  # fmt: skip
     assert f"flagged: {'mixed' if field != 'fingerprint' else BIASED}" in capsys.readouterr().err
     assert expected[field] in (copy / "report" / "table.md").read_text()

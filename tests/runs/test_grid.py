@@ -17,9 +17,10 @@ from efface.evaluation.evaluate import Evaluation
 from efface.methods.base import Method, NotApplicable
 from efface.problem import Problem
 from efface.record import Record
+from efface.representations import Representation
 from efface.runs import base
 from efface.runs.base import FingerprintError
-from efface.runs.grid import GridRun
+from efface.runs.grid import GridRun, computes_the_same
 from efface.runs.tracking import NoTracker
 
 Build = Callable[..., GridRun]
@@ -101,7 +102,7 @@ class Late(Method):
         raise NotApplicable("nothing to unlearn")
 
 
-def test_what_a_method_learns_while_fitting_is_recorded_too(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
+def test_reason_found_while_fitting_is_recorded(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
     record = base.execute(replace(finished[0], method=Late(), results_dir=tmp_path), **QUIET)
     assert (record.status, record.reason) == ("not_applicable", "nothing to unlearn")
 
@@ -129,7 +130,7 @@ def test_every_null_metric_has_a_reason(finished: tuple[GridRun, Record]) -> Non
 
 
 def test_a_model_that_diverges_in_its_last_step_is_an_error(parts_of: Build, tmp_path: Path) -> None:
-    """Its loss was finite when it was last computed, before the step."""
+    """Its loss was finite when it was last computed, before the step. Covers faults A8."""
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
     arrays = {"x": torch.randn(200, 3, generator=g).numpy(), "y": labels.numpy(), "a": labels.roll(50).numpy()}
@@ -325,7 +326,7 @@ def test_a_damaged_record_is_named(finished: tuple[GridRun, Record], tmp_path: P
     assert base.execute(replace(parts, overwrite=True), **QUIET).status == "done"
 
 
-def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
+def test_features_of_a_user(parts_of: Build, tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
     a = torch.randint(2, (2000,), generator=g)
     y = torch.randint(2, (2000,), generator=g)
@@ -343,3 +344,54 @@ def test_a_user_s_own_features(parts_of: Build, tmp_path: Path) -> None:
     assert abs(records["leace"].metrics["probe_information"]) < 0.02
     assert records["leace"].metrics["accuracy"] > 0.85
     assert records["leace"].metrics["counterfactual_bias"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "head"),
+    [
+        (["method=none"], "kept"),
+        (["method=leace"], "kept"),
+        (["method=leace", "method.refit_head=true"], "fitted"),
+        (["method=dfr"], "fitted"),
+        (["method=converge"], "fitted"),
+    ],
+)
+def test_head_is_recorded_as_kept_or_fitted(parts_of: Build, overrides: list[str], head: str) -> None:
+    cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false", "evaluation.bootstrap=0"]
+    assert base.execute(parts_of(*cheap, *overrides), **QUIET).info["head"] == head
+
+
+class Undecided(Method):
+    """A method that fits a head, and ends where it began."""
+
+    def fit(self, problem: Problem) -> Debiased:
+        head = torch.nn.Linear(problem.train.x.shape[1], problem.n_classes, dtype=torch.float64)
+        head.load_state_dict(problem.head.state_dict())
+        return Debiased(represent=Representation(), head=head.to(torch.float32))
+
+
+def test_a_head_that_was_not_moved_is_recorded_as_kept(finished: tuple[GridRun, Record], tmp_path: Path) -> None:
+    record = base.execute(replace(finished[0], method=Undecided(), results_dir=tmp_path), **QUIET)
+    assert record.info["head"] == "kept"
+
+
+def test_heads_are_told_apart_by_weights_biases_and_shapes() -> None:
+    torch.manual_seed(0)
+    layer, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    assert computes_the_same(layer, layer)
+    assert not computes_the_same(layer, other)
+    other.load_state_dict({"weight": layer.weight, "bias": layer.bias + 1e-3})
+    assert not computes_the_same(layer, other)
+    without = torch.nn.Linear(3, 2, bias=False)
+    without.load_state_dict({"weight": layer.weight})
+    assert not computes_the_same(layer, without)
+    assert not computes_the_same(without, layer)
+    assert not computes_the_same(layer, torch.nn.Linear(4, 2))
+
+
+def test_circumstances_are_recorded_without_a_machines_name_in_the_processor(finished: tuple[GridRun, Record]) -> None:
+    run = finished[1].run
+    assert run["threads"] == torch.get_num_threads()
+    assert set(run["versions"]) == {"python", "efface", "torch", "numpy", "torchvision", "pillow"}
+    assert torch.backends.cpu.get_cpu_capability() in run["processor"]
+    assert run["host"] not in run["processor"]

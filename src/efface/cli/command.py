@@ -17,6 +17,7 @@ from efface.cli.conf import CONF, root_of
 from efface.cli.errors import explain
 from efface.cli.main import FAILURES, main
 from efface.cli.resolvers import SCRATCH
+from efface.files import scratch
 from efface.options import OptionError
 
 FULL = "HYDRA_FULL_ERROR"
@@ -24,7 +25,7 @@ _WAYS_OF_SEVERAL = (
     "these are several values. Add -m to run each of them; a list is written key=[a,b], and a string with commas "
     "'key=\"a,b\"'"
 )
-RESUME = "what is finished counts, nothing half-done does: repeat the command to go on"
+RESUME = "finished runs stay, half-done ones leave nothing: repeat the command to go on"
 
 
 def run() -> None:
@@ -33,7 +34,7 @@ def run() -> None:
     full = os.environ.get(FULL) == "1"
     os.environ[FULL] = "1"  # hand exceptions on, to be said here
     _end_orderly()
-    with _scratch() as scratch:
+    with _scratch() as folder:
         try:
             sys.argv[1:] = with_root(per_job(flags_first(sys.argv[1:])), root)
             main()
@@ -41,13 +42,12 @@ def run() -> None:
             print(f"interrupted: {RESUME}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            failures = _failures(scratch) if _multirun(sys.argv) else []
-            text = _listed(failures) if failures else _said(error, root)
+            text = _ended(error, _failures(folder) if _multirun(sys.argv) else [], root)
             if full:
                 print(text, file=sys.stderr)
                 raise
             sys.exit(text)
-        failures = _failures(scratch)  # of jobs whose sweeper goes on without them
+        failures = _failures(folder)  # of jobs whose sweeper goes on without them
         if failures:
             sys.exit(_listed(failures))
 
@@ -110,13 +110,24 @@ def _said(error: Exception, root: Path) -> str:
         return explain(error, root)
     if isinstance(error, OptionError):
         return str(error)
-    notes = getattr(error, "__notes__", [])
-    lines = [f"{type(error).__name__}: {error}", *notes, f"({FULL}=1 shows the traceback)"]
+    lines = [_named(error), *getattr(error, "__notes__", []), f"({FULL}=1 shows the traceback)"]
     return "\n".join([*lines, *([RESUME] if _multirun(sys.argv) else [])])
 
 
-def _failures(scratch: Path) -> list[str]:
-    file = scratch / FAILURES
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _ended(error: Exception, failures: list[str], root: Path) -> str:
+    """Return the failures of jobs, and the error that ended the sweep unless it is that of a job in the list."""
+    if any(_named(error) in failure for failure in failures):
+        return _listed(failures)
+    # Such as that of a launcher one of whose jobs was killed, and could write nothing down.
+    return "\n".join([*([_listed(failures)] if failures else []), _said(error, root)])
+
+
+def _failures(folder: Path) -> list[str]:
+    file = folder / FAILURES
     return file.read_text().split("\0")[:-1] if file.is_file() else []
 
 
@@ -129,9 +140,9 @@ def _scratch() -> Iterator[Path]:
     """Make a folder for what the command's jobs hand to it, and for what Hydra writes of a dry run."""
     # Where a cluster's nodes can write it too, if they run the jobs.
     on_cluster = any("submitit" in argument or "slurm" in argument for argument in sys.argv)
-    with tempfile.TemporaryDirectory(prefix=".efface-", dir=Path.cwd() if on_cluster else None) as folder:
-        os.environ[SCRATCH] = folder
-        yield Path(folder)
+    with scratch(Path.cwd() if on_cluster else Path(tempfile.gettempdir()), prefix=".efface-") as folder:
+        os.environ[SCRATCH] = str(folder)
+        yield folder
 
 
 def _end_orderly() -> None:

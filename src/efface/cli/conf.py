@@ -56,8 +56,8 @@ def file_options(file: Path, group: str, root: Path) -> dict[str, Any]:
         if parent is not None:
             above = root if parent.startswith("/") else file.parent
             merged |= file_options(above / f"{parent.lstrip('/')}.yaml", group, root)
-    own = config.get(group, {}) if file.read_text().startswith("# @package _global_") else config
-    return merged | {key: value for key, value in own.items() if key != "defaults"}
+    node = config.get(group, {}) if file.read_text().startswith("# @package _global_") else config
+    return merged | {key: value for key, value in node.items() if key != "defaults"}
 
 
 def settable(file: Path, group: str, root: Path) -> list[str]:
@@ -73,7 +73,7 @@ def about(file: Path) -> str:
 
 @functools.cache
 def is_referred_to(key: str) -> bool:
-    """Whether any yaml file takes a value from a top-level key, as `${key}`."""
+    """Return whether any yaml file takes a value from a top-level key, as `${key}`."""
     return any(f"${{{key}{end}" in path.read_text() for path in CONF.rglob("*.yaml") for end in ("}", "."))
 
 

@@ -3,7 +3,10 @@
 Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` answer at once.
 """
 
+import contextlib
+import functools
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -76,12 +79,29 @@ def _label() -> str:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the value of its objective, for sweepers."""
+    if HydraConfig.get().launcher["_target_"].endswith("JoblibLauncher"):
+        _end_with(os.getppid())
     try:
         return job(cfg)
     except Exception as error:
-        with (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
-            file.write(f"{HydraConfig.get().runtime.output_dir}: {type(error).__name__}: {error}\0")
+        where = HydraConfig.get().runtime.output_dir
+        said = " ".join([f"{where}: {type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        # On a cluster a job may outlive the command that wants to know.
+        with contextlib.suppress(OSError), (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
+            file.write(f"{said}\0")
         raise
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this worker when its parent has: after a `kill -9` of the command it would go on, and keep its cores."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def job(cfg: DictConfig) -> float | None:

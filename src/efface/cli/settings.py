@@ -58,7 +58,11 @@ class Settings:
         Raises:
             OptionError: one is of another type, or out of its range.
         """
-        return cls(**{field.name: cfg[field.name] for field in dataclasses.fields(cls)})
+        values: dict[str, Any] = {field.name: cfg[field.name] for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if OmegaConf.is_config(value):
+                values[name] = OmegaConf.to_container(value)
+        return cls(**values)
 
 
 def folder(name: str, value: object) -> Path:
@@ -114,7 +118,7 @@ def check_names(config: Mapping[str, Any], root: Path) -> None:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or where it would be made. Leaves nothing behind."""
+    """Return whether files can be made in a folder, or where it would be made. Leaves nothing behind."""
     try:
         while not folder.exists():
             folder = folder.parent

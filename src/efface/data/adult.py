@@ -17,6 +17,7 @@ from torch import Tensor
 
 from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
 from efface.data.download import download_folder
+from efface.data.text import numbered_lines
 from efface.extras import require
 from efface.options import Ge, options
 
@@ -30,7 +31,31 @@ COLUMNS = (
 """The columns of both files, in this order."""
 
 NUMERIC = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
-CATEGORICAL = ("workclass", "education", "marital-status", "occupation", "relationship", "native-country")
+_VALUES = {
+    "workclass": "Federal-gov Local-gov Never-worked Private Self-emp-inc Self-emp-not-inc State-gov Without-pay",
+    "education": (
+        "10th 11th 12th 1st-4th 5th-6th 7th-8th 9th Assoc-acdm Assoc-voc Bachelors Doctorate HS-grad Masters Preschool "
+        "Prof-school Some-college"
+    ),
+    "marital-status": (
+        "Divorced Married-AF-spouse Married-civ-spouse Married-spouse-absent Never-married Separated Widowed"
+    ),
+    "occupation": (
+        "Adm-clerical Armed-Forces Craft-repair Exec-managerial Farming-fishing Handlers-cleaners Machine-op-inspct "
+        "Other-service Priv-house-serv Prof-specialty Protective-serv Sales Tech-support Transport-moving"
+    ),
+    "relationship": "Husband Not-in-family Other-relative Own-child Unmarried Wife",
+    "native-country": (
+        "Cambodia Canada China Columbia Cuba Dominican-Republic Ecuador El-Salvador England France Germany Greece "
+        "Guatemala Haiti Holand-Netherlands Honduras Hong Hungary India Iran Ireland Italy Jamaica Japan Laos Mexico "
+        "Nicaragua Outlying-US(Guam-USVI-etc) Peru Philippines Poland Portugal Puerto-Rico Scotland South Taiwan "
+        "Thailand Trinadad&Tobago United-States Vietnam Yugoslavia"
+    ),
+    "race": "Amer-Indian-Eskimo Asian-Pac-Islander Black Other White",
+    "sex": "Female Male",
+}
+"""What the official files hold in each column of words, as they spell it."""
+CATEGORICAL = tuple(_VALUES)[:-2]
 LABEL = "income"
 CLASSES = ("<=50K", ">50K")
 """The second is the favourable label."""
@@ -168,12 +193,13 @@ def read(file: Path) -> "pd.DataFrame":
 
     Raises:
         ValueError: a line has another number of columns, or a value that its column cannot hold; file and line are
-            named.
+            named. Of a column of words, these are the values of the official files, and a missing one of the six that
+            are one-hot: a column in the place of another would pass otherwise.
     """
     import pandas as pd
 
     lines, rows = [], []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in numbered_lines(file):
         if not line.strip() or line.startswith("|"):  # adult.test opens with a remark
             continue
         fields = [field.strip() for field in line.split(",")]
@@ -194,11 +220,13 @@ def read(file: Path) -> "pd.DataFrame":
             raise ValueError(f"{file}, line {lines[i]}: {name} is {frame[name].iloc[i]!r}, but must be {expected}")
 
     for name in (*NUMERIC, "fnlwgt"):
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        require(name, numbers.notna(), "a number")
-        frame[name] = numbers.astype(np.float64)
+        numbers = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
+        require(name, numbers.abs() < np.inf, "a number")
+        frame[name] = numbers
     require(LABEL, frame[LABEL].isin(CLASSES), " or ".join(CLASSES))
-    require("sex", frame["sex"].isin(ATTRIBUTES["sex"]), " or ".join(ATTRIBUTES["sex"]))
+    for name, words in _VALUES.items():
+        values = [*words.split(), *([MISSING] if name in CATEGORICAL else [])]
+        require(name, frame[name].isin(values), f"one of {', '.join(values)}")
     return frame
 
 
@@ -286,7 +314,7 @@ def merge_rare(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "p
     before = counts.cumsum() - counts
     rare = list(counts.index[(counts < min_rows) | ((before > 0) & (before < min_rows))])
     frequent = [name for name in sorted(counts.index) if name not in rare]
-    most = counts.index[-1]
-    new = values.where(values != MISSING, most)
-    new = new.where(new.isin(frequent), MERGED if rare else most)
+    most_frequent = counts.index[-1]
+    new = values.where(values != MISSING, most_frequent)
+    new = new.where(new.isin(frequent), MERGED if rare else most_frequent)
     return pd.Series(pd.Categorical(new, categories=[*frequent, *([MERGED] if rare else [])]), index=values.index)

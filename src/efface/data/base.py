@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from efface.data.text import some
+
 SPLITS = ("train", "val", "pairs", "test")
 
 
@@ -146,6 +148,8 @@ def flip_pairs(split: Split, n_attributes: int, generator: torch.Generator) -> P
 
     Within each (y, a) the other values are dealt out in turn, in random order: their counts differ by at most one.
     """
+    if n_attributes < 2:
+        raise ValueError(f"n_attributes is {n_attributes}, but a counterfactual needs another value of the attribute")
     n = len(split)
     order = torch.randperm(n, generator=generator)
     a_cf = torch.empty(n, dtype=torch.int64)
@@ -188,6 +192,8 @@ def stratified_split(strata: Tensor, sizes: dict[str, int], generator: torch.Gen
         Sorted row numbers of each part.
     """
     n = len(strata)
+    if min(sizes.values(), default=0) < 0:
+        raise ValueError(f"sizes {sizes} must be 0 or more")
     if sum(sizes.values()) > n:
         raise ValueError(f"sizes {sizes} need {sum(sizes.values())} rows, but there are {n}")
     # Shuffle, sort by stratum, and give each row its relative rank within its stratum: an even spread over strata.
@@ -217,5 +223,17 @@ def require_every_class(splits: dict[str, Split], classes: tuple[str, ...]) -> N
         missing = [label for i, label in enumerate(classes) if i not in present]
         if missing:
             raise ValueError(
-                f"split {name!r} has no sample of class {', '.join(missing)}: give it some, or leave the class out"
+                f"split {name!r} has no sample of class {some(missing)}: give it some, or leave the class out"
             )
+
+
+def require_two_attributes(train: Split, attributes: tuple[str, ...], source: object) -> None:
+    """Check that train has two values of the attribute or more, without which there is nothing to erase.
+
+    Raises:
+        ValueError: it has one; the message names it, and the `source` of the data.
+    """
+    values = train.a.unique().tolist()
+    if len(values) < 2:
+        names = ", ".join(attributes[value] for value in values)
+        raise ValueError(f"every sample of train in {source} has the attribute {names!r}; two or more are needed")

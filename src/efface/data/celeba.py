@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every_class
+from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every_class, require_two_attributes
 from efface.data.groups import group_counts, groups
 from efface.data.images import Images, decoded
-from efface.data.text import some
-from efface.options import Ge, Len, options
+from efface.data.text import numbered_lines, some
+from efface.options import Ge, Le, Len, options
 
 SIZE, CROP = (178, 218), 178
 """Size of the aligned photographs, and side of the central square that is cut out of them, in pixels."""
@@ -73,13 +73,13 @@ class CelebA:
         target: the attribute to predict, such as `Blond_Hair`.
         attributes: one or more protected attributes; m of them make 2^m values, the first the lowest bit, as in group
             DRO.
-        resolution: side in pixels after the central square of 178 was cut out: 64, 128, 224 or any other.
+        resolution: side in pixels after the central square of 178 was cut out: 64, 128, 224 or any other up to 1024.
         grayscale: one channel instead of three.
     """
 
     target: str = "Blond_Hair"
     attributes: Annotated[Sequence[str], Len(1)] = ("Male",)
-    resolution: Annotated[int, Ge(1)] = 64
+    resolution: Annotated[int, Ge(1), Le(1024)] = 64
     grayscale: bool = False
 
     def __post_init__(self) -> None:
@@ -148,12 +148,7 @@ def _require_values(
 ) -> None:
     """Check that train, val and test have every class, and that train has two values of the attribute or more."""
     require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
-    values = splits["train"].a.unique()
-    if len(values) < 2:
-        raise ValueError(
-            f"attributes: every image of train in {folder.path} is {attributes[int(values[0])]!r}; two or more values "
-            "are needed"
-        )
+    require_two_attributes(splits["train"], attributes, folder.path)
 
 
 def halve(strata: Tensor, cluster: Tensor) -> Tensor:
@@ -249,7 +244,7 @@ class _Folder:
         file = self._require(_ATTRIBUTES)
         table = _lines(file)
         number, header = next(table, (1, []))
-        announced = int(header[0]) if len(header) == 1 and header[0].isdigit() else None
+        announced = int(header[0]) if len(header) == 1 and header[0].isdecimal() else None
         if announced is not None:  # the official list opens with its length
             number, header = next(table, (2, []))
         known = header[1:] if file.suffix == ".csv" else header
@@ -261,23 +256,25 @@ class _Folder:
                 f"did you mean {', '.join(close)}?"
             )
         positions = [known.index(name) + 1 for name in columns]
-        rows = 0
+        named: dict[str, int] = {}
         for number, fields in table:
             if len(fields) != len(known) + 1:
                 raise ValueError(
                     f"{file}, line {number}: {len(fields)} fields, but there must be {len(known) + 1}, a name and "
                     f"{len(known)} values"
                 )
-            if not fields[0].partition(".")[0].isdigit():
+            if not fields[0].partition(".")[0].isdecimal():
                 raise ValueError(f"{file}, line {number}: {fields[0]!r} does not name an image, as 000001.jpg does")
             bad = [fields[i] for i in positions if fields[i] not in ("-1", "0", "1")]
             if bad:
                 raise ValueError(f"{file}, line {number}: an attribute is {bad[0]!r}, but must be -1 or 1")
-            rows += 1
+            if fields[0] in named:
+                raise ValueError(f"{file}, line {number}: {fields[0]} is in line {named[fields[0]]} already")
+            named[fields[0]] = number
             yield fields[0], [int(fields[i] == "1") for i in positions]
-        if rows == 0 or (announced is not None and rows != announced):
+        if not named or (announced is not None and len(named) != announced):
             raise ValueError(
-                f"{file} names {rows} images" + (f", but its first line says {announced}" if announced else "")
+                f"{file} names {len(named)} images" + (f", but its first line says {announced}" if announced else "")
             )
 
     def numbers(self, stem: str, names: Sequence[str], allowed: Sequence[int] = ()) -> list[int]:
@@ -287,11 +284,13 @@ class _Folder:
         for number, fields in _lines(file):
             if number == 1 and file.suffix == ".csv" and not fields[-1].lstrip("-").isdigit():
                 continue  # the header
-            if len(fields) != 2 or not fields[1].isdigit():
+            if len(fields) != 2 or not fields[1].isdecimal():
                 raise ValueError(f"{file}, line {number}: {' '.join(fields)!r}, but must be a name and a number")
             if allowed and int(fields[1]) not in allowed:
                 choice = ", ".join(map(str, allowed))
                 raise ValueError(f"{file}, line {number}: the part is {fields[1]}, but must be one of {choice}")
+            if fields[0] in listed:
+                raise ValueError(f"{file}, line {number}: {fields[0]} has a number already, {listed[fields[0]]}")
             listed[fields[0]] = int(fields[1])
         for source, other, images in (
             (self._require(_ATTRIBUTES), file, [name for name in names if name not in listed]),
@@ -312,10 +311,9 @@ class _Folder:
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Read the number and the fields of each line that is not empty."""
     separator = "," if file.suffix == ".csv" else None
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, [field.strip() for field in line.split(separator)]
+    for number, line in numbered_lines(file):
+        if line.strip():
+            yield number, [field.strip() for field in line.split(separator)]
 
 
 def _value_name(attributes: Sequence[str], value: int) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
 from efface.data.download import download_folder
+from efface.files import file_digest
 from efface.options import Ge, Le, Len, options
 
 _LFF = ((220, 30, 40), (40, 180, 60), (40, 70, 230), (240, 220, 40), (240, 50, 230),
@@ -162,11 +163,12 @@ def _read_mini() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     return digits, labels, stratified_split(labels, _SIZES["mini"], torch.Generator().manual_seed(0))
 
 
-_RAW = {
-    "train-images-idx3-ubyte": 47_040_016, "train-labels-idx1-ubyte": 60_008,
-    "t10k-images-idx3-ubyte": 7_840_016, "t10k-labels-idx1-ubyte": 10_008,
-}  # fmt: skip
-"""Files and their sizes in bytes."""
+_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
 
 
 def _mnist_files(data_dir: Path) -> list[Path]:
@@ -174,7 +176,7 @@ def _mnist_files(data_dir: Path) -> list[Path]:
     from torchvision.datasets import MNIST
 
     folder = data_dir / "MNIST" / "raw"
-    files = [folder / name for name in _RAW]
+    files = [folder / name for name in _SHA256]
     if not all(file.is_file() for file in files):
         try:  # archives that are there already need only be unpacked
             with nullcontext(data_dir) if folder.is_dir() else download_folder(data_dir) as root:
@@ -182,15 +184,14 @@ def _mnist_files(data_dir: Path) -> list[Path]:
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(
                 f"MNIST is neither in {folder.resolve()} nor could it be downloaded ({error}). "
-                f"Put {', '.join(_RAW)} there, or set data_dir=... (or DATA_DIR) to a folder that has them. "
+                f"Put {', '.join(_SHA256)} there, or set data_dir=... (or DATA_DIR) to a folder that has them. "
                 "dataset=colored_mnist_mini needs no download"
             ) from error
     for file in files:
-        size = file.stat().st_size
-        if size != _RAW[file.name]:
+        if file_digest(file) != _SHA256[file.name]:
             raise ValueError(
-                f"{file} has {size} bytes, but must have {_RAW[file.name]}: it is cut off, or not MNIST's. Delete it, "
-                "and it is downloaded again"
+                f"{file} is damaged or not MNIST's: it has {file.stat().st_size} bytes, and another SHA-256. "
+                "Delete it, and it is downloaded again"
             )
     return files
 

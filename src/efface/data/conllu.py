@@ -5,14 +5,18 @@ aligned with it.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
+from efface.data.text import numbered_lines
 from efface.options import Ge, options
 
 _COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+_ID = r"\d+([-.]\d+)?"
+"""Of a word, of several that are written as one, or of a word that is understood."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def documents(path: Path, column: str = "upos") -> Iterator[Document]:
     Sentences are joined by a space, paragraphs by a line break.
 
     Raises:
-        ValueError: a line does not have ten columns, or the file holds no sentence.
+        ValueError: a line is not in UTF-8, does not have ten columns, or its id is none; or the file holds no sentence.
     """
     text, words = "", list[tuple[int, int, str]]()
     empty = True
@@ -125,21 +129,21 @@ def documents(path: Path, column: str = "upos") -> Iterator[Document]:
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
     """Read the comments and the rows of each sentence."""
     comments, rows = list[str](), list[list[str]]()
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            line = line.rstrip("\n")
-            if line.startswith("#") and not rows:
-                comments.append(line)
-            elif line.strip():
-                row = line.split("\t")
-                if len(row) != len(_COLUMNS):
-                    raise ValueError(
-                        f"{path}, line {number} has {len(row)} columns, but CoNLL-U has ten, between tabulators"
-                    )
-                rows.append(row)
-            elif rows:
-                yield comments, rows
-                comments, rows = [], []
+    for number, line in numbered_lines(path):
+        if line.startswith("#") and not rows:
+            comments.append(line)
+        elif line.strip():
+            row = line.split("\t")
+            if len(row) != len(_COLUMNS):
+                raise ValueError(
+                    f"{path}, line {number} has {len(row)} columns, but CoNLL-U has ten, between tabulators"
+                )
+            if not re.fullmatch(_ID, row[0], re.ASCII):
+                raise ValueError(f"{path}, line {number} has the id {row[0]!r}, but must have 1, 1-2 or 1.1")
+            rows.append(row)
+        elif rows:
+            yield comments, rows
+            comments, rows = [], []
     if rows:
         yield comments, rows
 

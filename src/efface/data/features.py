@@ -1,6 +1,7 @@
 """Your own data: x, y and a in one .npz file."""
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,18 @@ from efface.data.base import (
     TensorSplit,
     matched_pairs,
     require_every_class,
+    require_two_attributes,
     stratified_split,
 )
 from efface.data.groups import groups
+from efface.data.text import some
 from efface.moments import require_finite
 from efface.options import Ge, Gt, Len, options
 
 _SQUARES, _SQUARES_OF_DOUBLES = 1e15, 1e150
 """Largest inputs whose sums of squares still fit into float32, and into float64."""
+_MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT")
+"""What numpy and pandas make of missing values in an array of strings."""
 
 
 @options
@@ -52,7 +57,7 @@ class FeatureFile:
     path: str
     ratios: Annotated[Sequence[Annotated[float, Gt(0)]], Len(4, 4)] = (0.6, 0.1, 0.1, 0.2)
     standardise: bool = False
-    attribute_columns: Sequence[Annotated[int, Ge(0)]] | None = None
+    attribute_columns: Annotated[Sequence[Annotated[int, Ge(0)]], Len(1)] | None = None
     per_sample_inputs: bool | None = None
 
     def __post_init__(self) -> None:
@@ -64,12 +69,16 @@ class FeatureFile:
             raise ValueError("per_sample_inputs is true, but standardise=true makes every row depend on all of train")
 
     def fingerprint(self, data_dir: Path) -> str:
-        file = Path(self.path)
+        file = self._file
         if not file.is_file():
             raise FileNotFoundError(
                 f"path: no file {file.resolve()}. Save one with numpy.savez(path, x=features, y=labels, a=attribute)"
             )
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.path).expanduser()
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
         """Read the file and deal its rows out. `seed` changes nothing."""
@@ -89,6 +98,7 @@ class FeatureFile:
             name: TensorSplit(index=rows, y=y[rows], a=a[rows], x=x[rows]) for name, rows in parts.items()
         }
         require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
+        require_two_attributes(splits["train"], attributes, self.path)
         pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
         return Dataset.from_parts(
             splits, pairs, classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
@@ -109,14 +119,17 @@ class FeatureFile:
 
     def _inputs(self, x: np.ndarray, train: np.ndarray) -> Tensor:
         """Convert x to float32, standardised by train if asked for."""
-        dtype = np.float64 if x.dtype.kind == "f" and x.dtype.itemsize > 4 else np.float32
+        dtype = np.float32 if np.can_cast(x.dtype, np.float32) else np.float64
         wide = torch.from_numpy(np.ascontiguousarray(x, dtype=dtype))
         require_finite(wide.flatten(1), f"x in {self.path}")
         if self.standardise:
             self._require_below(wide, _SQUARES_OF_DOUBLES)
-            std, mean = torch.std_mean(wide[train].double(), 0, correction=0)
-            wide = (wide - mean) / torch.where(std > 0, std, 1)
+            rows = wide[train].double()
+            std, mean = torch.std_mean(rows, 0, correction=0)
+            varies = rows.amax(0) > rows.amin(0)  # of a constant, rounding makes a tiny std
+            wide = (wide - mean) / torch.where(varies, std, 1)
         self._require_below(wide, _SQUARES)
+        self._require_resolved(wide, train)
         return wide.to(torch.float32)
 
     def _require_below(self, x: Tensor, limit: float) -> None:
@@ -127,15 +140,32 @@ class FeatureFile:
                 f"{limit:g} sums of squares overflow. Scale x, or set dataset.standardise=true"
             )
 
+    def _require_resolved(self, x: Tensor, train: np.ndarray) -> None:
+        """Check that the columns of train still vary in float32 as they did, but for a hundredth."""
+        if x.dtype == torch.float32:
+            return
+        rows = x[train].double().flatten(1)
+        lost = (rows - rows.float().double()).square().mean(0).sqrt() > 0.01 * rows.std(0, correction=0)
+        if lost.any():
+            column = int(lost.nonzero()[0])
+            raise ValueError(
+                f"x in {self.path} has a spread of {float(rows[:, column].std()):.3g} around "
+                f"{float(rows[0, column]):.9g} in column {column}, which float32 cannot hold: subtract the mean, or "
+                "set dataset.standardise=true"
+            )
+
     def _read(self) -> dict[str, np.ndarray]:
         """Read the arrays, and check their shapes and dtypes."""
         try:
-            file = np.load(self.path, allow_pickle=False)
+            file = np.load(self._file, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise ValueError(f"it is one array of shape {file.shape}, as numpy.save writes it")
             with file:
                 arrays = dict(file)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            others = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+            if others:
+                raise ValueError(f"{some(others)} is no array")
+        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"path: {self.path} cannot be read ({error}). Save plain arrays with "
                 "numpy.savez(path, x=features, y=labels, a=attribute); object arrays are refused"
@@ -144,21 +174,27 @@ class FeatureFile:
         if missing:
             raise ValueError(f"path: {self.path} has no array {', '.join(missing)}, only {', '.join(sorted(arrays))}")
         used = [name for name in ("x", "y", "a", "split") if name in arrays]
+        unused = sorted(set(arrays) - set(used))
+        if unused:
+            warnings.warn(f"path: {self.path} has arrays that are not used: {some(unused)}", stacklevel=4)
         lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in used}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"path: the arrays of {self.path} have different lengths: {lengths}")
-        if arrays["x"].ndim < 2 or arrays["x"].dtype.kind not in "fiub":
+        if arrays["x"].ndim < 2 or 0 in arrays["x"].shape or arrays["x"].dtype.kind not in "fiub":
             raise ValueError(
                 f"path: x in {self.path} has shape {arrays['x'].shape} and dtype {arrays['x'].dtype}, but must be "
-                "numbers of shape [n, d]"
+                "numbers of shape [n, d], n and d > 0"
             )
         return arrays
 
     def _named_parts(self, split: np.ndarray) -> dict[str, Tensor]:
         """Return the rows of each part that the array `split` names."""
+        if split.ndim != 1:
+            raise ValueError(f"path: split in {self.path} has shape {split.shape}, but must be [n]")
+        split = _decoded(split, "split")
         unknown = sorted(set(np.unique(split.astype(str))) - set(SPLITS))
         if unknown:
-            raise ValueError(f"path: split in {self.path} holds {unknown}, but may only hold {', '.join(SPLITS)}")
+            raise ValueError(f"path: split in {self.path} holds {some(unknown)}, but may only hold {', '.join(SPLITS)}")
         parts = {name: torch.from_numpy(np.flatnonzero(split.astype(str) == name)) for name in SPLITS}
         empty = [name for name in ("train", "val", "test") if len(parts[name]) == 0]
         if empty:
@@ -181,8 +217,41 @@ def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
         raise ValueError(
             f"{name} has shape {values.shape} and dtype {values.dtype}, but must be integers or strings of shape [n]"
         )
+    values = _decoded(values, name)
+    if values.dtype.kind == "U":
+        gaps = np.flatnonzero(np.isin(values, _MISSING))
+        if len(gaps):
+            raise ValueError(
+                f"{name} holds {str(values[gaps[0]])!r} in row {gaps[0]}, which stands for a missing value: drop those "
+                "rows, or give them a value of their own, such as 'unknown'"
+            )
     names, codes = np.unique(values, return_inverse=True)
     if len(names) < 2:
         content = f"only one value, {names[0]}" if len(names) else "no rows"
         raise ValueError(f"{name} holds {content}: two or more values are needed")
-    return torch.from_numpy(codes.astype(np.int64)), tuple(str(value) for value in names)
+    classes = tuple(str(value) for value in names)
+    _require_distinct(classes, name)
+    return torch.from_numpy(codes.astype(np.int64)), classes
+
+
+def _decoded(values: np.ndarray, name: str) -> np.ndarray:
+    """Return strings of bytes in UTF-8 as strings; other arrays as they are."""
+    if values.dtype.kind != "S":
+        return values
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} holds bytes that are not in UTF-8 ({error}): save strings") from error
+
+
+def _require_distinct(names: Sequence[str], name: str) -> None:
+    """Refuse labels that differ in blanks at their ends; warn of those that differ in capitals."""
+    stripped, lower = ({form(text) for text in names} for form in (str.strip, str.casefold))
+    if len(stripped) < len(names):
+        raise ValueError(f"{name} holds {', '.join(map(repr, names))}, of which some differ in blanks: strip them")
+    if len(lower) < len(names):
+        warnings.warn(
+            f"{name} holds {some([repr(text) for text in names])}, of which some differ in capitals only: each counts "
+            "as a value of its own",
+            stacklevel=4,
+        )

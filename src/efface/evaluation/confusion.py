@@ -102,7 +102,7 @@ def _hits(counts: Tensor) -> Tensor:
 
 
 def _gaps(accuracy: Tensor, share: Tensor) -> dict[str, Tensor]:
-    """TPR-gap RMS, and the gaps' correlation with the share of a = 0 in each label in train."""
+    """Compute the RMS of the TPR gaps, and their correlation with the share of a = 0 in each label in train."""
     undefined = accuracy.new_full(accuracy.shape[:-2], torch.nan)
     if accuracy.shape[-1] != 2:
         return {"tpr_gap_rms": undefined, "tpr_gap_correlation": undefined}
@@ -120,7 +120,7 @@ def _gaps(accuracy: Tensor, share: Tensor) -> dict[str, Tensor]:
 
 
 def _binary(counts: Tensor) -> dict[str, Tensor]:
-    """AIF360's metrics for a binary label and attribute."""
+    """Compute AIF360's metrics for a binary label and attribute."""
     if counts.shape[-3:] != (2, 2, 2):
         return dict.fromkeys(_BINARY, counts.new_full(counts.shape[:-3], torch.nan))
     selected = counts[..., 1].sum(-2) / counts.sum((-3, -1))  # P(y_pred = 1 | a)

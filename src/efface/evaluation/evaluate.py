@@ -15,7 +15,7 @@ from efface.evaluation.leakage import Leakage
 from efface.evaluation.measured import Measured
 from efface.evaluation.probes import Standardiser
 from efface.moments import Moments
-from efface.options import Ge, options
+from efface.options import Ge, Le, options
 from efface.problem import Features
 
 
@@ -64,7 +64,7 @@ class Evaluation:
 
     probe: bool = True
     mlp_probe: bool = True
-    bootstrap: Annotated[int, Ge(0)] = 1000
+    bootstrap: Annotated[int, Ge(0), Le(100_000)] = 1000
 
     @torch.no_grad()
     def __call__(
@@ -163,7 +163,7 @@ def _counterfactual_bias(p_y: Tensor, p_y_cf: Tensor, *, known: bool) -> Measure
 
 
 def _edit_metrics(debiased: Debiased, before: Tensor, after: Tensor, n_attributes: int) -> Measured:
-    """Metrics of what the method does to features."""
+    """Measure what the method does to features."""
     comparable = debiased.cut == 1 and before.shape == after.shape
     reasons = {
         "max_abs_cov": "the method names no samples that an eraser was fitted on",
@@ -181,7 +181,7 @@ def _edit_metrics(debiased: Debiased, before: Tensor, after: Tensor, n_attribute
 
 
 def _replicate(evaluated: Evaluated, features: Features, reference: Reference) -> Callable[[Tensor], dict[str, Tensor]]:
-    """A function from resamples `[n, columns]` to metrics `[columns]`."""
+    """Return a function from resamples `[n, columns]` to metrics `[columns]`."""
     n_classes, n_attributes = reference.aligned.shape
     y, a, share, aligned_groups = (t.cpu() for t in (features.y, features.a, reference.share, reference.aligned))
     y_pred, p_y, p_y_cf = (evaluated.predictions[name].cpu() for name in ("y_pred", "p_y", "p_y_cf"))

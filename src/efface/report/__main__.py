@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 from efface.report import experiment, frames, published, render, table
+from efface.report.circumstances import flags
 from efface.report.page import page
 from efface.report.plots import draw
-from efface.report.records import Collection, collect, flags
+from efface.report.records import Collection, collect
 from efface.report.table import Table
 
 

@@ -1,5 +1,6 @@
 """The stages of a table: runs → values → marks → columns → cells. Each is a function of what the ones before return."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,12 +14,14 @@ from efface.report.labels import LEVELS, method_order, natural
 from efface.report.published import Published
 from efface.report.reasons import reason
 from efface.report.seeds import Spread, best_and_tied, spread
+from efface.report.signs import signed
 
 Column = tuple[str, str]
 """A setting (data set, and model and training where they vary) and a heading."""
 Mark = Literal["", "best", "tied"]
 
 EMPTY = "–"
+HEAD = "head"
 COSTS = {"seconds_method": ("method, s", 2), "peak_memory_mb": ("memory, MB", 0)}
 """What a run took, with digits: seconds of the method alone, without training and evaluation; peak of the whole run."""
 _ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0", "one": " → 1", "": ""}
@@ -30,10 +33,22 @@ class Cell:
 
     text: str = ""
     mark: Mark = ""
-    runs: tuple[tuple[int, float, str], ...] = ()
-    """Seed, value and path of each run in it."""
+    runs: "tuple[Number, ...]" = ()
+    """The numbers that it is made of."""
     note: str = ""
     """Why it is empty; of a published number, its source."""
+
+
+class Number(NamedTuple):
+    """A metric, or a cost, of one run."""
+
+    seed: int
+    value: float
+    path: str
+    """Of the run."""
+    low: float = math.nan
+    high: float = math.nan
+    """Ends of the run's own 95 % interval, over the samples of test; NaN where it has none."""
 
 
 class Block(NamedTuple):
@@ -48,7 +63,7 @@ class Block(NamedTuple):
 
 Place = tuple[str, str, str]
 """A setting, a method's label, and the key of a metric or of a cost."""
-Values = Mapping[Place, tuple[tuple[int, float, str], ...]]
+Values = Mapping[Place, tuple[Number, ...]]
 Quotes = Mapping[Place, Published]
 
 
@@ -57,7 +72,7 @@ class Slot(NamedTuple):
 
     setting: str
     title: str
-    kind: Literal["metric", "published", "difference", "cost", "count"]
+    kind: Literal["head", "metric", "published", "difference", "cost", "count"]
     key: str
 
     @property
@@ -93,13 +108,20 @@ def values(settings: Iterable[Block], keys: Sequence[str]) -> Values:
     return {place: numbers for place, numbers in table.items() if numbers}
 
 
-def numbers_of(frame: pd.DataFrame, key: str) -> tuple[tuple[int, float, str], ...]:
-    """Return seed, value and path of the runs that have a value."""
+def numbers_of(frame: pd.DataFrame, key: str) -> tuple[Number, ...]:
+    """Return the numbers of the runs that have a value, by seed."""
     if key not in frame:
         return ()
     paths = frame["path"] if "path" in frame else frame["id"] + "/seed=" + frame["seed"].astype(str)
-    rows = zip(frame["seed"].tolist(), frame[key].tolist(), paths.tolist(), strict=True)
-    return tuple(sorted((int(seed), float(value), str(path)) for seed, value, path in rows if pd.notna(value)))
+    ends = [frame[name] if name in frame else [math.nan] * len(frame) for name in (f"{key}_low", f"{key}_high")]
+    rows = zip(frame["seed"], frame[key], paths, *ends, strict=True)
+    return tuple(
+        sorted(
+            Number(int(seed), float(value), str(path), float(low), float(high))
+            for seed, value, path, low, high in rows
+            if pd.notna(value)
+        )
+    )
 
 
 def quotes(settings: Sequence[Block], numbers: Sequence[Published], keys: Iterable[str]) -> Quotes:
@@ -145,7 +167,7 @@ def marks(numbers: Values, metrics: Iterable[Metric], unmarked: set[str]) -> dic
         columns: dict[str, dict[str, dict[int, float]]] = {}
         for (setting, method, key), of_runs in numbers.items():
             if key == metric.key and method not in unmarked:
-                columns.setdefault(setting, {})[method] = {seed: value for seed, value, _ in of_runs}
+                columns.setdefault(setting, {})[method] = {run.seed: run.value for run in of_runs}
         for setting, by_method in columns.items():
             best, tied = best_and_tied(by_method, metric.direction)
             marked |= {(setting, method, metric.key): "best" for method in best}
@@ -160,7 +182,10 @@ def slots(settings: Sequence[Block], metrics: Sequence[Metric], numbers: Values,
     beside = {(setting, key) for setting, method, key in published if (setting, method, key) in numbers}
     foreign = [s for s in dict.fromkeys(s for s, _, _ in published) if s not in {block.setting for block in settings}]
     columns = []
+    says_heads = {block.setting for block in settings if knows_heads(block.runs)}
     for setting in [*(block.setting for block in settings), *foreign]:
+        if setting in says_heads:
+            columns.append(Slot(setting, HEAD, "head", "head"))
         for metric in metrics:
             place = (setting, metric.key)
             if place in measured:
@@ -177,10 +202,22 @@ def slots(settings: Sequence[Block], metrics: Sequence[Metric], numbers: Values,
 
 
 def methods(runs: pd.DataFrame, published: Quotes) -> dict[str, str]:
-    """Return the rows, by the method's label: † for what uses the attribute at test time; published ones last."""
-    marked = set(runs.loc[runs["uses_attribute_at_test"], "method"])
+    """Return the rows, by the method's label, with its signs; published ones last."""
     ours = sorted(runs["method"].unique(), key=method_order)
-    return {m: f"{m} †" if m in marked else str(m) for m in ours} | {m: m for _, m, _ in published if m not in ours}
+    labels = {str(method): signed(str(method), runs[runs["method"] == method]) for method in ours}
+    return labels | {m: m for _, m, _ in published if m not in labels}
+
+
+def knows_heads(runs: pd.DataFrame) -> bool:
+    """Return whether the record of a method says what became of the head; without a method it was of course kept."""
+    return "head" in runs and bool(runs.loc[runs["method_name"] != "none", "head"].notna().any())
+
+
+def head_of(done: pd.DataFrame) -> str:
+    """Return what became of the head in the runs of one cell, with how many where it is not one thing in all."""
+    known = done["head"].dropna().astype(str)
+    counts = known.value_counts().sort_index()
+    return ", ".join(counts.index if len(counts) < 2 else [f"{head} ({n})" for head, n in counts.items()])
 
 
 def cells(
@@ -203,9 +240,7 @@ def cells(
     return table
 
 
-def _measured(
-    block: Block, slot: Slot, method: str, of_runs: tuple[tuple[int, float, str], ...], kind: Spread
-) -> Cell | None:
+def _measured(block: Block, slot: Slot, method: str, of_runs: tuple[Number, ...], kind: Spread) -> Cell | None:
     group = block.runs[block.runs["method"] == method]
     if len(group) == 0:
         return None
@@ -213,9 +248,10 @@ def _measured(
     if slot.kind == "count":
         n = 0 if done is None else len(done)
         return Cell(text=str(n) if n == len(group) else f"{n} of {len(group)}")
+    if slot.kind == "head":
+        return None if done is None else Cell(text=head_of(done))
     if of_runs:
-        digits = COSTS[slot.key][1] if slot.kind == "cost" else 3
-        return Cell(text=number(np.array([value for _, value, _ in of_runs]), digits, kind), runs=of_runs)
+        return Cell(text=number(of_runs, COSTS[slot.key][1] if slot.kind == "cost" else 3, kind), runs=of_runs)
     if done is None:
         return Cell(text=EMPTY, note="; ".join(why for _, why in unfinished(group)))
     return Cell(text=EMPTY, note=reason(done, slot.key)) if slot.kind == "metric" else None
@@ -230,7 +266,7 @@ def unfinished(group: pd.DataFrame) -> list[tuple[list[int], str]]:
     ]
 
 
-def _quoted(slot: Slot, of_runs: tuple[tuple[int, float, str], ...], quote: Published | None) -> Cell | None:
+def _quoted(slot: Slot, of_runs: tuple[Number, ...], quote: Published | None) -> Cell | None:
     if quote is None:
         return None
     if slot.kind == "published":
@@ -238,17 +274,30 @@ def _quoted(slot: Slot, of_runs: tuple[tuple[int, float, str], ...], quote: Publ
         return Cell(text=text, note=quote.text)
     if not of_runs:
         return None
-    difference = float(np.mean([value for _, value, _ in of_runs])) - quote.value
+    difference = float(np.mean([run.value for run in of_runs])) - quote.value
     return Cell(text=f"{difference:+.3f}".replace("-", "−"), note=quote.text)
 
 
-def number(values: np.ndarray, digits: int, kind: Spread) -> str:
-    """Return the mean of `values` `[n]`, and behind `±` their spread if there are several.
+def number(of_runs: Sequence[Number], digits: int, kind: Spread) -> str:
+    """Return the mean over runs, behind `±` their spread if there are several, and their own interval in brackets.
 
-    What rounds to nothing, such as a covariance of 2e-7, is shown with its power of ten.
+    The bracket holds the half-width of the 95 % interval of one run over the samples of test, its mean over runs. It is
+    not added to the spread: runs share the test samples, so that no number of seeds makes it smaller. What rounds to
+    nothing, such as a covariance of 2e-7, is shown with its power of ten.
     """
-    mean, reach = float(values.mean()), spread(values, kind)
+    values = np.array([run.value for run in of_runs])
+    mean, reach, within = float(values.mean()), spread(values, kind), half_width_within(of_runs)
     fixed = digits < 3 or mean == 0 or max(abs(mean), reach) >= 0.5 * 10**-digits
-    parts = [mean, reach] if len(values) > 1 else [mean]
-    texts = [f"{part:.{digits}f}" if fixed else f"{part:.0e}" if part else "0" for part in parts]
-    return " ± ".join(texts).replace("-", "−").replace("e−0", "e−")
+
+    def text(part: float) -> str:
+        return f"{part:.{digits}f}" if fixed else f"{part:.0e}" if part else "0"
+
+    words = text(mean) + (f" ± {text(reach)}" if len(values) > 1 else "")
+    words += "" if within is None else f" [±{text(within)}]"
+    return words.replace("-", "−").replace("e−0", "e−")
+
+
+def half_width_within(of_runs: Sequence[Number]) -> float | None:
+    """Return half the width of a run's interval over the samples of test, its mean over runs; None without any."""
+    widths = [(run.high - run.low) / 2 for run in of_runs if not math.isnan(run.high - run.low)]
+    return float(np.mean(widths)) if widths else None

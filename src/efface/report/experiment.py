@@ -8,21 +8,35 @@
 many runs are finished. Every other word is a condition, `name=value,value`; rows stand in the order of its values. A
 name is a level (`method`), one of its options (`dataset.bias_ratio`), or a column of `runs.csv`; `name:heading` gives a
 column another heading, with `_` for blanks.
+
+Where the runs say whether the head was kept or fitted, a column for it comes by itself, unless the marker names `head`;
+so do notes below the table on brackets and signs.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from efface.files import write_atomically
 from efface.metrics import METRICS
-from efface.report.cells import COSTS, EMPTY, heading, number, numbers_of
+from efface.report.cells import (
+    COSTS,
+    EMPTY,
+    HEAD,
+    half_width_within,
+    head_of,
+    heading,
+    knows_heads,
+    number,
+    numbers_of,
+)  # fmt: skip
 from efface.report.labels import LEVELS, method_order, natural, same, show
 from efface.report.render import pipes, plain
+from efface.report.signs import LEGEND, footnotes, signed
+from efface.report.words import WITHIN
 
 PAGE = "README.md"
 _TABLE = re.compile(r"(<!-- table: (?P<words>[^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -97,20 +111,41 @@ def _table(spec: _Spec, runs: pd.DataFrame) -> str:
     if len(runs) == 0:
         raise ValueError("no run meets the conditions")
     keys = pd.Series([tuple(_value(run, name) for name in spec.rows) for _, run in runs.iterrows()], index=runs.index)
-    lines = []
+    columns = {
+        **({HEAD: HEAD} if knows_heads(runs) and HEAD not in (*spec.rows, *spec.metrics) else {}),
+        **spec.metrics,
+    }
+    lines, groups = [], {}
     for key in sorted(keys.unique(), key=lambda key: _order(spec, key)):
         group = runs[keys == key]
         ids = sorted(set(group["id"]))
         if len(ids) > 1:
             raise ValueError(f"the row {', '.join(key)} would pool ids {', '.join(ids)}: name another option in rows")
-        marked = " †" if group["uses_attribute_at_test"].any() else ""
-        words = [_word(name, word, marked) for name, word in zip(spec.rows, key, strict=True)]
-        lines.append([*words, *(_cell(group, name) for name in spec.metrics)])
-    return pipes([*spec.rows.values(), *spec.metrics.values()], lines)
+        words = [_word(name, word) for name, word in zip(spec.rows, key, strict=True)]
+        groups[", ".join(filter(None, words))] = group
+        named = list(spec.rows).index("method") if "method" in spec.rows else 0
+        words[named] = signed(words[named], group)
+        lines.append([*words, *(_cell(group, name) for name in columns)])
+    below = _below(groups, columns)
+    return pipes([*spec.rows.values(), *columns.values()], lines) + "".join(f"\n\n{note}" for note in below)
 
 
-def _word(name: str, word: str, mark: str) -> str:
-    return f"`{plain(word)}`{mark if name == 'method' else ''}" if name in LEVELS else plain(word)
+def _below(groups: Mapping[str, pd.DataFrame], columns: Iterable[str]) -> list[str]:
+    """Return what a reader must know of the signs and brackets of a table, one paragraph for each."""
+    paragraphs = []
+    metrics = set(columns) - {HEAD}
+    if any(half_width_within(numbers_of(group, name)) is not None for group in groups.values() for name in metrics):
+        paragraphs.append(WITHIN)
+    notes = {row: footnotes(group) for row, group in groups.items()}
+    for sign, meaning in LEGEND.items():
+        of_rows = [f"{row}, {note[sign]}" for row, note in notes.items() if sign in note]
+        if of_rows:
+            paragraphs.append(f"{sign} {meaning}: {plain('; '.join(of_rows))}.")
+    return paragraphs
+
+
+def _word(name: str, word: str) -> str:
+    return f"`{plain(word)}`" if name in LEVELS else plain(word)
 
 
 def _meets(run: pd.Series, name: str, values: Iterable[str]) -> bool:
@@ -145,11 +180,13 @@ def _cell(group: pd.DataFrame, name: str) -> str:
     done = group[group["status"] == "done"]
     if name == "n":
         return str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
+    if name == HEAD:
+        return (head_of(done) if HEAD in done else "") or EMPTY
     if name not in group:
         raise ValueError(f"there is no metric {name}")
-    values = np.array([value for _, value, _ in numbers_of(done, name)])
-    if len(values) == 0:
+    of_runs = numbers_of(done, name)
+    if not of_runs:
         return EMPTY
     if name == "rank":
-        return ", ".join(show(float(rank)) for rank in sorted(set(values)))
-    return number(values, _DIGITS.get(name, 3), "std")
+        return ", ".join(show(rank) for rank in sorted({run.value for run in of_runs}))
+    return number(of_runs, _DIGITS.get(name, 3), "std")

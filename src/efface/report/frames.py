@@ -10,11 +10,16 @@ import pandas as pd
 
 from efface.metrics import METRICS
 from efface.report.labels import LEVELS
+from efface.report.rows import HEADS, LARGEST, NUMBERS
 
 RUNS, LAYERS, HISTORIES = "runs.csv", "layers.csv", "histories.csv"
 _NEEDED = (*LEVELS, "id", "seed", "status", "reason")
+_METRICS = frozenset(metric.key for metric in METRICS)
 _STATUSES = ("done", "not_applicable", "failed")
-_TEXTS = ("id", "commit", "fingerprint", "versions", "reasons", "reason", "path")
+_TEXTS = (
+    *LEVELS, "evaluation", "method_name", "id", "commit", "device", "processor", "versions", "head", "fingerprint",
+    "reasons", "reason", "path", "site",
+)  # fmt: skip
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """How a cell begins that a spreadsheet would run, or that was quoted because it did."""
 
@@ -64,7 +69,8 @@ def _beside(path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=True)
+        # A run may be called `nan` or `NA`: nothing but an empty cell is nothing.
+        frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False, na_values=[""])
     except ValueError as error:  # pandas' own errors and a wrong encoding are all of this kind
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     texts = list(map(str, frame.select_dtypes(exclude="number").columns))
@@ -90,16 +96,23 @@ def _runs(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} has no column {', '.join(missing)}: write it with python -m efface.report results")
     if len(runs) == 0:
         raise ValueError(f"{path} holds no run: write it with python -m efface.report results")
+    for name in ("id", *LEVELS):
+        _check(runs, path, name, runs[name].notna(), "is empty")
     _check(runs, path, "status", runs["status"].isin(_STATUSES), f"is none of {', '.join(_STATUSES)}")
-    for name in ("seed", *(metric.key for metric in METRICS if metric.key in runs)):
+    for name in ("seed", *filter(_is_numeric, map(str, runs))):
         numbers = pd.to_numeric(runs[name], errors="coerce")
         there = runs[name].notna() if name != "seed" else pd.Series(True, index=runs.index)
-        _check(runs, path, name, ~there | np.isfinite(numbers), "is no finite number")
+        _check(runs, path, name, ~there | (np.abs(numbers) <= LARGEST), "is no finite number")
         runs[name] = numbers
+    for name, allowed in (("head", HEADS), ("at_edge", (True, False)), ("uses_attribute_at_test", (True, False))):
+        if name in runs:
+            wrong = f"is none of {', '.join(map(str, allowed))}"
+            _check(runs, path, name, runs[name].isna() | runs[name].isin(allowed), wrong)
     runs["seed"] = runs["seed"].astype(int)
     runs["method_name"] = runs["method"].str.split().str[0]
     if "uses_attribute_at_test" not in runs:
         runs["uses_attribute_at_test"] = False
+    runs["uses_attribute_at_test"] = runs["uses_attribute_at_test"].eq(True)  # an empty cell is a no
     if "reasons" in runs:
         _decoded(runs, path, "reasons")
     for name in _option_columns(runs):
@@ -107,6 +120,12 @@ def _runs(path: Path) -> pd.DataFrame:
         if (level := name.removesuffix("_options")) in LEVELS:  # labels are made anew
             runs[level] = runs[level].str.split().str[0]
     return runs
+
+
+def _is_numeric(name: str) -> bool:
+    """Return whether a column of runs.csv holds numbers: a metric, an end of its interval, or a cost."""
+    metric = name.removeprefix("val_").removesuffix("_low").removesuffix("_high")
+    return metric in _METRICS or name in NUMBERS or name.startswith("seconds_")
 
 
 def _option_columns(runs: pd.DataFrame) -> list[str]:

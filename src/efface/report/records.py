@@ -1,24 +1,20 @@
 """Records on disk into one tidy data frame, a row for each run."""
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from efface.identity import NODES, run_id, run_id_v1
-from efface.metrics import METRICS
+from efface.identity import run_id, run_id_v1
 from efface.record import ERROR, READABLE, RECORD, Record
 from efface.report import frames
-from efface.report.labels import LEVELS, label, natural, options
+from efface.report.circumstances import one_line
+from efface.report.labels import LEVELS, label, natural
+from efface.report.rows import mapping, numbers, row_of
 
 ARRAYS = "arrays.safetensors"
-_INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
-"""Numbers of a record's `info` that are columns of the frame."""
-_KNOWN = frozenset(metric.key for metric in METRICS)
 _IDS = {1: run_id_v1, 2: run_id}
 """How each schema version hashed a configuration into an id."""
 
@@ -54,11 +50,12 @@ class _Run(NamedTuple):
 def collect(results: Path) -> Collection:
     """Return all runs below a folder of records; or those of its `runs.csv`, where it holds that and no record.
 
-    Columns: the levels, `evaluation`, `id`, `seed`, `status`, `reason`, one for each metric on test, `val_<metric>` for
-    those on val, `method_name`, numbers of `info` such as `rank`, `seconds_<step>`, `peak_memory_mb`,
-    `cache_hit_model`, `fingerprint`, `commit`, `device`, `threads`, `versions`, `schema_version`, `reasons` (JSON, by
-    metric), `<level>_options` (dicts) and `path`. Ids of one name are told apart by the options in which they differ. A
-    record that cannot be used is left out and named in `problems`.
+    Columns: the levels, `evaluation`, `id`, `seed`, `status`, `reason`, one for each metric on test, `<metric>_low` and
+    `<metric>_high` for its interval over the samples of test, `val_<metric>` for those on val, `method_name`, numbers
+    of `info` such as `rank`, `head` (kept or fitted), `at_edge`, `seconds_<step>`, `peak_memory_mb`, `cache_hit_model`,
+    `fingerprint`, the `CIRCUMSTANCES`, `reasons` (JSON, by metric), `<level>_options` (dicts) and `path`. A file of an
+    older version lacks some of them. Ids of one name are told apart by the options in which they differ. A record that
+    cannot be used is left out and named in `problems`.
 
     Raises:
         FileNotFoundError: there is nothing to report.
@@ -86,11 +83,6 @@ def collect(results: Path) -> Collection:
         layers=pd.DataFrame([row for run in collected for row in run.layers]),
         arrays={str(run.path): results / run.path / ARRAYS for run in collected if ARRAYS in run.record.artifacts},
     )
-
-
-def one_line(text: object) -> str:
-    """Return a note as one line, so that no foreign text can begin another."""
-    return " ".join(str(text).split())
 
 
 def _natural(column: pd.Series) -> pd.Series:
@@ -132,15 +124,17 @@ def _run(file: Path, results: Path) -> _Run:
             "another version of efface; run its job again"
         )
     path = file.parent.relative_to(results)
-    history = record.info.get("training", {}).get("history") or []
-    layers = [{"layer": i, "site": site.get("path"), **site} for i, site in enumerate(record.info.get("layers", ()), 1)]
+    history = mapping(record.info, "training").get("history") or []
+    layers = [
+        {"layer": i, "site": site.get("path"), **site} for i, site in enumerate(record.info.get("layers") or (), 1)
+    ]  # fmt: skip
     place = {"path": path.as_posix()}
     return _Run(
         path=path,
         record=record,
-        row=_row(path, record),
-        history=[place | _numbers(row, texts=()) for row in history],
-        layers=[place | _numbers({k: v for k, v in row.items() if k != "path"}, texts=("site",)) for row in layers],
+        row=row_of(path, record),
+        history=[place | numbers(row) for row in history],
+        layers=[place | numbers({k: v for k, v in row.items() if k != "path"}, texts=("site",)) for row in layers],
     )
 
 
@@ -150,72 +144,3 @@ def _twins(first: _Run, other: _Run) -> str:
         f"{other.path} is seed {other.record.seed} of id {other.record.id}, as is {first.path}, with "
         f"{'the same' if same else 'OTHER'} metrics: the first is taken"
     )
-
-
-def _row(path: Path, record: Record) -> dict[str, Any]:
-    """Return the row of one run; what names it cannot be overwritten by a metric of that name."""
-    run, info = record.run, record.info
-    names = {node: "_".join(str(record.config[node]["name"]).split()) for node in NODES}
-    head = names | {"id": record.id, "seed": record.seed, "status": record.status, "reason": record.reason}
-    texts = tuple(name for name in record.metrics if name not in _KNOWN)
-    test, val = _numbers(record.metrics, texts=texts), _numbers(record.val_metrics, texts=texts)
-    memory = _numbers({"peak_memory_bytes": run.get("peak_memory_bytes")}, texts=())["peak_memory_bytes"]
-    tail = {
-        "peak_memory_mb": math.nan if memory is None else memory / 1e6,
-        "cache_hit_model": run.get("cache_hit", {}).get("model"),
-        "method_name": names["method"],
-        **_numbers({name: info.get(name) for name in _INFO}, texts=()),
-        "uses_attribute_at_test": bool(info.get("uses_attribute_at_test", False)),
-        "fingerprint": record.fingerprint,
-        "commit": run.get("commit"),
-        "device": run.get("device"),
-        **_numbers({"threads": run.get("threads")}, texts=()),
-        "versions": " ".join(f"{name}={version}" for name, version in sorted(run.get("versions", {}).items())),
-        "schema_version": record.schema_version,
-        "reasons": json.dumps(dict(info["reasons"]), sort_keys=True) if info.get("reasons") else None,
-        **{f"{node}_options": options(record.config[node]) for node in NODES},
-        "path": path.as_posix(),
-    }
-    seconds = _numbers(run.get("seconds", {}), texts=())
-    return {
-        **head,
-        **test,
-        **{f"val_{name}": value for name, value in val.items()},
-        **{f"seconds_{step}": value for step, value in seconds.items()},
-        **tail,
-        **head,
-    }
-
-
-def _numbers(values: Mapping[str, Any], *, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the values that are no dicts.
-
-    Raises:
-        ValueError: a value is no finite number and not null, and not among those that may be `texts`.
-    """
-    flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    for name, value in flat.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (value is None or number or (name in texts and isinstance(value, str))):
-            raise ValueError(f"{name} is {value!r}, but must be a finite number or null")
-    return flat
-
-
-def flags(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return what makes rows of one table hard to compare: several commits, versions, machines or data files."""
-    done = runs[runs["status"] == "done"]
-    notes = []
-    for column, what in (
-        ("commit", "commits of the code"), ("versions", "versions of packages"), ("schema_version", "schema versions"),
-        ("device", "devices"), ("threads", "numbers of threads"),
-    ):  # fmt: skip
-        names = ["unknown" if pd.isna(name) else one_line(name) for name in done.get(column, [])]
-        if len(set(names)) > 1:
-            parts = "; ".join(f"{name} ({names.count(name)} runs)" for name in sorted(set(names)))
-            notes.append(f"mixed {what}: {parts}")
-    if "fingerprint" in done:
-        for dataset, group in done.groupby("dataset", sort=True):
-            prints = sorted(map(one_line, group["fingerprint"].dropna().unique()))
-            if len(prints) > 1:
-                notes.append(f"{dataset}: runs read different data files (fingerprints {', '.join(prints)})")
-    return tuple(notes)

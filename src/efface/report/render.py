@@ -3,17 +3,19 @@
 import csv
 import html
 import io
+import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from efface.report.cells import Number
 from efface.report.frames import quoted
 from efface.report.table import Cell, Column, Table
 
 WIDEST = 14
 """Columns of a markdown table; a wider one is cut into one for each setting."""
 _SIGNS = {
-    r"\^{}½": "$^{1/2}$",
+    r"\^{}½": "$^{1/2}$", "‡": r"\textdaggerdbl{}", "§": r"\S{}",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "′": "$'$",
     "†": r"\textdagger{}", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "‖": r"$\Vert$", "²": "$^2$",
     "μ": r"$\mu$", "λ": r"$\lambda$", "Σ": r"$\Sigma$", "½": r"$\frac12$", "Δ": r"$\Delta$", "∈": r"$\in$",
@@ -137,6 +139,12 @@ def to_html(table: Table) -> str:
 def _html_cell(cell: Cell) -> str:
     text = _marked(Cell(text=html.escape(cell.text), mark=cell.mark), "<b>{}</b>", "<u>{}</u>")
     if cell.runs:
-        runs = html.escape("\n".join(f"seed {seed}: {value:.6g}  {path}" for seed, value, path in cell.runs))
+        runs = html.escape("\n".join(map(_origin, cell.runs)))
         return f'<span class="number" role="button" tabindex="0" data-runs="{runs}" title="{runs}">{text}</span>'
     return f'<span title="{html.escape(cell.note)}">{text}</span>' if cell.note else text
+
+
+def _origin(number: Number) -> str:
+    """Return the line that says which run a number is of."""
+    own = "" if math.isnan(number.high - number.low) else f" [{number.low:.4g}, {number.high:.4g}]"
+    return f"seed {number.seed}: {number.value:.6g}{own}  {number.path}"

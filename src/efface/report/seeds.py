@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -41,21 +41,30 @@ def spread(values: np.ndarray, kind: Spread) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
+def common_seeds(by_row: Mapping[Any, Iterable[int]]) -> list[int]:
+    """Return the seeds that more than half of the rows have: on these alone rows are compared.
+
+    Args:
+        by_row: the seeds of each row; rows without any do not count.
+    """
+    filled = [set(seeds) for seeds in by_row.values()]
+    counts = Counter(seed for seeds in filled for seed in seeds)
+    return sorted(seed for seed, count in counts.items() if 2 * count > sum(map(bool, filled)))
+
+
 def best_and_tied(by_row: Mapping[Any, Mapping[int, float]], direction: str) -> tuple[set[Any], set[Any]]:
     """Return the rows of the best mean, and those not significantly worse.
 
-    Rows are compared on common seeds, those that more than half of the rows have, so that no row is best for having met
-    easy seeds only. A row without all of them is neither. If they are at least `FEWEST`, each other row is compared
-    with the best by a two-sided paired t-test, and the p-values are corrected by Holm's method at 5 %. The test knows
-    the spread over seeds, not the sampling of the test split.
+    Rows are compared on their `common_seeds`, so that no row is best for having met easy seeds only. A row without all
+    of them is neither. If they are at least `FEWEST`, each other row is compared with the best by a two-sided t-test of
+    the differences seed by seed, and the p-values are corrected by Holm's method at 5 %. The test knows the spread over
+    seeds, not the sampling of the test split.
 
     Args:
         by_row: a metric by row and seed.
         direction: `higher` or `lower` is better, or what is nearer to `zero` or `one`.
     """
-    filled = [values for values in by_row.values() if values]
-    counts = Counter(seed for values in filled for seed in values)
-    seeds = sorted(seed for seed, count in counts.items() if 2 * count > len(filled))
+    seeds = common_seeds(by_row)
     rows = [row for row, values in by_row.items() if values and set(seeds) <= set(values)]
     if len(rows) < 2 or not seeds or not direction:
         return set(), set()

@@ -71,7 +71,7 @@ def build(
         rows=tuple(rows.values()),
         columns=tuple(slot.column for slot in columns),
         cells=stages.cells(settings, columns, rows, numbers, marks, quotes, kind),
-        caption=words.caption(runs, columns, tested=tested, kind=kind),
+        caption=words.caption(runs, columns, numbers, tested=tested, kind=kind),
         definitions=words.definitions(chosen, columns),
         notes=words.notes(runs, settings, chosen, numbers, columns, failures),
     )

@@ -5,24 +5,34 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from efface.metrics import Metric
-from efface.report.cells import EMPTY, Block, Slot, Values, heading, unfinished
+from efface.report.cells import EMPTY, Block, Slot, Values, half_width_within, heading, unfinished
+from efface.report.circumstances import flags, one_line, shared
 from efface.report.labels import differences
 from efface.report.reasons import reason
-from efface.report.records import flags, one_line
 from efface.report.seeds import FEWEST, Spread
+from efface.report.signs import LEGEND, footnotes, signs_of
 
 _OVER = {
     "std": "mean ± standard deviation over n seeds",
     "interval": "mean ± half-width of its 95 % t interval, t(n − 1, .975) · s / √n, over n seeds",
 }
+WITHIN = (
+    "[± …]: half-width of one run's 95 % bootstrap interval over the samples of test, or over whole people, with model "
+    "and probe held fixed. It stands beside the spread over seeds and is not part of it: seeds share the test samples, "
+    "so that more of them do not make it smaller."
+)
+"""What stands in brackets behind a mean."""
 
 
-def caption(runs: pd.DataFrame, columns: Sequence[Slot], *, tested: bool, kind: Spread) -> tuple[str, ...]:
+def caption(
+    runs: pd.DataFrame, columns: Sequence[Slot], numbers: Values, *, tested: bool, kind: Spread
+) -> tuple[str, ...]:
     """Return sentences on how to read the table.
 
     Args:
         runs: all of it.
         columns: its columns.
+        numbers: its values.
         tested: whether a test was made.
         kind: what stands behind a mean.
     """
@@ -38,14 +48,21 @@ def caption(runs: pd.DataFrame, columns: Sequence[Slot], *, tested: bool, kind: 
         )
     sentences = [
         f"All metrics are on the test split, which no method and no selection saw; {_OVER[kind]}.",
+        *([WITHIN] if any(half_width_within(of_runs) is not None for of_runs in numbers.values()) else []),
         f"{best}.",
         "The model of the last epoch is kept, unless the training names a metric on val; methods fit on train or "
         "on the pairs, never on test.",
     ]
-    if runs["uses_attribute_at_test"].any():
-        sentences.append("† uses the protected attribute at test time, and is left out when the best is marked.")
+    if any(slot.kind == "head" for slot in columns):
+        sentences.append(
+            "Head: kept as the base model had it, or fitted by the method; methods of unlike heads differ in more than "
+            "in what they erased."
+        )
+    sentences += [f"{sign} {LEGEND[sign]}." for sign in LEGEND if sign in signs_of(runs)]
     if any(slot.kind == "published" for slot in columns):
         sentences.append("Published: as printed in the source; difference: ours minus published.")
+    if made := shared(runs):
+        sentences.append(made)
     return tuple(sentences)
 
 
@@ -66,6 +83,7 @@ def notes(
     """Return why cells are empty, what failed, and what is hard to compare; each is one line."""
     lines = [
         *(line for block in settings for line in _open_runs(block)),
+        *(line for block in settings for line in _signed(block)),
         *_gaps(settings, metrics, numbers, columns),
         *differences(runs),
         *(f"flagged: {flag}" for flag in flags(runs)),
@@ -79,6 +97,14 @@ def _open_runs(block: Block) -> list[str]:
         f"{block.setting} / {method}, seed {', '.join(map(str, seeds))}: {why}"
         for method, group in block.runs.groupby("method", sort=False)
         for seeds, why in unfinished(group)
+    ]
+
+
+def _signed(block: Block) -> list[str]:
+    return [
+        f"{block.setting} / {method}: {sign} {note}"
+        for method, cell in block.done.items()
+        for sign, note in footnotes(cell).items()
     ]
 
 

@@ -9,7 +9,7 @@ import math
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,6 +119,12 @@ def execute(run: Run, *, say: Callable[[str], None] = print) -> Record:
         record = None if run.overwrite else _finished(run, say=say)
         if record is not None:
             say(f"{run.directory} is finished already ({record.status}); overwrite=true runs it again")
+            if run.tracker.is_cut_off(run.directory):
+                with _logger_may_fail():
+                    _follow(run)
+                    for row in record.info.get("training", {}).get("history", []):
+                        run.tracker.epoch(row)
+                    run.tracker.finish(record)
             return record
         require_writable(run.directory, option="results_dir")
         results.clear(run.directory)
@@ -131,18 +137,29 @@ def execute(run: Run, *, say: Callable[[str], None] = print) -> Record:
                 _leave_error(run, error)
             raise
         (run.directory / ERROR).unlink(missing_ok=True)
-        try:
+        with _logger_may_fail():
             run.tracker.finish(record)
-        except Exception as error:  # the run is done and its record is there
-            warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=2)
         return record
 
 
-def _run(run: Run, say: Callable[[str], None]) -> Record:
+@contextlib.contextmanager
+def _logger_may_fail() -> Iterator[None]:
+    """Within this context an error becomes a warning: the run is done and its record is there."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=4)
+
+
+def _follow(run: Run) -> None:
     run.tracker.start(
         config={**run.config, "seed": run.seed}, name=f"{run.label or run.config['method']['name']} seed={run.seed}",
         group=str(run_subdir(run.config, run.seed).parent), directory=run.directory,
     )  # fmt: skip
+
+
+def _run(run: Run, say: Callable[[str], None]) -> Record:
+    _follow(run)
     fingerprint = run.fingerprint()
     session = Session(
         device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say
@@ -159,9 +176,9 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
 
 
 def _content(run: Run, outcome: Outcome) -> dict[str, Any]:
-    """The fields of a record that an outcome fills. No number is NaN or infinite there: it is null.
+    """Return the fields of a record that an outcome fills, with null for each number that is NaN or infinite.
 
-    One such number is no reason to lose a run. Of a metric the reason says what it was.
+    One such number is no reason to lose a run. Where a metric is null, its reason says what it was.
     """
     if outcome.not_applicable is not None:
         return {"status": "not_applicable", "reason": outcome.not_applicable}
@@ -180,7 +197,7 @@ def _content(run: Run, outcome: Outcome) -> dict[str, Any]:
 
 
 def _finished(run: Run, *, say: Callable[[str], None]) -> Record | None:
-    """The record of a finished run; None, with a message on why, if an artefact is not as it was."""
+    """Return the record of a finished run; None, with a message on why, if an artefact is not as it was."""
     path = run.directory / RECORD
     if not path.is_file():
         return None
@@ -221,7 +238,7 @@ def _not_finite(value: Any) -> bool:
 
 
 def _replaced(value: Any, *, by: Callable[[float], Any]) -> Any:
-    """The same containers with every number that is NaN or infinite replaced."""
+    """Return the same containers with every number that is NaN or infinite replaced."""
     if isinstance(value, Mapping):
         return {key: _replaced(item, by=by) for key, item in value.items()}
     if isinstance(value, list | tuple):

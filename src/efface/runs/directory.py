@@ -53,6 +53,9 @@ def complete(directory: Path) -> None:
     source = directory / COMPLETE
     if not source.is_dir():
         return
+    if (source / _STAGED).exists() and not _is_record(source / _STAGED):  # a disk's fault, or a person's
+        shutil.rmtree(source)
+        return
     superseded = _artifacts(directory / RECORD)
     for path in source.iterdir():
         if path.name != _STAGED:
@@ -92,8 +95,16 @@ def damages(directory: Path, record: Record, required: tuple[str, ...]) -> list[
     return sentences
 
 
+def _is_record(path: Path) -> bool:
+    try:
+        Record.read(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _artifacts(path: Path) -> set[str]:
-    """The files that a record names beside it; none if it cannot be read."""
+    """Return the files that a record names beside it; none if it cannot be read."""
     try:
         names = Record.read(path, versions=READABLE).artifacts
     except (OSError, ValueError):

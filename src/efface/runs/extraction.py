@@ -134,7 +134,7 @@ class Extraction:
 
 
 def _views(dataset: Dataset) -> dict[str, _View]:
-    """What each field of `SplitFeatures` is read from."""
+    """Return what each field of `SplitFeatures` is read from."""
 
     def whole(split: Split) -> _View:
         return _View(split, torch.arange(len(split)), split.a)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from efface.cache import Entry
 from efface.data.base import Dataset, Source
@@ -27,6 +28,7 @@ from efface.training import Erm, Trained
 class GridRun(Run):
     """The configured parts of one run of a debiasing method."""
 
+    packages: ClassVar[tuple[str, ...]] = (*Run.packages, "torchvision", "pillow")
     required_artifacts: ClassVar[tuple[str, ...]] = (MODEL_FILE, PREDICTIONS_FILE)
 
     dataset: Source
@@ -66,7 +68,7 @@ class GridRun(Run):
             return self._evaluate(debiased, extraction, trained)
 
     def _base_model(self, dataset: Dataset, key: dict[str, Any], session: Session) -> tuple[Model, Trained]:
-        """The trained model, frozen, on the session's device."""
+        """Train the model, or take it from the cache; return it frozen, on the session's device."""
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
 
@@ -95,6 +97,8 @@ class GridRun(Run):
             "d": fitted_at.train.x.shape[1],
             **sample_sizes(debiased),
             **debiased.info,
+            # Compared, not asked of the method: one that may fit a head, and finds that nothing is better, has kept it.
+            "head": "kept" if computes_the_same(debiased.head, extraction.model.head) else "fitted",
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
         }
@@ -103,6 +107,14 @@ class GridRun(Run):
             val_metrics=val.metrics, reasons=test.reasons, val_reasons=val.reasons, info=info,
             writers=writers_of(debiased, dataset, test.predictions),
         )  # fmt: skip
+
+
+def computes_the_same(layer: nn.Linear, other: nn.Linear) -> bool:
+    """Return whether two linear layers have equal weights, and equal biases or none."""
+    tensors, others = layer.state_dict(), other.state_dict()
+    return tensors.keys() == others.keys() and all(
+        torch.equal(t.to(others[name]), others[name]) for name, t in tensors.items()
+    )
 
 
 def sample_sizes(debiased: Debiased) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def sample_sizes(debiased: Debiased) -> dict[str, Any]:
 
 
 def _content(dataset: Dataset) -> str:
-    """A digest of ids, labels, attributes and some inputs of a loaded data set.
+    """Return a digest of ids, labels, attributes and some inputs of a loaded data set.
 
     In the cache's key, so that a change of the code that makes the data is not answered with models of the old data.
     """

@@ -106,7 +106,7 @@ class ScrubbingRun(Run):
 
 
 def _about(lm: LanguageModel, test: TokenData) -> dict[str, Any]:
-    """What a record tells of the model, and of the text that it is tested on."""
+    """Return what a record tells of the model, and of the text that it is tested on."""
     return {
         "unigram_bits_per_byte": unigram_bits_per_byte(test),
         "bytes": int(test.n_bytes.sum()),

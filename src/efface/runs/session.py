@@ -14,7 +14,7 @@ from torch import Tensor
 
 from efface import cache
 from efface.devices import resolve_device
-from efface.runs.provenance import PeakMemory, commit
+from efface.runs.provenance import PeakMemory, commit, processor
 from efface.runs.tracking import Tracker
 
 UNTRAINED = "training.epochs=0: the base model is as it was initialised, and its own head has learned nothing"
@@ -70,6 +70,7 @@ class Session:
             "cache_hit": self._cache_hits,
             "peak_memory_bytes": self._peak.bytes(),
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
+            "processor": processor(),
             "threads": torch.get_num_threads(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),

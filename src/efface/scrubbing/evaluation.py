@@ -56,20 +56,31 @@ class ScrubbingEvaluation:
     batch_size: Annotated[int, Ge(1)] = 32
 
     def scales(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, paths: Sequence[str], *,
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        train: TokenData,
+        paths: Sequence[str],
+        *,
         progress: bool = False,
-    ) -> dict[str, Standardiser]:  # fmt: skip
+    ) -> dict[str, Standardiser]:
         """Return the scale of the states at each site in the model as it is, from tokens of train."""
         untouched = ConceptScrubber(scrubber.pre_hook)
         states = states_by_site(
             lm, untouched, train, paths, batch_size=self.batch_size, tokens=self._sample(train), progress=progress
-        )  # fmt: skip
+        )
         return {path: Standardiser.of(x.double()) for path, x in states}
 
     def __call__(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, scales: Mapping[str, Standardiser],
-        n_labels: int, *, progress: bool = False,
-    ) -> ScrubbingMeasures:  # fmt: skip
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        data: TokenData,
+        scales: Mapping[str, Standardiser],
+        n_labels: int,
+        *,
+        progress: bool = False,
+    ) -> ScrubbingMeasures:
         """Evaluate on one split.
 
         Args:
@@ -94,9 +105,15 @@ class ScrubbingEvaluation:
         return ScrubbingMeasures(metrics, reasons, layers)
 
     def on_fit(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, scales: Mapping[str, Standardiser],
-        n_labels: int, *, progress: bool = False,
-    ) -> dict[str, dict[str, float | None]]:  # fmt: skip
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        train: TokenData,
+        scales: Mapping[str, Standardiser],
+        n_labels: int,
+        *,
+        progress: bool = False,
+    ) -> dict[str, dict[str, float | None]]:
         """Measure what is left of the concept on the data fitted on.
 
         Returns:
@@ -107,7 +124,7 @@ class ScrubbingEvaluation:
         labelled = (train.z >= 0) & (train.attention_mask > 0)
         covariances = largest_covariances(
             lm, scrubber, train, list(scrubber.erasers), n_labels, batch_size=self.batch_size, progress=progress
-        )  # fmt: skip
+        )
         z = train.z[labelled]
         small = [
             path
@@ -115,9 +132,15 @@ class ScrubbingEvaluation:
             if isinstance(eraser, LeaceEraser) and 4 * len(z) * len(eraser.proj_left) <= self.fit_bytes
         ]
         states = states_by_site(
-            lm, scrubber, train, small if self.fit_information else [], batch_size=self.batch_size, tokens=labelled,
-            max_bytes=self.fit_bytes, progress=progress,
-        )  # fmt: skip
+            lm,
+            scrubber,
+            train,
+            small if self.fit_information else [],
+            batch_size=self.batch_size,
+            tokens=labelled,
+            max_bytes=self.fit_bytes,
+            progress=progress,
+        )
         information = {path: information_gain(scales[path](x.double()), z, n_labels) for path, x in states}
         return {
             path: {"max_abs_cov": covariance, "fit_information": information.get(path)}
@@ -129,14 +152,19 @@ class ScrubbingEvaluation:
         return list(scrubber.erasers) or family_of(lm.model).paths(lm.model)
 
     def _probes(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, scales: Mapping[str, Standardiser],
-        n_labels: int, progress: bool,
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        data: TokenData,
+        scales: Mapping[str, Standardiser],
+        n_labels: int,
+        progress: bool,
+    ) -> list[dict[str, Any]]:
         tokens = self._sample(data)
         z = data.z[tokens]
         states = states_by_site(
             lm, scrubber, data, list(scales), batch_size=self.batch_size, tokens=tokens, progress=progress
-        )  # fmt: skip
+        )
         layers = []
         off = None if progress else True  # None: off where there is no terminal
         for path, x in tqdm(states, desc="probe", unit="site", total=len(scales), disable=off, leave=False):
@@ -146,7 +174,7 @@ class ScrubbingEvaluation:
         return layers
 
     def _sample(self, data: TokenData) -> Tensor:
-        """Some of the labelled tokens, always the same ones, `[n, t]` bool."""
+        """Choose some of the labelled tokens, always the same ones, `[n, t]` bool."""
         places = ((data.z >= 0) & (data.attention_mask > 0)).flatten().nonzero()[:, 0]
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
         chosen = torch.zeros(data.z.numel(), dtype=torch.bool)
@@ -155,7 +183,7 @@ class ScrubbingEvaluation:
 
 
 def information_gain(x: Tensor, z: Tensor, n_labels: int, *, l2: float = 1e-7) -> float:
-    """H(z) minus the cross-entropy of the best softmax regression on the same data, in bits; 0 if z is guarded.
+    """Return H(z) minus the cross-entropy of the best softmax regression on the same data, in bits; 0 if z is guarded.
 
     Args:
         x: `[n, d]`, standardised by the un-erased states.

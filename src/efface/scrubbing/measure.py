@@ -19,7 +19,7 @@ from efface.scrubbing.tokens import Batch, Batches, TokenData, predicted, token_
 @torch.no_grad()
 def bits_per_byte(
     lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, *, batch_size: int, progress: bool = False
-) -> float | None:  # fmt: skip
+) -> float | None:
     """Return the loss of the predicted tokens over the bytes of UTF-8 they stand for; None without a causal head.
 
     Comparable between tokenisers. The first token of a sequence counts only if a special one stands before it.
@@ -111,9 +111,15 @@ def states_by_site(
 
 @torch.no_grad()
 def largest_covariances(
-    lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, paths: Sequence[str], n_labels: int, *,
-    batch_size: int, progress: bool = False,
-) -> dict[str, float]:  # fmt: skip
+    lm: LanguageModel,
+    scrubber: ConceptScrubber,
+    data: TokenData,
+    paths: Sequence[str],
+    n_labels: int,
+    *,
+    batch_size: int,
+    progress: bool = False,
+) -> dict[str, float]:
     """Return the largest |Cov(x, one-hot z)| of the scrubbed states at each module, over all labelled tokens.
 
     Columns are in units of their root mean square in the model as it is; those that are zero there, below 1e-12 of the

@@ -46,8 +46,8 @@ def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: f
     f = objective
     k, d = f.shape
     spread = f.spread(probabilities)
-    most = min(len(f.x), max(k * d, 100 * len(f.x) // (k * d)))
-    rows = (spread * f.length_sq).topk(most).indices
+    number = min(len(f.x), max(k * d, 100 * len(f.x) // (k * d)))
+    rows = (spread * f.length_sq).topk(number).indices
     spread[rows] = 0
     others, weight = _representatives(spread, spread, max(5 * d, _LEAST))
     x = f.x32.mT[:, others].mT
@@ -73,10 +73,10 @@ def _representatives(spread: Tensor, importance: Tensor, number: int) -> tuple[T
         return torch.arange(n, device=spread.device), spread
     order = importance.argsort(descending=True)
     others = order[number:]
-    some = others[:: max(1, len(others) // number)]
+    sampled = others[:: max(1, len(others) // number)]
     weight = spread.clone()
-    weight[some] *= spread[others].sum() / (spread[some].sum() + 1e-300)
-    return torch.cat([order[:number], some]), weight
+    weight[sampled] *= spread[others].sum() / (spread[sampled].sum() + 1e-300)
+    return torch.cat([order[:number], sampled]), weight
 
 
 class NewtonSteps(NewtonCg[LinearPoint]):

@@ -54,6 +54,11 @@ def external(
         raise ValueError("pairs: there are none, and the external strategy learns from nothing else")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha is {alpha}, but must be a weight of the pairs in (0, 1]")
+    if x_cf.shape != (len(y), objective.x.shape[1]):
+        raise ValueError(
+            f"x_cf has shape {list(x_cf.shape)}, but must be {[len(y), objective.x.shape[1]]}: a row for each of y_cf, "
+            "as wide as x"
+        )
     joined = torch.cat([(1 - alpha) * _normalised(objective.weight, objective.y), alpha * _normalised(weight, y)])
     return replace(
         objective, x=torch.cat([objective.x, x_cf]), y=torch.cat([objective.y, y]), weight=joined, centre=centre
@@ -153,7 +158,11 @@ def check_pairs(y: Tensor, y_cf: Tensor) -> None:
 
 
 def check_labels(y: Tensor, n_classes: int) -> None:
-    """Raise ValueError, with the classes, if one has no training sample."""
+    """Raise ValueError unless y are labels `[n]` of all classes; the message names those without a sample."""
+    if y.dtype == torch.bool or y.is_floating_point() or y.ndim != 1:
+        raise ValueError(f"y has shape {list(y.shape)} and dtype {y.dtype}, but must be integer labels [n]")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < n_classes:
+        raise ValueError(f"y has labels from {int(y.min())} to {int(y.max())}, but must lie in 0 … {n_classes - 1}")
     absent = (torch.bincount(y, minlength=n_classes) == 0).nonzero()[:, 0].tolist()
     if absent:
         raise ValueError(f"train: no sample of classes {absent}; leave them out of the head, or add some")

@@ -80,9 +80,12 @@ def head_parameters(head: torch.nn.Linear) -> Tensor:
 
     Raises:
         TypeError: it is no linear layer with a logit for each of two classes or more.
+        ValueError: its weights are not finite.
     """
     if not isinstance(head, torch.nn.Linear) or head.out_features < 2:
         raise TypeError(f"head is {_name(head)}, but unlearning needs a linear head with K >= 2 logits")
+    if not all(bool(parameter.isfinite().all()) for parameter in head.parameters()):
+        raise ValueError("head has NaN or infinite weights: it has diverged; train it anew")
     weight = head.weight.detach().double()
     return weight.clone() if head.bias is None else torch.cat([weight, head.bias.detach().double()[:, None]], 1)
 

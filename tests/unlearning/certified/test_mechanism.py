@@ -36,7 +36,7 @@ def test_the_shift_that_is_allowed_grows_smoothly_with_epsilon() -> None:
     assert allowed_shift(1.0001, 1e-5) == pytest.approx(allowed_shift(1.0, 1e-5), rel=1e-3)
 
 
-def test_the_system_s_values_are_normal_and_never_the_same() -> None:
+def test_system_noise_is_normal_and_never_the_same() -> None:
     one, other = gaussian((200, 300)), gaussian((200, 300))
     assert not torch.equal(one, other)
     assert float(one.mean().abs()) < 0.02

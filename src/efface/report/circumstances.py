@@ -1,0 +1,102 @@
+"""Under what circumstances runs were made: what all of them share, and what makes them hard to compare."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from efface.report.labels import printable
+
+CIRCUMSTANCES = {
+    "commit": "commits of the code",
+    "schema_version": "schema versions",
+    "device": "devices",
+    "processor": "kinds of processor",
+    "threads": "numbers of threads",
+    "versions": "versions of",
+}
+"""Columns of the frame of runs that do not change what is computed, but can change its result; with their plurals.
+
+In `versions` stand those of several packages, `name=version name=version`.
+"""
+_UNKNOWN = "unknown"
+
+
+def one_line(text: object) -> str:
+    """Return a note as one line of printable characters, so that no foreign text can begin another."""
+    return printable(" ".join(str(text).split()))
+
+
+def seeds_in_words(seeds: Sequence[object]) -> str:
+    """Return `seed 0` or `seeds 0, 1`."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def flags(runs: pd.DataFrame) -> tuple[str, ...]:
+    """Return what makes rows of one table hard to compare: several commits, versions, machines or data files."""
+    done = runs[runs["status"] == "done"]
+    notes = []
+    for plural, values in _by_plural(done).items():
+        if len(set(values)) > 1:
+            parts = "; ".join(f"{value} ({values.count(value)} runs)" for value in sorted(set(values)))
+            notes.append(f"mixed {plural}: {parts}")
+    if "fingerprint" in done:
+        for dataset, group in done.groupby("dataset", sort=True):
+            prints = sorted(map(one_line, group["fingerprint"].dropna().unique()))
+            if len(prints) > 1:
+                notes.append(f"{dataset}: runs read different data files (fingerprints {', '.join(prints)})")
+    return tuple(notes)
+
+
+def mixed(cell: pd.DataFrame) -> str:
+    """Return in what the finished runs of one cell differ, which a reader would take for the spread over seeds."""
+    done = cell[cell["status"] == "done"]
+    parts = []
+    for plural, values in _by_plural(done).items():
+        seeds: dict[str, list[str]] = {}
+        for value, seed in zip(values, done["seed"], strict=True):
+            seeds.setdefault(value, []).append(str(seed))
+        if len(seeds) > 1:
+            which = "; ".join(f"{value} ({seeds_in_words(seeds[value])})" for value in sorted(seeds))
+            parts.append(f"{plural}: {which}")
+    return ", and ".join(parts)
+
+
+def shared(runs: pd.DataFrame) -> str:
+    """Return in words under which circumstances all finished runs were made; empty where there are none."""
+    done = runs[runs["status"] == "done"]
+    if len(done) == 0:
+        return ""
+    known = {column: [value for value in _values(done, column) if value != _UNKNOWN] for column in CIRCUMSTANCES}
+    one = {column: values[0] for column, values in known.items() if len(values) == len(done) and len(set(values)) == 1}
+    if "threads" in one:
+        threads = f"with {one['threads']} thread{'' if one['threads'] == '1' else 's'}"
+    else:
+        threads = f"with {'numbers of threads that differ' if known['threads'] else 'a number of threads not recorded'}"
+    parts = [
+        threads,
+        *([f"on {one['processor']}"] if "processor" in one else []),
+        *([f"and {one['device']}"] if one.get("device", "cpu") != "cpu" else []),
+        *([f"under {one['versions']}"] if one.get("versions") else []),
+    ]
+    return f"All runs were made {', '.join(parts)}."
+
+
+def _by_plural(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the values of each circumstance as text, one for each run; of each package its versions."""
+    values = {plural: _values(runs, column) for column, plural in CIRCUMSTANCES.items() if column != "versions"}
+    versions = [dict(word.partition("=")[::2] for word in text.split()) for text in _values(runs, "versions")]
+    for package in sorted({name for each in versions for name in each} - {_UNKNOWN}):
+        plural = f"{CIRCUMSTANCES['versions']} {package}"
+        values[plural] = [each.get(package, _UNKNOWN) for each in versions]
+    return values
+
+
+def _values(runs: pd.DataFrame, column: str) -> list[str]:
+    """Return the values of a column as text, one for each run; where the column is missing all are unknown."""
+    if column not in runs:
+        return [_UNKNOWN] * len(runs)
+    return [_UNKNOWN if pd.isna(value) else _text(value) for value in runs[column]]
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else one_line(value)
