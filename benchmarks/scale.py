@@ -1,6 +1,7 @@
 """What `bench_scale` measures, how its costs grow, and the table of docs/scale.md that follows from that."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from efface.unlearning.objective import TrainingObjective
 MEMORY, SECONDS = 64e9, 24 * 3600.0
 """Where a table says that it ends: bytes, and seconds of one core."""
 BATCH, TAGS = 8192, 17
+_POWER = re.compile(r"([ndk])(|²|³|\^[\d.]+)")
 _MARKED = re.compile(r"(<!-- scale -->\n).*?(<!-- /scale -->)", re.DOTALL)
 
 
@@ -53,9 +55,9 @@ class Case:
     sizes: tuple[Size, ...]
     """The last one is extrapolated from."""
     time: str
-    """How time grows, as a Python expression of n, d and k."""
+    """A formula of what time grows as; see `formula_value`."""
     memory: str
-    """Bytes beyond the data at the most, as a Python expression."""
+    """A formula of the bytes beyond the data, at the most."""
     streams: bool = False
     """Takes its data in batches; otherwise they are in memory as a whole, in float32."""
     reference: Size
@@ -64,11 +66,11 @@ class Case:
 
     def cost(self, size: Size) -> float:
         """Return the value of `time`: seconds up to a factor."""
-        return float(_value(self.time, size))
+        return formula_value(self.time, size)
 
     def bytes(self, size: Size) -> float:
         """Return the value of `memory`, with the data where they are in memory as a whole."""
-        return float(_value(self.memory, size)) + (0 if self.streams else 4 * size.n * size.d)
+        return formula_value(self.memory, size) + (0 if self.streams else 4 * size.n * size.d)
 
     def end(self, seconds: float) -> tuple[int, str]:
         """Return the largest value of `along` within the limits, and which of them ends it.
@@ -77,17 +79,28 @@ class Case:
             seconds: measured at the last size.
         """
         rate = seconds / self.cost(self.sizes[-1])
-        value, reason = 1.0, "time"
+        reach = 1.0
         while True:
-            size = self.reference._replace(**{self.along: int(value)})
-            if self.bytes(size) > MEMORY or rate * self.cost(size) > SECONDS:
-                reason = "memory" if self.bytes(size) > MEMORY else "time"
-                return int(value / 1.02), reason
-            value *= 1.02
+            size = self.reference._replace(**{self.along: int(reach * 1.02)})
+            if self.bytes(size) > MEMORY:
+                return int(reach), "memory"
+            if rate * self.cost(size) > SECONDS:
+                return int(reach), "time"
+            reach *= 1.02
 
 
-def _value(expression: str, size: Size) -> Any:
-    return eval(expression, {"__builtins__": {}, "min": min}, size._asdict())  # noqa: S307 — written above
+def formula_value(formula: str, size: Size) -> float:
+    """Return the value of a sum of products of numbers and powers of n, d and k, such as `24 n d + 40 d² + 1e8`."""
+    return math.fsum(math.prod(_factor(text, size) for text in term.split()) for term in formula.split(" + "))
+
+
+def _factor(text: str, size: Size) -> float:
+    symbol = _POWER.fullmatch(text)
+    if symbol is None:
+        return float(text)
+    exponent = {"": 1.0, "²": 2.0, "³": 3.0}.get(symbol[2]) or float(symbol[2].removeprefix("^"))
+    base: float = getattr(size, symbol[1])
+    return math.pow(base, exponent)
 
 
 def labelled(size: Size) -> tuple[Tensor, Tensor]:
@@ -181,8 +194,8 @@ CASES: tuple[Case, ...] = (
         name="LEACE, SAL: statistics",
         prepare=lambda size: _streamed(LeaceFitter(size.d, size.k, shrinkage="correlation"), size),
         sizes=_sizes((20_000, 512, 2), (20_000, 512, 1000), (20_000, 2048, 2)),
-        time="n * d**2",
-        memory="24 * d**2 + 16 * d * k + 40_000 * d",
+        time="n d²",
+        memory="24 d² + 16 d k + 40000 d",
         streams=True,
         reference=MILLION,
     ),
@@ -190,8 +203,8 @@ CASES: tuple[Case, ...] = (
         name="LEACE, SAL: eraser from statistics",
         prepare=_leace_eraser,
         sizes=_sizes((5_000, 512, 2), (5_000, 512, 500), (5_000, 2048, 2)),
-        time="d**3",
-        memory="40 * d**2 + 24 * d * k",
+        time="d³",
+        memory="40 d² + 24 d k",
         streams=True,
         reference=MILLION,
     ),
@@ -199,8 +212,8 @@ CASES: tuple[Case, ...] = (
         name="oracle LEACE",
         prepare=lambda size: _whole(OracleFitter(size.d, size.k, rtol=1e-4), size),
         sizes=_sizes((200_000, 256, 10), (200_000, 256, 100_000)),
-        time="n * d + 20 * d * k",
-        memory="32 * d * k + 40_000 * d",
+        time="n d + 20 d k",
+        memory="32 d k + 40000 d",
         streams=True,
         reference=Size(1_000_000, 1024, 10),
         along="k",
@@ -209,8 +222,8 @@ CASES: tuple[Case, ...] = (
         name="QLEACE",
         prepare=lambda size: _whole(QuadraticFitter(size.d, size.k), size),
         sizes=_sizes((20_000, 128, 10), (20_000, 512, 10)),
-        time="n * d**2 + 100 * k * d**3",
-        memory="140 * k * d**2",
+        time="n d² + 100 k d³",
+        memory="140 k d²",
         streams=True,
         reference=Size(1_000_000, 1024, 10),
     ),
@@ -218,56 +231,56 @@ CASES: tuple[Case, ...] = (
         name="R-LACE, binary or full rank (closed form)",
         prepare=lambda size: _fitted(functools.partial(RlaceEraser.fit, rank=size.k - 1), size),
         sizes=_sizes((20_000, 512, 2), (20_000, 2048, 2)),
-        time="n * d**2 + 10 * d**3",
-        memory="36 * n * d + 40 * d**2",
+        time="n d² + 10 d³",
+        memory="36 n d + 40 d²",
         reference=MILLION,
     ),
     Case(
         name="R-LACE, rank 3 of 9 (game)",
         prepare=lambda size: _fitted(functools.partial(RlaceEraser.fit, rank=3), size),
         sizes=_sizes((3_000, 64, 10), (3_000, 128, 10)),
-        time="n * d * k",
-        memory="60 * n * d + 40 * d**2 + 48 * n * k",
+        time="n d² k",
+        memory="60 n d + 160 d² k²",
         reference=Size(10_000, 100, 10),
     ),
     Case(
         name="INLP, 5 predictors",
         prepare=lambda size: _fitted(functools.partial(InlpEraser.fit, iterations=5), size),
         sizes=_sizes((20_000, 256, 2), (20_000, 256, 10), (20_000, 1024, 2)),
-        time="n * d**1.3 * k**0.5",
-        memory="42 * n * d + 48 * n * k",
+        time="n d^1.3 k^0.5",
+        memory="42 n d + 48 n k",
         reference=Size(1_000_000, 1024, 10),
     ),
     Case(
         name="mean projection",
         prepare=lambda size: _fitted(functools.partial(MeanProjectionEraser.fit, rank=size.k - 1), size),
         sizes=_sizes((20_000, 1024, 2), (20_000, 4096, 10)),
-        time="n * d * k",
-        memory="8 * n * d + 8 * n * k",
+        time="n d k",
+        memory="8 n d + 8 n k",
         reference=Size(1_000_000, 1024, 10),
     ),
     Case(
         name="PCA",
         prepare=lambda size: _fitted(functools.partial(PcaEraser.fit, rank=1), size),
         sizes=_sizes((20_000, 512, 2), (20_000, 2048, 2)),
-        time="3 * n * d**2 + 10 * d**3",
-        memory="8 * n * d + 40 * d**2",
+        time="3 n d² + 10 d³",
+        memory="8 n d + 40 d²",
         reference=MILLION,
     ),
     Case(
         name="random projection",
         prepare=lambda size: _fitted(functools.partial(RandomProjectionEraser.fit, rank=size.k - 1), size),
         sizes=_sizes((20_000, 1024, 2), (20_000, 4096, 10)),
-        time="n * d",
-        memory="8 * d * k + 2000 * d",
+        time="n d",
+        memory="8 d k + 2000 d",
         reference=Size(1_000_000, 1024, 10),
     ),
     Case(
         name="FMD head: converge, influence of all samples",
         prepare=_fmd,
         sizes=_sizes((20_000, 512, 2), (20_000, 512, 9), (5_000, 512, 100), (5_000, 512, 1000)),
-        time="n * d * k",
-        memory="24 * n * d + 64 * n * k + 32 * min(k * d, 5000)**2",
+        time="n d k",
+        memory="24 n d + 64 n k + 8e8",
         reference=Size(100_000, 512, 10),
         along="k",
     ),
@@ -275,16 +288,16 @@ CASES: tuple[Case, ...] = (
         name="certified removal: train, remove 100, release",
         prepare=_certified,
         sizes=_sizes((20_000, 256, 2), (20_000, 256, 10), (20_000, 1024, 2)),
-        time="n * d**1.5 * k**0.75",
-        memory="20 * n * d + 24 * n * k + 24 * d**2",
+        time="n d^1.5 k^0.75",
+        memory="20 n d + 24 n k + 24 d²",
         reference=MILLION,
     ),
     Case(
         name="linear probe",
         prepare=functools.partial(_probe, linear_probe),
         sizes=_sizes((20_000, 256, 2), (20_000, 256, 100), (20_000, 1024, 2)),
-        time="n * d**1.6 * k**0.5",
-        memory="28 * n * d + 32 * n * k",
+        time="n d^1.6 k^0.5",
+        memory="28 n d + 32 n k",
         reference=Size(100_000, 1024, 10),
         along="n",
     ),
@@ -292,8 +305,8 @@ CASES: tuple[Case, ...] = (
         name="probe by a network",
         prepare=functools.partial(_probe, mlp_probe),
         sizes=_sizes((20_000, 256, 2), (20_000, 1024, 2)),
-        time="n * d",
-        memory="8 * n * d",
+        time="n d",
+        memory="8 n d",
         reference=Size(100_000, 1024, 2),
         along="n",
     ),
@@ -302,8 +315,8 @@ CASES: tuple[Case, ...] = (
             name=f"scrubbing, {blocks} blocks: {'evaluation' if evaluate else 'erasers'}",
             prepare=functools.partial(_scrubbing, blocks=blocks, evaluate=evaluate),
             sizes=_sizes((16_384, 128, TAGS), (16_384, 256, TAGS)),
-            time=f"n * d**2 * {blocks}" + (" + 20000 * d * k" if evaluate else ""),
-            memory="1.5e9 + 60 * min(n, 3e8 / d) * d" if evaluate else "8 * n * d + 40 * d**2 + 1e8",
+            time=f"{blocks} n d²" + (" + 20000 d k" if evaluate else ""),
+            memory="1.1e10" if evaluate else "8 n d + 40 d² + 1e8",
             streams=True,
             reference=Size(1_000_000, 1024, TAGS),
             along="n",
@@ -319,31 +332,30 @@ def label(case: Case, size: Size) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the table of docs/scale.md as markdown; a case that was not measured at its sizes is left out."""
+    """Return the table of docs/scale.md as markdown; a case that was not measured at all its sizes is left out."""
     measured = {row.what: row for row in rows}
-    lines = []
-    for case in CASES:
-        found = [measured.get(label(case, size)) for size in case.sizes]
-        known = [row for row in found if row is not None]
-        if len(known) < len(case.sizes):
-            continue
-        end, reason = case.end(known[-1].ours)
-        lines.append(
-            {
-                "what": case.name,
-                "time grows as": _shown(case.time),
-                "bytes, at most about": _shown(case.memory),
-                "measured: seconds of one core, peak": "<br>".join(
-                    f"{size}: {row.ours:.3g} s, {_gigabytes(row)}"
-                    for size, row in zip(case.sizes, known, strict=True)
-                ),
-                "ends at": f"{case.along} ≈ {_rounded(end)} ({reason}), "
-                + ", ".join(
-                    f"{name} = {value:,}" for name, value in case.reference._asdict().items() if name != case.along
-                ),
-            }
-        )
+    lines = [
+        _line(case, [measured[label(case, size)] for size in case.sizes])
+        for case in CASES
+        if all(label(case, size) in measured for size in case.sizes)
+    ]
     return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True, stralign="left"))
+
+
+def _line(case: Case, rows: Sequence[Row]) -> dict[str, str]:
+    """Return a case's line of the table, from its results size by size."""
+    end, reason = case.end(rows[-1].ours)
+    fixed = [f"{name} = {number:,}" for name, number in case.reference._asdict().items() if name != case.along]
+    return {
+        "what": case.name,
+        "time grows as": case.time,
+        "bytes, at most about": case.memory,
+        "measured: seconds of one core, peak": "<br>".join(
+            f"{size}: {row.ours:.3g} s, {(row.peak_bytes or 0) / 1e9:.2f} GB"
+            for size, row in zip(case.sizes, rows, strict=True)
+        ),
+        "ends at": f"{case.along} ≈ {_rounded(end)} ({reason}), where {', '.join(fixed)}",
+    }
 
 
 def with_table(text: str, rows: Sequence[Row]) -> str:
@@ -351,18 +363,9 @@ def with_table(text: str, rows: Sequence[Row]) -> str:
     return _MARKED.sub(lambda match: f"{match[1]}\n{table(rows)}\n\n{match[2]}", text)
 
 
-def _gigabytes(row: Row) -> str:
-    return "–" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f} GB"
-
-
-def _shown(expression: str) -> str:
-    return expression.replace("**2", "²").replace("**3", "³").replace(" * ", " ").replace("1e9", "10⁹")
-
-
-def _rounded(value: int) -> str:
-    """Return a number to two digits."""
-    digits = max(len(str(value)) - 2, 0)
-    return f"{round(value, -digits):,}"
+def _rounded(number: int) -> str:
+    """Return a whole number to two digits."""
+    return f"{round(number, 2 - len(str(number))):,}"
 
 
 BY_LABEL: Mapping[str, tuple[Case, Size]] = {label(case, size): (case, size) for case in CASES for size in case.sizes}

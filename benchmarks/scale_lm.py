@@ -48,5 +48,3 @@ def evaluated(lm: LanguageModel, scrubber: ConceptScrubber, data: TokenData, k: 
     evaluation = ScrubbingEvaluation()
     scales = evaluation.scales(lm, scrubber, data, evaluation.sites(lm, scrubber))
     return evaluation(lm, scrubber, data, scales, k), evaluation.on_fit(lm, scrubber, data, scales, k)
-
-
