@@ -65,6 +65,7 @@ def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: 
 
 
 def test_a_read_only_cache_can_be_read_and_says_so_before_it_builds(tmp_path: Path) -> None:
+    """Covers faults B4."""
     whole = np.arange(24, dtype=np.uint8).reshape(6, 4)
     calls: list[int] = []
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))
@@ -127,6 +128,7 @@ def test_an_array_is_announced_after_it_is_there(tmp_path: Path, monkeypatch: py
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """Covers faults B5."""
     path = tmp_path / "file"
     write_atomically(path, lambda p: p.write_text("old"))
 
@@ -196,3 +198,17 @@ def test_an_array_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such image"):
         cached_array(tmp_path, "images", {}, (4, 2), chunks)
     assert [path.suffix for path in (tmp_path / "images").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.zeros((3, 2), np.uint8), r"they have 6 bytes, not \[4, 2\]"),
+        (np.zeros((5, 2), np.uint8), r"they have 10 bytes, not \[4, 2\]"),
+        (np.zeros((4, 2), np.float32), "one has dtype float32, but must be uint8"),
+    ],
+)
+def test_chunks_that_are_not_the_array_are_refused(tmp_path: Path, chunk: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cached_array(tmp_path, "images", {}, (4, 2), lambda: [chunk], say=print)
+    assert not list(tmp_path.rglob("*.npy"))

@@ -153,6 +153,7 @@ def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
              "\";touch {};\"", "erasers $(shell touch {})", "erasers`touch {}`"],
 )  # fmt: skip
 def test_make_reproduce_refuses_what_is_no_experiment(name: str, tmp_path: Path) -> None:
+    """Covers faults B16."""
     done = make("reproduce", "EXPERIMENT=" + name.format(tmp_path / "PWN"), folder=tmp_path)
     assert done.returncode == 2
     assert "EXPERIMENT=... must be one of: certified_removal erasers " in done.stderr
@@ -160,6 +161,7 @@ def test_make_reproduce_refuses_what_is_no_experiment(name: str, tmp_path: Path)
 
 
 def test_make_quotes_names(tmp_path: Path) -> None:
+    """Covers faults B16."""
     assert "experiments/erasers/README.md" in make("-n", "reproduce", "EXPERIMENT=erasers", folder=tmp_path).stdout
     shown = make("-n", "run", "RESULTS=a b", folder=tmp_path).stdout
     assert "'results_dir=\"a b\"'" in shown

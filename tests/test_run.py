@@ -75,6 +75,7 @@ def test_sweep_resumes_and_says_what_is_done(efface: Callable, tmp_path: Path) -
 
 
 def test_weights_and_biases_has_a_run_for_each_job(efface: Callable, tmp_path: Path) -> None:
+    """Covers faults C8: no more than a record holds, and no key."""
     done = efface("-m", "method=none", "seed=0,1", logger="wandb")
     assert done.returncode == 0, done.stderr
     offline = sorted(tmp_path.rglob("offline-run-*/*.wandb"))
@@ -84,6 +85,7 @@ def test_weights_and_biases_has_a_run_for_each_job(efface: Callable, tmp_path: P
     content = offline[0].read_bytes()
     for text in ("method=none seed=0", "colored_mnist_mini/mlp/erm/none/", "debiased.safetensors", "group_accuracy"):
         assert text.encode() in content  # its name, its group, its artifact, a table
+    assert not list(tmp_path.rglob("requirements.txt"))  # what is installed: the record has the versions that matter
     assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
@@ -137,6 +139,7 @@ def test_bad_input_is_named(efface: Callable, tmp_path: Path, arguments: list[st
 
 @pytest.mark.parametrize("results", ["/proc/efface", "/etc/hostname"])
 def test_results_dir_that_cannot_be_written_is_named(results: str, tmp_path: Path) -> None:
+    """Covers faults B4."""
     done = subprocess.run(command(Path(results), tmp_path / "cache"), **popen())  # type: ignore[call-overload]
     assert done.returncode == 1
     assert f"cannot write to {results}" in done.stderr
@@ -145,6 +148,7 @@ def test_results_dir_that_cannot_be_written_is_named(results: str, tmp_path: Pat
 
 
 def test_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Covers faults B3."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = popen()
@@ -186,6 +190,8 @@ def test_config_is_shown_with_every_option(efface: Callable) -> None:
 
 
 def test_full_disk_leaves_no_record_and_a_clear_error(tmp_path: Path, cache: Path) -> None:
+    """Covers faults A5."""
+
     def no_file_above_10_kb() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
@@ -244,6 +250,8 @@ def test_missing_or_half_written_files_are_made_again(efface: Callable, tmp_path
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_ends_the_command_and_leaves_no_scratch(tmp_path: Path, number: int, code: int) -> None:
+    """Covers faults C5."""
+
     def as_in_a_terminal() -> None:  # a shell's background jobs ignore SIGINT, and so would their children
         signal.signal(number, signal.SIG_DFL)
 

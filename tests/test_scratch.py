@@ -28,6 +28,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def test_only_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """Covers faults C5."""
     (living, used), (killed, left) = hold(tmp_path), hold(tmp_path)
     (left / "file").write_text("of the run")
     others = [tmp_path / ".one-just-made", tmp_path / ".other-one"]
@@ -49,6 +50,7 @@ def test_only_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
 
 
 def test_command_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    """Covers faults C5."""
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(CONF.parent / "run.py")]
     places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]

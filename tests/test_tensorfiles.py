@@ -26,12 +26,14 @@ def test_tensors_are_read_as_written(tmp_path: Path) -> None:
 
 
 def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Covers faults C6."""
     for name in "abcdefgh":
         tensorfiles.write(tmp_path / name, dict(reversed(TENSORS.items())), kind="thing", facts={"n": 3, "m": 1})
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    """Covers faults B6."""
     path = tmp_path / "file"
     tensorfiles.write(path, TENSORS, kind="thing", facts={"n": 3})
     content = path.read_bytes()
@@ -63,6 +65,7 @@ def test_another_kind_is_named(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """Covers faults B5."""
     path = tmp_path / "file"
     tensorfiles.write(path, TENSORS, kind="thing")
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -80,6 +83,7 @@ def finished(folder: Path) -> Path:
 
 
 def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers faults A1."""
     run = finished(tmp_path)
     (tmp_path / "helper_layers.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w').write('x')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -99,8 +103,9 @@ def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "PWNED").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", '{"id": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"id": 1}', 100_000 * "[", '{"status": "done", "artifacts": 3}'])
 def test_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+    """Covers faults A1."""
     (tmp_path / "record.json").write_text(content)
     with pytest.raises(ValueError, match=r"record.json is damaged .*overwrite=true"):
         efface.load(tmp_path)
@@ -123,9 +128,18 @@ def test_run_without_a_model_says_why(tmp_path: Path, record: dict) -> None:
         ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged"}),
         ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": "many"}),
         ({"head.weight": torch.zeros(3)}, {"represent": "unchanged", "cut": 1}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": 0}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": 1.5}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "rectified", "cut": 1}),
+        (
+            {"head.weight": torch.zeros(2, 3), "represent.weight_1": torch.zeros(3, 3)},
+            {"represent": "rectified", "cut": 1},
+        ),
+        ({"head.weight": torch.zeros(2, 3), "other": torch.zeros(1)}, {"represent": "unchanged", "cut": 1}),
     ],
 )
 def test_a_file_with_a_part_missing_is_named(tmp_path: Path, tensors: dict, facts: dict) -> None:
+    """Covers faults A1."""
     tensorfiles.write(tmp_path / "file", tensors, kind="debiased model", facts=facts)
     with pytest.raises(ValueError, match="lacks a part of a saved debiased model"):
         Debiased.load(tmp_path / "file")
@@ -160,3 +174,23 @@ def test_a_representation_that_could_not_be_loaded_is_not_saved(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"add it to efface\.representations\.KINDS"):
         Debiased(represent=represent, head=nn.Linear(3, 2)).save(tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_was_exchanged_is_not_loaded(tmp_path: Path) -> None:
+    """Covers faults A6: whole, but of another run than the record beside it."""
+    run = finished(tmp_path)
+    path = run / "debiased.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (run / "record.json").write_text(json.dumps({"status": "done", "artifacts": {path.name: digest}}))
+    assert efface.load(run).cut == 1
+    Debiased(represent=Representation(), head=nn.Linear(3, 2)).save(path)
+    with pytest.raises(ValueError, match=r"is not the model of .*record\.json: it was exchanged since"):
+        efface.load(run)
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    tensor = torch.arange(6.0)
+    tensorfiles.write(tmp_path / "file", {"a": tensor, "b": tensor, "c": tensor[:2]}, kind="thing")
+    tensors, _ = tensorfiles.read(tmp_path / "file", kind="thing")
+    assert torch.equal(tensors["b"], tensor)
+    assert torch.equal(tensors["c"], tensor[:2])

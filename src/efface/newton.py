@@ -102,6 +102,26 @@ def conjugate_gradients(
     return LinearSolution(x, float(residual.norm()) / norm if norm > 0 else 0.0, iterations, smallest)
 
 
+def largest_eigenvalue(product: LinearMap, start: Tensor, *, iterations: int = 20) -> float:
+    """Return the largest eigenvalue of a positive semi-definite matrix, from below and to a few per cent.
+
+    By power iteration.
+
+    Args:
+        product: v ↦ A v.
+        start: where to begin, not orthogonal to the eigenvector.
+        iterations: products.
+    """
+    v, eigenvalue = start / start.norm(), 0.0
+    for _ in range(iterations):
+        v = product(v)
+        eigenvalue = float(v.norm())
+        if eigenvalue == 0:
+            break
+        v = v / eigenvalue
+    return eigenvalue
+
+
 class StaleFactor(Generic[P]):
     """A preconditioner that is kept from solve to solve while it serves, and built anew when it has become stale.
 

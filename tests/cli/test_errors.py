@@ -66,6 +66,8 @@ def said_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         (["device=meta"], "^device is 'meta', but must be"),
         (["device=3"], "^device is 3, but must be a string$"),
         (["seed=1.5"], "^seed is 1.5, but must be an integer$"),
+        (["seed=[1]"], r"^seed is \[1\], but must be an integer$"),
+        (["device={a: 1}"], "^device is {'a': 1}, but must be a string$"),
         (["seed=-1"], "^seed is -1, but must lie between 0 and 4294967295$"),
         (["seed=99999999999999999999"], "^seed is 99999999999999999999, but must lie between"),
         (["objective=acuracy"], "^objective is 'acuracy', .* one of accuracy, .*\\. Did you mean accuracy\\?$"),
@@ -83,6 +85,7 @@ def said_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     ],
 )
 def test_refused_command_is_explained(said_of: Callable[..., str], overrides: list[str], expected: str) -> None:
+    """Covers faults B14, C1, C2, C3."""
     text = said_of(*overrides)
     assert re.search(expected, text), text
     assert "use +" not in text
@@ -100,6 +103,7 @@ def test_refused_command_is_explained(said_of: Callable[..., str], overrides: li
 def test_refused_scrubbing_command_is_explained(
     said_of: Callable[..., str], overrides: list[str], expected: str
 ) -> None:
+    """Covers faults C1."""
     text = said_of(*overrides, name="scrubbing")
     assert re.search(expected, text), text
 
@@ -120,6 +124,7 @@ def test_legal_command_has_a_folder(said_of: Callable[..., str], overrides: list
 
 
 def test_home_is_expanded(said_of: Callable[..., str]) -> None:
+    """Covers faults C2."""
     assert said_of("results_dir='~/x'").startswith(str(Path.home() / "x" / "colored_mnist_mini"))
 
 
@@ -127,4 +132,5 @@ def test_home_is_expanded(said_of: Callable[..., str]) -> None:
 def test_hydra_writes_elsewhere_where_it_may_not_or_cannot(
     said_of: Callable[..., str], override: str, tmp_path: Path
 ) -> None:
+    """Covers faults B4."""
     assert said_of(override).startswith(str(tmp_path / "scratch" / "colored_mnist_mini"))

@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,9 @@ HUGE[5, 2] = -1e20
             "every sample of train in .*my.npz has the attribute '0'; two or more are needed",
         ),
         ({"y": np.arange(200)}, r"has no sample of class .* and \d+ more: give it some"),
+        ({"a": np.array(["f", "m", "m "])[np.arange(200) % 3]}, "a holds 'f', 'm', 'm ', .* differ in blanks: strip"),
+        ({"a": np.array([b"\xff", b"m"])[np.arange(200) % 2]}, "a holds bytes that are not in UTF-8"),
+        ({"split": np.array([b"tr\xff"] * 200)}, "split holds bytes that are not in UTF-8"),
         ({"split": np.full((200, 1), "train")}, r"split in .* has shape \(200, 1\), but must be \[n\]"),
         ({"split": np.array(["train"] * 200)}, "gives no row to val, test"),
         ({"split": np.array(["training"] * 200)}, "may only hold train, val, pairs, test"),
@@ -106,6 +110,15 @@ def test_bad_files(tmp_path: Path) -> None:
         load(str(tmp_path / "part.npz"))
     with pytest.raises(ValueError, match="ratios is"):
         FeatureFile(path="x", ratios=[1.0, 0, 0, 0])
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
+        file.writestr("x", "no array")
+    with pytest.raises(ValueError, match=r"cannot be read .x is no array"):
+        load(str(tmp_path / "text.npz"))
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file, file.open("x.npy", "w") as member:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+        np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(str(tmp_path / "huge.npz"))
     np.save(tmp_path / "one.npy", np.zeros((3, 2)))
     with pytest.raises(ValueError, match=r"it is one array of shape \(3, 2\).*numpy.savez\(path"):
         load(str(tmp_path / "one.npy"))
@@ -179,3 +192,14 @@ def test_bytes_are_labels(tmp_path: Path) -> None:
     data = load(save(tmp_path, y=source["y"].astype(bytes)))
     assert data.classes == ("cat", "dog")
     assert torch.equal(data.train.y, load(save(tmp_path)).train.y)
+
+
+def test_labels_that_differ_in_capitals_are_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="a holds 'F', 'f', 'm', of which some differ in capitals only"):
+        load(save(tmp_path, a=np.array(["F", "f", "m"])[np.arange(200) % 3]))
+
+
+def test_home_is_expanded_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path)
+    assert len(load("~/my.npz").train) == 120

@@ -53,6 +53,7 @@ def test_inlp_stops_when_no_predictor_is_informative() -> None:
 
 
 def test_bad_input() -> None:
+    """Covers faults C4."""
     x, y = mixture()
     with pytest.raises(ValueError, match="rank and iterations are both None"):
         InlpEraser.fit(x, y)

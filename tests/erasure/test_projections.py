@@ -44,6 +44,7 @@ def test_random_subspaces_depend_on_the_seed() -> None:
 
 @pytest.mark.parametrize("kind", [MeanProjectionEraser, PcaEraser, RandomProjectionEraser])
 def test_bad_input(kind: type) -> None:
+    """Covers faults C4."""
     x, y = mixture()
     with pytest.raises(ValueError, match="rank is 12, but must lie in 1 … 11"):
         kind.fit(x, y, rank=12)

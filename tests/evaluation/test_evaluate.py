@@ -95,6 +95,7 @@ def test_a_shift_of_constant_features_is_null_with_a_reason() -> None:
 
 
 def test_a_model_that_has_diverged_is_not_evaluated() -> None:
+    """Covers faults A8."""
     features, known = noisy(200)
     broken = head()
     broken.weight[0, 0] = torch.nan

@@ -3,8 +3,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
-from efface.methods.selection import at_edge, best_on_val, score_on_val
+from efface.methods.selection import Judge, at_edge, best_on_val
 from efface.problem import Problem
 
 
@@ -13,37 +14,49 @@ class Tried:
     searched: ClassVar[tuple[str, ...]] = ("l2",)
 
     l2: float
-    score: float
+    logits: Tensor
 
     def facts(self) -> dict[str, Any]:
         return {"l2": self.l2}
 
 
-def test_best_on_val_is_the_first_of_equals_and_all_are_recorded() -> None:
-    best, facts = best_on_val(iter([Tried(1.0, 0.5), Tried(2.0, 0.7), Tried(3.0, 0.7)]), "accuracy")
+def right_in(problem: Problem, number: int) -> Tensor:
+    """Logits that are right in the first `number` samples of val."""
+    y = problem.val.y
+    label = torch.where(torch.arange(len(y)) < number, y, (y + 1) % problem.n_classes)
+    return torch.nn.functional.one_hot(label, problem.n_classes).double()
+
+
+def test_best_on_val_is_the_first_of_equals_and_all_are_recorded(ten_classes: Problem) -> None:
+    n = len(ten_classes.val)
+    hits = {1.0: n // 2, 2.0: n - 50, 3.0: n - 50}
+    tried = (Tried(l2, right_in(ten_classes, number)) for l2, number in hits.items())
+    best, facts = best_on_val(tried, ten_classes, "accuracy")
     assert best.l2 == 2
     assert facts == {
         "selection": "accuracy",
-        "chosen": {"l2": 2.0, "val_accuracy": 0.7},
+        "chosen": {"l2": 2.0, "val_accuracy": (n - 50) / n},
         "at_edge": False,
-        "tried": [{"l2": l2, "val_accuracy": score} for l2, score in ((1.0, 0.5), (2.0, 0.7), (3.0, 0.7))],
+        "tried": [{"l2": l2, "val_accuracy": number / n} for l2, number in hits.items()],
     }
 
 
 @pytest.mark.parametrize(
-    ("scores", "edge"), [((0.9, 0.1, 0.1), True), ((0.1, 0.1, 0.9), True), ((0.1, 0.9, 0.1), False), ((0.9,), False)]
+    ("hits", "edge"), [((90, 10, 10), True), ((10, 10, 90), True), ((10, 90, 10), False), ((90,), False)]
 )
-def test_edge_of_a_grid_is_where_a_wider_one_might_do_better(scores: tuple[float, ...], edge: bool) -> None:
+def test_edge_of_a_grid_is_where_a_wider_one_might_do_better(
+    ten_classes: Problem, hits: tuple[int, ...], edge: bool
+) -> None:
     # Whatever the order in which they were tried.
-    for places in (range(len(scores)), reversed(range(len(scores)))):
-        tried = [Tried(10.0**-place, scores[place]) for place in places]
-        best, facts = best_on_val(tried, "accuracy")
+    for places in (range(len(hits)), reversed(range(len(hits)))):
+        tried = [Tried(10.0**-place, right_in(ten_classes, hits[place])) for place in places]
+        best, facts = best_on_val(tried, ten_classes, "accuracy")
         assert at_edge(best, tried) == facts["at_edge"] == edge
 
 
 def test_score_on_val_is_of_val(ten_classes: Problem) -> None:
     val = ten_classes.val
     right = torch.nn.functional.one_hot(val.y, 10).double()
-    assert score_on_val(right, ten_classes, "worst_group_accuracy") == 1
-    assert score_on_val(right.roll(1, 1), ten_classes, "accuracy") == 0
-    assert score_on_val(100 * right, ten_classes, "balanced_loss") == pytest.approx(0, abs=1e-9)
+    assert Judge(ten_classes, "worst_group_accuracy").score(right) == 1
+    assert Judge(ten_classes, "accuracy").score(right.roll(1, 1)) == 0
+    assert Judge(ten_classes, "balanced_loss").score(100 * right) == pytest.approx(0, abs=1e-9)

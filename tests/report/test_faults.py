@@ -50,6 +50,7 @@ BAD: dict[str, dict[str, Any]] = {
 def test_a_bad_record_is_left_out_with_its_path(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Covers faults B9."""
     monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])
     record(tmp_path)
     bad = record(tmp_path, {"method": {"rank": 2}}, **BAD[name])
@@ -69,6 +70,7 @@ def test_a_metric_cannot_take_the_place_of_what_names_a_run(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["q$1^$.npz", "a$\\foo$b", "50%_{x}"])
 def test_names_that_look_like_formulas_are_drawn_and_written(tmp_path: Path, name: str) -> None:
+    """Covers faults B9."""
     for value in (name, "other"):
         for seed in (0, 1):
             metrics = {"unbiased_accuracy": 0.5 + seed / 10, "counterfactual_bias": 0.1, "probe_information": 0.2}
@@ -92,7 +94,10 @@ HOSTILE = {
 
 
 def test_foreign_text_stays_text(tmp_path: Path) -> None:
-    record(tmp_path, {"method": {"name": HOSTILE["method"]}}, run={"commit": HOSTILE["commit"]})
+    """Covers faults B13."""
+    run = dict.fromkeys(("commit", "processor", "device"), HOSTILE["commit"]) | {"versions": {"\n# a": "\n# b"}}
+    record(tmp_path, {"method": {"name": HOSTILE["method"]}}, run=run, fingerprint=HOSTILE["commit"])
+    record(tmp_path, {"method": {"path": HOSTILE["option"]}}, run={"processor": HOSTILE["option"]})
     record(tmp_path, {"method": {"name": "=sum"}, "dataset": {"name": "@data"}})
     failing = record(tmp_path, seed=1, status="failed", reason=HOSTILE["reason"], metrics={})
     failing.rename(failing.with_name("error.json"))
@@ -154,6 +159,7 @@ HEADER = "dataset,model,training,method,id,seed,status,reason,accuracy"
 def test_a_bad_runs_csv_is_named_with_its_line(
     tmp_path: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Covers faults B9."""
     (tmp_path / "runs.csv").write_bytes(content)
     assert main([str(tmp_path)]) == 1
     error = capsys.readouterr().err
@@ -165,6 +171,7 @@ def test_a_bad_runs_csv_is_named_with_its_line(
 def test_published_numbers_that_are_named_must_exist(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Covers faults B10."""
     record(tmp_path / "results")
     (tmp_path / "folder").mkdir()
     assert main([str(tmp_path / "results"), "--published", str(tmp_path / kind)]) == 1
@@ -175,6 +182,7 @@ def test_published_numbers_that_are_named_must_exist(
 def test_a_report_that_cannot_be_finished_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Covers faults B11."""
     record(tmp_path)
     assert main([str(tmp_path)]) == 0
     report = tmp_path / "report"

@@ -83,6 +83,7 @@ def test_features_of_other_weights_are_others(model: Model, mini: Dataset) -> No
 
 
 def test_features_that_are_not_finite_are_an_error(model: Model, mini: Dataset) -> None:
+    """Covers faults A8."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1e30)  # each is finite

@@ -130,7 +130,7 @@ def test_every_null_metric_has_a_reason(finished: tuple[GridRun, Record]) -> Non
 
 
 def test_a_model_that_diverges_in_its_last_step_is_an_error(parts_of: Build, tmp_path: Path) -> None:
-    """Its loss was finite when it was last computed, before the step."""
+    """Its loss was finite when it was last computed, before the step. Covers faults A8."""
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
     arrays = {"x": torch.randn(200, 3, generator=g).numpy(), "y": labels.numpy(), "a": labels.roll(50).numpy()}

@@ -71,6 +71,7 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize("action", [fail, interrupt])
 def test_an_overwrite_that_fails_leaves_the_finished_run(run: Trivial, action: Callable[[], None]) -> None:
+    """Covers faults A5."""
     base.execute(run, **QUIET)
     with pytest.raises((RuntimeError, KeyboardInterrupt)) as error:
         base.execute(replace(run, value=2.0, overwrite=True, action=action), **QUIET)
@@ -85,6 +86,8 @@ def test_an_overwrite_that_fails_leaves_the_finished_run(run: Trivial, action: C
 
 
 def test_an_overwrite_without_its_data_fails_before_it_computes(run: Trivial) -> None:
+    """Covers faults A5."""
+
     def gone() -> str:
         raise FileNotFoundError("data.npz")
 
@@ -95,6 +98,7 @@ def test_an_overwrite_without_its_data_fails_before_it_computes(run: Trivial) ->
 
 
 def test_an_overwrite_that_cannot_be_recorded_leaves_the_finished_run(run: Trivial) -> None:
+    """Covers faults A5."""
     base.execute(run, **QUIET)
 
     def full(path: Path) -> None:
@@ -138,7 +142,10 @@ base.execute(replace(run, value=2.0, overwrite=True, action=action), **QUIET)
 
 @pytest.mark.parametrize(("after", "value"), [(-1, 1.0), (0, 2.0), (1, 2.0)])
 def test_an_overwrite_that_is_killed_leaves_a_whole_run(run: Trivial, after: int, value: float) -> None:
-    """While it computes: the old one. While its files are moved, before the first or the record: the new one."""
+    """While it computes: the old one. While its files are moved, before the first or the record: the new.
+
+    Covers faults A5.
+    """
     base.execute(run, **QUIET)
     script = KILLED.format(root=str(Path(__file__).parents[2]), results=str(run.results_dir), after=after)
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
@@ -146,6 +153,15 @@ def test_an_overwrite_that_is_killed_leaves_a_whole_run(run: Trivial, after: int
     record = base.execute(replace(run, action=fail), **QUIET)
     assert record.metrics["accuracy"] == whole(run) == value
     assert not list(run.directory.glob(".[uc]*"))
+
+
+def test_a_result_that_is_no_result_does_not_replace_one(run: Trivial) -> None:
+    base.execute(run, **QUIET)
+    (run.directory / ".complete").mkdir()
+    (run.directory / ".complete" / "record").write_text("junk")
+    base.execute(replace(run, action=fail), **QUIET)
+    assert whole(run) == 1
+    assert not (run.directory / ".complete").exists()
 
 
 def test_artefacts_that_a_new_run_does_not_have_are_removed(run: Trivial) -> None:
@@ -156,6 +172,7 @@ def test_artefacts_that_a_new_run_does_not_have_are_removed(run: Trivial) -> Non
 
 
 def test_a_record_of_another_configuration_or_seed_is_no_finished_run(run: Trivial) -> None:
+    """Covers faults A6."""
     base.execute(run, **QUIET)
     path = run.directory / "record.json"
     content = path.read_text()
@@ -181,6 +198,7 @@ def test_a_record_of_another_configuration_or_seed_is_no_finished_run(run: Trivi
     ],
 )
 def test_a_run_whose_artefact_is_damaged_runs_again(run: Trivial, damage: Callable[[Path], Any], message: str) -> None:
+    """Covers faults A6."""
     base.execute(run, **QUIET)
     damage(run.directory / "number.txt")
     assert base.status(run) == "to do"
@@ -192,6 +210,7 @@ def test_a_run_whose_artefact_is_damaged_runs_again(run: Trivial, damage: Callab
 
 @pytest.mark.parametrize("artifacts", [{}, ["number.txt"]])
 def test_a_record_without_digests_is_no_finished_run(run: Trivial, artifacts: object) -> None:
+    """Covers faults A6."""
     base.execute(run, **QUIET)
     path = run.directory / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"artifacts": artifacts}))
@@ -210,6 +229,7 @@ def test_a_record_of_version_1_says_what_to_do(run: Trivial) -> None:
 
 
 def test_the_first_error_is_not_hidden_by_one_of_writing_it_down(run: Trivial, monkeypatch: Any) -> None:
+    """Covers faults B2."""
     odd = replace(run, action=fail, config={**run.config, "method": {"name": "m", "lr": math.nan, "grid": [math.inf]}})
     with pytest.raises(RuntimeError, match="singular"):
         base.execute(odd, **QUIET)
@@ -222,6 +242,7 @@ def test_the_first_error_is_not_hidden_by_one_of_writing_it_down(run: Trivial, m
 
 
 def test_a_metric_that_is_not_finite_is_null_with_a_reason(run: Trivial) -> None:
+    """Covers faults B2."""
     odd = {"shift": math.inf, "by_group": {"a": math.nan, "b": 1.0}, "null": None}
     record = base.execute(replace(run, metrics=odd), **QUIET)
     assert record.metrics == {"accuracy": 1.0, "shift": None, "by_group": {"a": None, "b": 1.0}, "null": None}
@@ -231,6 +252,7 @@ def test_a_metric_that_is_not_finite_is_null_with_a_reason(run: Trivial) -> None
 
 
 def test_a_finished_run_in_a_read_only_folder_is_read(run: Trivial) -> None:
+    """Covers faults B4."""
     record = base.execute(run, **QUIET)
     (run.directory / ".lock").unlink()
     with read_only(run.results_dir):
@@ -254,3 +276,34 @@ def test_a_run_is_logged_under_what_was_set(run: Trivial) -> None:
     for label in ("", "model=mlp"):
         base.execute(replace(run, label=label, tracker=tracker, overwrite=True), **QUIET)
     assert tracker.names == ["method seed=0", "model=mlp seed=0"]
+
+
+class CutOff(Tracker):
+    """One that was killed before it had logged the record."""
+
+    def __init__(self, error: type[Exception] | None = None) -> None:
+        super().__init__()
+        self.rows: list[Any] = []
+        self.records: list[Any] = []
+        self.error = error
+
+    def epoch(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def finish(self, record: Any) -> None:
+        self.records.append(record)
+        if self.error is not None:
+            raise self.error("offline")
+
+    def is_cut_off(self, directory: Path) -> bool:
+        return True
+
+
+def test_a_finished_run_whose_log_was_cut_off_is_logged_again(run: Trivial) -> None:
+    record = base.execute(run, **QUIET)
+    tracker = CutOff()
+    assert base.execute(replace(run, tracker=tracker, action=fail), **QUIET) == record
+    assert tracker.names == ["method seed=0"]
+    assert tracker.records == [record]
+    with pytest.warns(UserWarning, match="the run is finished, but its logger is not: offline"):
+        assert base.execute(replace(run, tracker=CutOff(RuntimeError), action=fail), **QUIET) == record

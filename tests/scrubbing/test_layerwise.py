@@ -232,6 +232,7 @@ def test_unknown_families_are_named(words: dict[str, Tensor]) -> None:
 
 
 def test_bad_options(trained: Callable[[str], LanguageModel], words: dict[str, Tensor]) -> None:
+    """Covers faults C4, `scrub`."""
     model = trained("llama").model
     with pytest.raises(ValueError, match="states is 'ram'"):
         scrub(model, words, "pos", states="ram")  # type: ignore[arg-type]
@@ -241,4 +242,9 @@ def test_bad_options(trained: Callable[[str], LanguageModel], words: dict[str, T
         scrub(model, words, "pos", batch_size=0)
     with pytest.raises(ValueError, match="labels from 0 to 4"):
         scrub(model, words, "pos", batch_size=8, n_labels=3, progress=False)
+    for n_labels in (1, 2.0):
+        with pytest.raises(ValueError, match=rf"n_labels={n_labels} classes, but needs two or more"):
+            scrub(model, words, "pos", batch_size=8, n_labels=n_labels, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"n_labels=1 classes"):
+        scrub(model, {**words, "pos": words["pos"].clamp_max(0)}, "pos", batch_size=8, progress=False)
     assert untouched(model)

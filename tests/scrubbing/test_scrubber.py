@@ -8,6 +8,7 @@ from tests.scrubbing.conftest import untouched
 from torch import nn
 from transformers import DynamicCache
 
+from efface import tensorfiles
 from efface.erasure.affine import AffineEraser
 from efface.erasure.oracle import OracleEraser
 from efface.scrubbing import ConceptScrubber, random_scrub, random_scrubber
@@ -152,3 +153,21 @@ def test_erasers_follow_the_states_to_their_device() -> None:
         there = norms[1](torch.empty(2, 4, device="meta"))
     assert here.device.type == "cpu"
     assert there.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "facts"),
+    [
+        ({}, {}),
+        ({}, {"pre_hook": False, "erasers": {"norm": "LeaceEraser"}}),
+        ({}, {"pre_hook": False, "erasers": {"norm": "os.system"}}),
+        ({}, {"pre_hook": "no", "erasers": {}}),
+        ({}, {"pre_hook": False, "erasers": ["norm"]}),
+        ({"norm/bias": torch.zeros(3)}, {"pre_hook": False, "erasers": {}}),
+    ],
+)
+def test_a_file_with_a_part_missing_is_named(tmp_path: Path, tensors: dict, facts: dict) -> None:
+    """Covers faults A1: damage is a ValueError, whatever it is."""
+    tensorfiles.write(tmp_path / "file", tensors, kind="ConceptScrubber", facts=facts)
+    with pytest.raises(ValueError, match="lacks a part of a saved"):
+        ConceptScrubber.load(tmp_path / "file")

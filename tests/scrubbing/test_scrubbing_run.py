@@ -100,6 +100,7 @@ def test_every_null_metric_has_a_reason(
 def test_the_batch_size_can_be_set(
     parts_of: Callable[..., ScrubbingRun], records: dict[str, Record], tmp_path: Path
 ) -> None:
+    """Covers faults C3."""
     small = replace(parts_of("method=leace", "evaluation.batch_size=3"), results_dir=tmp_path)
     sizes: set[int] = set()
 
@@ -198,7 +199,7 @@ def test_bad_input(
 def test_a_model_in_a_folder_can_be_scrubbed(
     trained: Callable[[str], Any], parts_of: Callable[..., ScrubbingRun], tmp_path: Path
 ) -> None:
-    """Saved as `transformers` saves, with its tokeniser: the same figures as of the model in memory."""
+    """Saved as `transformers` saves, with its tokeniser: the same figures as in memory. Covers faults A7."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -241,6 +242,7 @@ def test_a_model_in_a_folder_can_be_scrubbed(
 
 
 def test_training_says_when_it_diverges(trained: Callable[[str], Any], parts_of: Callable[..., ScrubbingRun]) -> None:
+    """Covers faults A8."""
     parts = parts_of("training.lr=1e9")
     with pytest.raises(FloatingPointError, match=r"lower training\.lr"):
         base.execute(parts, **QUIET)

@@ -93,12 +93,44 @@ def test_data_sets_and_tensors_give_the_same_batches() -> None:
     ("data", "message"),
     [
         ({"input_ids": torch.zeros(0, 3), "pos": torch.zeros(0, 3)}, "train is empty"),
-        ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(2, 4)}, "sequence 0 has 3 tokens, but 4 labels"),
+        ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(2, 4)}, "sequence 0 has 3 tokens, but 4 values in 'pos'"),
         ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(1, 3)}, "'pos' has 1 sequences"),
         ({"input_ids": torch.zeros(2, 3)}, "no column 'pos', only 'input_ids'"),
         ({"input_ids": torch.zeros(2, 3), "pos": -torch.ones(2, 3)}, "labels no token"),
+        ({"input_ids": torch.zeros(2, 3), "pos": torch.full((2, 3), 0.5)}, "'pos' has values of torch.float32"),
+        ({"input_ids": torch.zeros(2, 3), "pos": torch.ones(2, 3) > 0}, "'pos' has values of torch.bool that are no"),
+        ({"input_ids": torch.full((2, 3), 1.5), "pos": torch.zeros(2, 3)}, "'input_ids' has values of torch.float32"),
+        ({"input_ids": [[0, 1.5]], "pos": [[0, 1]]}, "'input_ids' has values of torch.float32"),
+        (
+            {"input_ids": torch.zeros(2, 3), "attention_mask": torch.ones(2, 2), "pos": torch.zeros(2, 3)},
+            "sequence 0 has 3 tokens, but 2 values in 'attention_mask'",
+        ),
+        (
+            {"input_ids": torch.zeros(2, 3), "attention_mask": 2 * torch.ones(2, 3), "pos": torch.zeros(2, 3)},
+            "attention_mask goes from 2 to 2, but must be 0 or 1",
+        ),
+        ({"input_ids": [[0, 1]], "pos": [[0, None]]}, "'pos' is a list that torch cannot read"),
+        ({"input_ids": [[0, 1]], "pos": [["noun", "verb"]]}, "'pos' is a list that torch cannot read"),
+        ({"input_ids": [[0, 1]], "pos": [0]}, "sequence 0 has 2 tokens, but 1 values in 'pos'"),
+        ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(2)}, "sequence 0 has 3 tokens, but 1 values in 'pos'"),
     ],
 )
 def test_bad_columns(data: dict, message: str) -> None:
+    """Covers faults C4, `scrub`."""
     with pytest.raises(ValueError, match=message):
         Batches(data, "pos", 2).n_labels() if "labels no" in message else Batches(data, "pos", 2)[0]
+
+
+def test_tokens_of_another_vocabulary_are_refused() -> None:
+    """Covers faults C4, `scrub`."""
+    batches = Batches({"input_ids": torch.tensor([[1, 2], [3, -1]])}, None, 1, vocabulary=3)
+    assert batches[0].input_ids.tolist() == [[1, 2]]
+    with pytest.raises(ValueError, match=r"input_ids go from -1 to 3, but the model knows 0 … 2"):
+        batches[1]
+
+
+def test_labels_far_beyond_their_number_are_refused() -> None:
+    """Covers faults C4: a class of number 10⁹ would make room for as many."""
+    data = {"input_ids": torch.zeros(2, 3), "pos": torch.tensor([[0, 1, -100], [10**9, 0, 0]])}
+    with pytest.raises(ValueError, match=r"'pos' has 5 labels up to 1000000000: number the classes"):
+        Batches(data, "pos", 2).n_labels()

@@ -21,6 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_digest_of_a_folder_follows_its_files(folder: Path, tmp_path: Path) -> None:
+    """Covers faults A7."""
     cache = tmp_path / "cache"
     before = folder_digest(folder, cache)
     (folder / ".lock").write_text("hidden")
@@ -47,6 +48,7 @@ def test_a_large_file_is_read_once(folder: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: Any) -> None:
+    """Covers faults A7."""
     import huggingface_hub
 
     snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abc"

@@ -215,6 +215,30 @@ def test_debias_head(bias: bool) -> None:
     assert float((debiased(test_cf).argmax(1) == test_y).double().mean()) > 0.5
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda head, x, y, x_cf: (head, x, y, x_cf[:, :5]), r"x_cf has shape \[400, 5\], but must be \[400, 6\]"),
+        (lambda head, x, y, x_cf: (head, x, y, x_cf[:9]), r"x_cf has shape \[9, 6\], but must be \[400, 6\]"),
+        (lambda head, x, y, x_cf: (head, x, y + 5, x_cf), "y has labels from 5 to 7, but must lie in 0 … 2"),
+        (lambda head, x, y, x_cf: (head, x, y.float(), x_cf), "y has shape .* and dtype torch.float32"),
+        (lambda head, x, y, x_cf: (head, x, y, x_cf * torch.nan), "x has 2400 NaN or infinite values"),
+        (lambda head, x, y, x_cf: (diverged(head), x, y, x_cf), "head has NaN or infinite weights: it has diverged"),
+    ],
+)
+def test_debias_head_refuses(change: Callable[..., tuple], message: str) -> None:
+    """Covers faults A8 and C4."""
+    head, x, y, x_cf = change(nn.Linear(6, 3), *biased_data())
+    with pytest.raises(ValueError, match=message):
+        debias_head(head, x, y, x_cf=x_cf, y_cf=biased_data()[1])
+
+
+def diverged(head: nn.Linear) -> nn.Linear:
+    with torch.no_grad():
+        head.weight[0, 0] = torch.nan
+    return head
+
+
 def test_layers_of_one_linear_layer_are_a_head() -> None:
     x, y, x_cf = biased_data()
     torch.manual_seed(0)

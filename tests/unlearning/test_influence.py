@@ -123,3 +123,13 @@ def test_harmful_samples_are_bias_aligned(ten_classes: Problem, aligned_rows: Ca
     assert summary["aligned_share_of_harmful"] > 0.9
     assert summary["aligned_share_of_helpful"] < 0.5
     assert float(influence.values[~is_aligned].mean()) < 0 < float(influence.values[is_aligned].mean())
+
+
+def test_parameters_that_are_no_minimum_are_refused(adult_sized: tuple[TrainingObjective, dict[str, Bias]]) -> None:
+    """Covers faults A8: at θ that is not finite there is no influence."""
+    training, biases = adult_sized
+    f, theta = HEAD.objective(training), torch.zeros(2, 41, dtype=torch.float64)
+    inverse = head_inverse(f, f.logits(theta).softmax(1))
+    for wrong in (theta * torch.nan, theta[:, :5], torch.cat([theta, theta])):
+        with pytest.raises(ValueError, match=r"theta has shape .*, but must be finite and \[2, 41\]"):
+            influence_on_bias(f, wrong, biases["demographic parity"], inverse)

@@ -21,7 +21,7 @@ from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every
 from efface.data.groups import group_counts, groups
 from efface.data.images import Images, decoded
 from efface.data.text import numbered_lines, some
-from efface.options import Ge, Len, options
+from efface.options import Ge, Le, Len, options
 
 SIZE, CROP = (178, 218), 178
 """Size of the aligned photographs, and side of the central square that is cut out of them, in pixels."""
@@ -73,13 +73,13 @@ class CelebA:
         target: the attribute to predict, such as `Blond_Hair`.
         attributes: one or more protected attributes; m of them make 2^m values, the first the lowest bit, as in group
             DRO.
-        resolution: side in pixels after the central square of 178 was cut out: 64, 128, 224 or any other.
+        resolution: side in pixels after the central square of 178 was cut out: 64, 128, 224 or any other up to 1024.
         grayscale: one channel instead of three.
     """
 
     target: str = "Blond_Hair"
     attributes: Annotated[Sequence[str], Len(1)] = ("Male",)
-    resolution: Annotated[int, Ge(1)] = 64
+    resolution: Annotated[int, Ge(1), Le(1024)] = 64
     grayscale: bool = False
 
     def __post_init__(self) -> None:

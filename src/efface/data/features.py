@@ -69,12 +69,16 @@ class FeatureFile:
             raise ValueError("per_sample_inputs is true, but standardise=true makes every row depend on all of train")
 
     def fingerprint(self, data_dir: Path) -> str:
-        file = Path(self.path)
+        file = self._file
         if not file.is_file():
             raise FileNotFoundError(
                 f"path: no file {file.resolve()}. Save one with numpy.savez(path, x=features, y=labels, a=attribute)"
             )
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.path).expanduser()
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
         """Read the file and deal its rows out. `seed` changes nothing."""
@@ -153,12 +157,15 @@ class FeatureFile:
     def _read(self) -> dict[str, np.ndarray]:
         """Read the arrays, and check their shapes and dtypes."""
         try:
-            file = np.load(self.path, allow_pickle=False)
+            file = np.load(self._file, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise ValueError(f"it is one array of shape {file.shape}, as numpy.save writes it")
             with file:
                 arrays = dict(file)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            others = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+            if others:
+                raise ValueError(f"{some(others)} is no array")
+        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"path: {self.path} cannot be read ({error}). Save plain arrays with "
                 "numpy.savez(path, x=features, y=labels, a=attribute); object arrays are refused"
@@ -184,6 +191,7 @@ class FeatureFile:
         """Return the rows of each part that the array `split` names."""
         if split.ndim != 1:
             raise ValueError(f"path: split in {self.path} has shape {split.shape}, but must be [n]")
+        split = _decoded(split, "split")
         unknown = sorted(set(np.unique(split.astype(str))) - set(SPLITS))
         if unknown:
             raise ValueError(f"path: split in {self.path} holds {some(unknown)}, but may only hold {', '.join(SPLITS)}")
@@ -209,8 +217,7 @@ def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
         raise ValueError(
             f"{name} has shape {values.shape} and dtype {values.dtype}, but must be integers or strings of shape [n]"
         )
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+    values = _decoded(values, name)
     if values.dtype.kind == "U":
         gaps = np.flatnonzero(np.isin(values, _MISSING))
         if len(gaps):
@@ -222,4 +229,29 @@ def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
     if len(names) < 2:
         content = f"only one value, {names[0]}" if len(names) else "no rows"
         raise ValueError(f"{name} holds {content}: two or more values are needed")
-    return torch.from_numpy(codes.astype(np.int64)), tuple(str(value) for value in names)
+    classes = tuple(str(value) for value in names)
+    _require_distinct(classes, name)
+    return torch.from_numpy(codes.astype(np.int64)), classes
+
+
+def _decoded(values: np.ndarray, name: str) -> np.ndarray:
+    """Return strings of bytes in UTF-8 as strings; other arrays as they are."""
+    if values.dtype.kind != "S":
+        return values
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} holds bytes that are not in UTF-8 ({error}): save strings") from error
+
+
+def _require_distinct(names: Sequence[str], name: str) -> None:
+    """Refuse labels that differ in blanks at their ends; warn of those that differ in capitals."""
+    stripped, lower = ({form(text) for text in names} for form in (str.strip, str.casefold))
+    if len(stripped) < len(names):
+        raise ValueError(f"{name} holds {', '.join(map(repr, names))}, of which some differ in blanks: strip them")
+    if len(lower) < len(names):
+        warnings.warn(
+            f"{name} holds {some([repr(text) for text in names])}, of which some differ in capitals only: each counts "
+            "as a value of its own",
+            stacklevel=4,
+        )

@@ -15,7 +15,7 @@ from efface.evaluation.leakage import Leakage
 from efface.evaluation.measured import Measured
 from efface.evaluation.probes import Standardiser
 from efface.moments import Moments
-from efface.options import Ge, options
+from efface.options import Ge, Le, options
 from efface.problem import Features
 
 
@@ -64,7 +64,7 @@ class Evaluation:
 
     probe: bool = True
     mlp_probe: bool = True
-    bootstrap: Annotated[int, Ge(0)] = 1000
+    bootstrap: Annotated[int, Ge(0), Le(100_000)] = 1000
 
     @torch.no_grad()
     def __call__(

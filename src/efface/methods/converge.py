@@ -1,30 +1,24 @@
-"""The head converged on train: what unlearning starts from, and what must not be credited to it."""
+"""The head trained further on train alone: what unfinished training is worth, which is not to unlearning's credit."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from efface.debiased import Debiased
-from efface.methods.base import Method
-from efface.methods.retraining import part_of, training_objective
-from efface.options import Ge, Gt, options
+from efface.methods.path import Edit, PathMethod
+from efface.methods.retraining import part_of, standardised
+from efface.options import options
 from efface.problem import Problem
+from efface.unlearning.objective import TrainingObjective
 
 
 @options
-class Converge(Method):
-    """Finish the training of the head: go to the minimum of the mean cross-entropy on train + λ/2 ‖θ‖².
+class Converge(PathMethod):
+    """Follow the path of the mean cross-entropy on train, from the head as it was trained to its minimum."""
 
-    Args:
-        damping: λ in units of the mean square of a feature, as in `FmdBase`.
-        steps: Newton steps at most.
-    """
-
-    damping: Annotated[float, Gt(0)] = 1e-4
-    steps: Annotated[int, Ge(1)] = 100
+    small: ClassVar[dict[str, Any]] = {"penalties": [1.0, 1e-3], "steps": 4}
 
     def fit(self, problem: Problem) -> Debiased:
-        part = part_of(problem, 1)
-        objective = training_objective(problem, self.damping)
-        minimum = part.trainable.minimise(objective, part.theta, max_iter=self.steps)
-        represent, head = part.model(minimum.theta)
-        info = {"steps": minimum.iterations, "converged": minimum.converged, "grad_norm": minimum.grad_norm}
-        return Debiased(represent=represent, head=head, info=info)
+        part = standardised(part_of(problem, 1))
+        objective = TrainingObjective(x=part.train.x, y=part.train.y)
+        chosen, info = self.follow(part, [Edit(objective, {})])
+        return replace(chosen.model, info=info)

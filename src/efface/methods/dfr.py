@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from efface.data.groups import Rule
 from efface.debiased import Debiased
 from efface.methods.base import Method
 from efface.methods.gathering import balanced, drawn_pairs, require_classes
 from efface.methods.heads import refit_heads
-from efface.methods.selection import best_on_val, score_on_val
+from efface.methods.selection import best_on_val
 from efface.options import Ge, Gt, Len, options
 from efface.problem import Features, Problem
 from efface.representations import Representation
@@ -22,7 +22,7 @@ class Dfr(Method):
     """Fit a new head on the pairs alone, balanced over groups.
 
     Args:
-        members: `both` of each pair, or `cf` for the counterfactual ones, which `FmdPairs` learns from.
+        members: `both` of each pair, or `cf` for the counterfactual ones.
         reweigh: weight samples so that the attribute is independent of the label (Kamiran and Calders).
         number: how many pairs, drawn at random; all if None.
         l2: candidates for the penalty λ/2 ‖W‖², on features in units of their standard deviation. The best on val is
@@ -46,14 +46,14 @@ class Dfr(Method):
 
     def fit(self, problem: Problem) -> Debiased:
         data = self.training_data(problem)
-        best, info = best_on_val(self._candidates(data, problem), self.select)
+        best, info = best_on_val(self._candidates(data, problem), problem, self.select)
         return Debiased(represent=Representation(), head=best.head, fitted_on=data, info=info)
 
     def _candidates(self, data: Features, problem: Problem) -> "Iterator[_Candidate]":
         penalties = sorted(self.l2, reverse=True)
         fits = refit_heads(data.x, data, n_classes=problem.n_classes, l2=penalties)
         for l2, (head, converged) in zip(penalties, fits, strict=True):
-            yield _Candidate(l2, head, converged, score_on_val(head(problem.val.x), problem, self.select))
+            yield _Candidate(l2, head, converged, head(problem.val.x))
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Candidate:
     l2: float
     head: nn.Linear
     converged: bool
-    score: float
+    logits: Tensor
 
     def facts(self) -> dict[str, Any]:
         return {"l2": self.l2, "converged": self.converged}

@@ -5,45 +5,43 @@ without. `FmdPairs`, `FmdSamples` and `FmdPublishedStep` differ in how they move
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from torch import Tensor
-
-from efface.data.groups import Rule, aligned
+from efface.data.groups import aligned
 from efface.debiased import Debiased
 from efface.methods.base import Method, NotApplicable
 from efface.methods.gathering import require_classes
 from efface.methods.matching import Matching, rematched, require_matching
-from efface.methods.retraining import Part, part_of, training_objective
-from efface.methods.selection import score_on_val
-from efface.options import Ge, Gt, Le, Len, options
+from efface.methods.path import Edit, PathMethod
+from efface.methods.retraining import Part, part_of, standardised
+from efface.options import Ge, Le, options
 from efface.problem import Features, Problem
 from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, EqualOpportunity, biased
 from efface.unlearning.bias import counterfactual_bias as bias_of_pairs
 from efface.unlearning.edits import Strategy, check_pairs
 from efface.unlearning.influence import Influence
 from efface.unlearning.inverse import InverseSolver
-from efface.unlearning.objective import Minimum, TrainingObjective
+from efface.unlearning.objective import TrainingObjective
 
 SHOWN = 24
 """How many of the most harmful and of the most helpful samples are recorded, with their images."""
 
+INFLUENCE_PENALTY = 1e-4
+"""λ of the objective that influence is measured on, over its largest curvature: it makes the Hessian invertible."""
+
 BiasName = Literal["counterfactual", "signed_counterfactual", "demographic_parity", "equal_opportunity"]
-Damping = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edited:
-    """Where a strategy moved θ, and what it started from."""
+    """What a strategy made of a model."""
 
     strategy: Strategy
-    theta: Tensor
+    model: Debiased
     objective: TrainingObjective
-    """The training objective, before it was edited."""
-    start: Tensor
-    """θ̂, from which θ was moved: bias and influence are measured there."""
+    """The training objective before it was edited, of which influence is measured."""
     influence: Influence | None = None
     """None if the strategy did not need it."""
     info: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +52,9 @@ class Edited:
 class FmdBase(Method):
     """Measure the bias of a model and its causes, then move its parameters by a strategy.
 
-    A strategy is a subclass that implements `edit`.
+    A strategy is a subclass that implements `edit`. Bias and influence are those of the model as it was trained.
+    Influence is exact to first order at a minimum, and elsewhere at the minimum of the training objective less its
+    slope there, which is where an unfinished training stands still.
 
     Args:
         matching: which samples are pairs, if a pair is two samples: as `given` by the data set, or each sample with
@@ -74,10 +74,11 @@ class FmdBase(Method):
 
     elsewhere: ClassVar[dict[str, str]] = {
         "alpha": "FmdPairs has it (method=fmd or fmd_top)",
-        "search": "FmdPairs has it (method=fmd or fmd_top)",
         "from_scratch": "FmdSamples has it (method=fmd_unlearn, fmd_replace or retrain)",
         "strategy": "FmdSamples (method=fmd_unlearn, fmd_replace or retrain) and FmdPublishedStep (method="
         "fmd_published) have it",
+        "damping": "FmdPublishedStep has it (method=fmd_published); the others have penalties",
+        "penalties": "FmdPairs and FmdSamples have it",
         "steps": "FmdPairs and FmdSamples have it",
         "select": "FmdPairs and FmdSamples have it",
         "signed": "use bias='signed_counterfactual'",
@@ -102,15 +103,14 @@ class FmdBase(Method):
 
     def fit(self, problem: Problem) -> Debiased:
         self.training_data(problem)  # says if it cannot run
-        part = part_of(rematched(problem, self.matching), self.layers)
-        check_pairs(part.problem.pairs.y, part.problem.pairs_cf.y)
+        part = self.part(rematched(problem, self.matching))
+        check_pairs(part.pairs.y, part.pairs_cf.y)
         edited = self.edit(part)
-        influence = edited.influence or self.influence(part, edited.objective, edited.start)
-        represent, head = part.model(edited.theta)
+        influence = edited.influence or self.influence(part, edited.objective)
         info = {
             "strategy": edited.strategy,
             **edited.info,
-            "identified": self._identified(part, edited.start),
+            "identified": self._identified(part),
             "influence": _summary(influence, part.problem),
             **certification(edited.strategy),
         }
@@ -120,19 +120,23 @@ class FmdBase(Method):
             "harmful_rows": ranking[:SHOWN],
             "helpful_rows": ranking[-SHOWN:].flip(0),
         }
-        return Debiased(represent=represent, head=head, cut=self.layers, info=info, arrays=arrays)
+        return replace(edited.model, info=info, arrays=arrays)
+
+    def part(self, problem: Problem) -> Part:
+        """Return what is re-trained."""
+        return part_of(problem, self.layers)
 
     @abstractmethod
     def edit(self, part: Part) -> Edited:
         """Move the parameters of a part."""
 
-    def influence(self, part: Part, objective: TrainingObjective, theta: Tensor) -> Influence:
-        """Compute the influence of every training sample on the bias, at the minimum θ of the objective."""
-        inverse = part.trainable.inverse(objective, theta, self.solver, part.problem.seed)
-        return part.trainable.influence(objective, theta, self._functional(part.problem), inverse)
+    def influence(self, part: Part, objective: TrainingObjective) -> Influence:
+        """Compute the influence of every training sample on the bias of the model as it was trained."""
+        inverse = part.trainable.inverse(objective, part.theta, self.solver, part.problem.seed)
+        return part.trainable.influence(objective, part.theta, self._functional(part), inverse)
 
-    def _functional(self, problem: Problem) -> Bias:
-        pairs, pairs_cf = problem.pairs, problem.pairs_cf
+    def _functional(self, part: Part) -> Bias:
+        pairs, pairs_cf = part.pairs, part.pairs_cf
         if self.bias in ("counterfactual", "signed_counterfactual"):
             signed = self.bias == "signed_counterfactual"
             return CounterfactualBias(pairs.x, pairs_cf.x, pairs.y, signed=signed)
@@ -141,11 +145,10 @@ class FmdBase(Method):
             return DemographicParity(both.x, both.a)
         return EqualOpportunity(both.x, both.y, both.a)
 
-    def _identified(self, part: Part, theta: Tensor) -> dict[str, Any]:
-        """Measure the counterfactual bias of θ on the pairs: how much there is to remove."""
-        pairs, pairs_cf = part.problem.pairs, part.problem.pairs_cf
-        logits, logits_cf = (part.trainable.logits(theta, data.x) for data in (pairs, pairs_cf))
-        signed = bias_of_pairs(logits, logits_cf, pairs.y, signed=True)
+    def _identified(self, part: Part) -> dict[str, Any]:
+        """Measure the counterfactual bias of the model on the pairs: how much there is to remove."""
+        logits, logits_cf = (part.trainable.logits(part.theta, data.x) for data in (part.pairs, part.pairs_cf))
+        signed = bias_of_pairs(logits, logits_cf, part.pairs.y, signed=True)
         return {
             "counterfactual_bias": float(signed.abs().mean()),
             "signed": float(signed.mean()),
@@ -154,79 +157,37 @@ class FmdBase(Method):
         }
 
 
-@dataclass(frozen=True)
-class Converged:
-    """The training objective with one damping, and its minimum θ̂."""
-
-    damping: float
-    objective: TrainingObjective
-    minimum: Minimum
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """An edit of the training objective, followed to its minimum. Subclasses say which edit."""
-
-    searched: ClassVar[tuple[str, ...]] = ("damping",)
-
-    start: Converged
-    minimum: Minimum
-    """Of the edited objective."""
-    score: float
-    """On val."""
-
-    def facts(self) -> dict[str, Any]:
-        """Return the setting, for the record."""
-        return {"damping": self.start.damping, "l2": self.start.objective.l2}
-
-
 @options
-class FmdMinimum(FmdBase):
-    """Converge the part on train, edit the objective, and follow its minimum by damped Newton steps with backtracking.
+class FmdPath(FmdBase, PathMethod):
+    """Edit the training objective, and follow its minima on a regularisation path around the model as it was trained.
 
-    The objective of a head is convex, so that no step can destroy the model. That of several layers is not, and its
-    minimum is a local one.
-
-    Args:
-        steps: how many steps at most, before the edit and after it.
-        damping: candidates for λ, in units of the mean square of a feature; the best on val is taken.
-        select: the rule on val, see `efface.data.groups.val_score`.
+    A strategy is a subclass that implements `edit` with `follow`. The objective of a head is convex, so that no step
+    can destroy the model. That of several layers is not, and its minima are local ones.
     """
 
-    steps: Annotated[int, Ge(1)] = 100
-    damping: Annotated[Sequence[Damping], Len(1)]
-    select: Rule = "unbiased_accuracy"
+    small: ClassVar[dict[str, Any]] = {"penalties": [1.0, 1e-3], "steps": 4}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps == 1:
             raise ValueError("steps is 1: the published single Newton step is FmdPublishedStep (method=fmd_published)")
 
-    def converge(self, part: Part, damping: float, theta: Tensor) -> Converged:
-        """Minimise the training objective from θ."""
-        objective = training_objective(part.problem, damping)
-        return Converged(damping, objective, part.trainable.minimise(objective, theta, max_iter=self.steps))
+    def part(self, problem: Problem) -> Part:
+        return standardised(super().part(problem))
 
-    def follow(self, part: Part, edited: TrainingObjective, theta: Tensor) -> tuple[Minimum, float]:
-        """Minimise an edited objective from θ. Returns the minimum, and its score on val."""
-        minimum = part.trainable.minimise(edited, theta, max_iter=self.steps)
-        logits = part.trainable.logits(minimum.theta, part.problem.val.x)
-        return minimum, score_on_val(logits, part.problem, self.select)
+    def moved(
+        self, strategy: Strategy, part: Part, objective: TrainingObjective, edits: Iterable[Edit], **options: bool
+    ) -> Edited:
+        """Follow the paths of the edits of an objective to the best one's chosen point."""
+        chosen, info = self.follow(part, edits, **options)
+        return Edited(strategy=strategy, model=chosen.model, objective=objective, info=info)
 
 
-def outcome(
-    strategy: Strategy, best: Candidate, selection: dict[str, Any], influence: Influence | None = None
-) -> Edited:
-    """Return where the best candidate ended, with how its minimisation and the selection went."""
-    start = best.start
-    info = {
-        "steps": best.minimum.iterations, "converged": best.minimum.converged, "grad_norm": best.minimum.grad_norm,
-        "base_converged": start.minimum.converged, **selection,
-    }  # fmt: skip
-    return Edited(
-        strategy=strategy, theta=best.minimum.theta, objective=start.objective, start=start.minimum.theta,
-        influence=influence, info=info,
-    )  # fmt: skip
+def train_objective(part: Part) -> TrainingObjective:
+    """Return the objective on train that influence is measured on, and that edits begin with."""
+    objective = TrainingObjective(x=part.train.x, y=part.train.y)
+    curvature = part.trainable.around(objective, part.theta).curvature
+    return replace(objective, l2=INFLUENCE_PENALTY * curvature)
 
 
 def samples_to_edit(influence: Influence, strategy: Strategy, number: int | None) -> int:

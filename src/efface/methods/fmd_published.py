@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from efface.methods.fmd import Damping, Edited, FmdBase, require_samples, samples_to_edit
+from efface.methods.fmd import Edited, FmdBase, require_samples, samples_to_edit
 from efface.methods.gathering import drawn_pairs
 from efface.methods.retraining import Part, training_objective
-from efface.options import Ge, options
+from efface.options import Ge, Gt, options
 from efface.problem import Features, Problem
 from efface.unlearning.edits import Strategy, published_step
 
@@ -27,7 +27,7 @@ class FmdPublishedStep(FmdBase):
 
     strategy: Strategy = "external"
     number: Annotated[int, Ge(1)] | None = None
-    damping: Damping = 0.1
+    damping: Annotated[float, Gt(0)] = 0.1
 
     def training_data(self, problem: Problem) -> Features:
         data = super().training_data(problem)
@@ -44,7 +44,7 @@ class FmdPublishedStep(FmdBase):
             removed, added = self._pairs(problem)
             size: dict[str, Any] = {"pairs": len(removed)}
         else:
-            influence = self.influence(part, objective, part.theta)
+            influence = self.influence(part, objective)
             rows = influence.ranking()[: samples_to_edit(influence, self.strategy, self.number)]
             removed = problem.train.take(rows)
             added = problem.counterfactual(rows) if self.strategy == "replace" else None
@@ -56,11 +56,11 @@ class FmdPublishedStep(FmdBase):
         )  # fmt: skip
         info = {
             # Neither end of the step is a minimum, or near one for all that is known.
-            "steps": 1, "converged": None, "grad_norm": None, "base_converged": None,
+            "steps": 1, "converged": None, "grad_norm": None,
             "edit": {"damping": self.damping, "l2": objective.l2, **size},
         }  # fmt: skip
         return Edited(
-            strategy=self.strategy, theta=theta, objective=objective, start=part.theta, influence=influence, info=info
+            strategy=self.strategy, model=part.model(theta), objective=objective, influence=influence, info=info
         )
 
     def _pairs(self, problem: Problem) -> tuple[Features, Features | None]:

@@ -1,52 +1,39 @@
 """FMD's strategies `unlearn` and `replace`: the most harmful training samples leave the training objective."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Literal
 
-import torch
-
-from efface.methods.fmd import (
-    Candidate,
-    Converged,
-    Damping,
-    Edited,
-    FmdMinimum,
-    outcome,
-    require_samples,
-    samples_to_edit,
-)
+from efface.methods.fmd import Edited, FmdPath, require_samples, samples_to_edit, train_objective
+from efface.methods.path import Edit
 from efface.methods.retraining import Part
-from efface.methods.selection import best_on_val
-from efface.options import Ge, Len, options
+from efface.options import Ge, options
 from efface.problem import Features, Problem
-from efface.unlearning.edits import replaced, without
+from efface.unlearning.edits import removable, replaced, without
 from efface.unlearning.influence import Influence
+from efface.unlearning.objective import TrainingObjective
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the samples that may be edited, as candidates where no number is given."""
 
 
 @options
-class FmdSamples(FmdMinimum):
+class FmdSamples(FmdPath):
     """FMD `unlearn` and `replace`: leave the most harmful training samples out, or put their counterfactuals in.
 
-    Influence functions say which samples raise the bias. The edited objective is followed from where the part has
-    converged on train, or minimised from scratch: the same objective, and what unlearning has to be faster than.
+    Influence functions say which samples raise the bias. Where none does, the model is returned as it is.
 
     Args:
         strategy: `unlearn` leaves samples out, `replace` puts their counterfactuals in their place.
         number: how many samples, the most harmful first. None for the best on val of a quarter, a half, three quarters
             and all of those that `unlearn` may leave out, or that `replace` finds harmful.
-        from_scratch: start at zero instead of at θ̂. Of the head only, whose objective has one minimum.
+        from_scratch: start every minimisation at zero instead of where the last one ended: the same minima, and what
+            unlearning has to be faster than. Of the head only, whose objective has one minimum.
     """
 
     strategy: Literal["unlearn", "replace"] = "unlearn"
     number: Annotated[int, Ge(1)] | None = None
-    damping: Annotated[Sequence[Damping], Len(1)] = (1e-4,)
     from_scratch: bool = False
-
-    small: ClassVar[dict[str, Any]] = {"steps": 4}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,39 +47,28 @@ class FmdSamples(FmdMinimum):
         return super().training_data(problem)
 
     def edit(self, part: Part) -> Edited:
-        best, selection = best_on_val(self._candidates(part), self.select)
-        selection["tried_on"] = len(part.problem.train)
-        return outcome(self.strategy, best, selection, best.influence)
+        objective = train_objective(part)
+        influence = self.influence(part, objective)
+        edits = self._edits(part, objective, influence)
+        edited = self.moved(self.strategy, part, objective, edits, from_scratch=self.from_scratch)
+        return replace(edited, influence=influence)
 
-    def _candidates(self, part: Part) -> "Iterator[_Candidate]":
-        for damping in self.damping:
-            start = self.converge(part, damping, part.theta)
-            influence = self.influence(part, start.objective, start.minimum.theta)
-            for number in self._numbers(influence):
-                yield self._candidate(part, start, influence, number)
+    def _edits(self, part: Part, objective: TrainingObjective, influence: Influence) -> Iterator[Edit]:
+        ranking = influence.ranking()
+        for number in self._numbers(influence, part):
+            rows = ranking[:number]
+            if self.strategy == "unlearn":
+                edited = without(objective, rows)
+            else:
+                edited = replaced(objective, rows, part.scaled(part.problem.counterfactual(rows)).x)
+            yield Edit(edited, {"samples": number, "predicted_change": influence.predicted_change(rows)})
 
-    def _numbers(self, influence: Influence) -> list[int]:
-        number = samples_to_edit(influence, self.strategy, self.number)
-        return [number] if self.number is not None else sorted({max(1, int(share * number)) for share in _SHARES})
-
-    def _candidate(self, part: Part, start: Converged, influence: Influence, number: int) -> "_Candidate":
-        rows = influence.ranking()[:number]
+    def _numbers(self, influence: Influence, part: Part) -> list[int]:
+        if self.number is not None:
+            return [samples_to_edit(influence, self.strategy, self.number)]
+        if not bool((influence.values > 0).any()):
+            return []
+        most = samples_to_edit(influence, self.strategy, None)
         if self.strategy == "unlearn":
-            edited = without(start.objective, rows)
-        else:
-            edited = replaced(start.objective, rows, part.problem.counterfactual(rows).x)
-        theta = start.minimum.theta
-        minimum, score = self.follow(part, edited, torch.zeros_like(theta) if self.from_scratch else theta)
-        return _Candidate(start=start, minimum=minimum, score=score, samples=number, influence=influence)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate(Candidate):
-    searched: ClassVar[tuple[str, ...]] = ("damping", "samples")
-
-    samples: int
-    influence: Influence
-
-    def facts(self) -> dict[str, Any]:
-        change = self.influence.predicted_change(self.influence.ranking()[: self.samples])
-        return {**super().facts(), "samples": self.samples, "predicted_change": change}
+            most = min(most, removable(part.train.y, influence.ranking()))
+        return sorted({int(share * most) for share in _SHARES} - {0})

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from efface.data.groups import kamiran_calders
+from efface.data.groups import group_counts, kamiran_calders
 from efface.methods.base import NotApplicable
 from efface.problem import Features, Problem
 
@@ -32,6 +32,18 @@ def require_classes(data: Features, n_classes: int, where: str) -> None:
     absent = (torch.bincount(data.y, minlength=n_classes) == 0).nonzero()[:, 0].tolist()
     if absent:
         raise NotApplicable(f"no sample of classes {absent} {where}")
+
+
+def equal_cells(data: Features, problem: Problem) -> Tensor:
+    """Weight samples so that every label and attribute that occurs counts the same: weights `[n]` that sum to 1."""
+    counts = group_counts(data.y, data.a, problem.n_classes, problem.n_attributes)
+    return 1 / counts[data.y, data.a] / (counts > 0).sum()
+
+
+def cells_without_samples(data: Features, problem: Problem) -> list[str]:
+    """Name the labels and attributes that do not occur together, as `y=1,a=0`."""
+    counts = group_counts(data.y, data.a, problem.n_classes, problem.n_attributes)
+    return [f"y={y},a={a}" for y, a in (counts == 0).nonzero().tolist()]
 
 
 def balanced(data: Features, problem: Problem) -> Features:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from efface.models.base import Model
-from efface.options import Ge, Len, checked
+from efface.options import Ge, Le, Len, checked
 
 
 @checked
@@ -16,7 +16,7 @@ def convnet(
     *,
     input_shape: tuple[int, ...],
     n_classes: int,
-    channels: Annotated[Sequence[Annotated[int, Ge(1)]], Len(1)] = (32, 64, 128),
+    channels: Annotated[Sequence[Annotated[int, Ge(1), Le(8192)]], Len(1)] = (32, 64, 128),
     kernel_size: Annotated[int, Ge(1)] = 3,
     pool: Annotated[int, Ge(1)] = 2,
 ) -> Model:

@@ -8,7 +8,7 @@ from typing import Annotated
 from torch import nn
 
 from efface.models.base import Model
-from efface.options import Ge, Len, checked
+from efface.options import Ge, Le, Len, checked
 
 
 @checked
@@ -16,7 +16,7 @@ def mlp(
     *,
     input_shape: tuple[int, ...],
     n_classes: int,
-    hidden: Annotated[Sequence[Annotated[int, Ge(1)]], Len(1)] = (100, 100, 100),
+    hidden: Annotated[Sequence[Annotated[int, Ge(1), Le(65_536)]], Len(1)] = (100, 100, 100),
     head_bias: bool = True,
 ) -> Model:
     """Build linear layers with ReLU between them; the features are those of the last hidden one.

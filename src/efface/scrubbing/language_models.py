@@ -7,17 +7,20 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from efface.data.conllu import Document, TaggedText
-from efface.options import Ge, Gt, options
+from efface.data.text import some
+from efface.options import Ge, Gt, Le, options
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
 from efface.scrubbing.weights import folder_digest, hub_commit
@@ -165,12 +168,12 @@ class TinyModel:
     """
 
     architecture: str
-    hidden_size: Annotated[int, Ge(1)] = 128
-    layers: Annotated[int, Ge(1)] = 4
-    heads: Annotated[int, Ge(1)] = 4
-    intermediate_size: Annotated[int, Ge(1)] = 384
-    vocab_size: Annotated[int, Ge(258)] = 1024
-    max_length: Annotated[int, Ge(2)] = 128
+    hidden_size: Annotated[int, Ge(1), Le(65_536)] = 128
+    layers: Annotated[int, Ge(1), Le(1000)] = 4
+    heads: Annotated[int, Ge(1), Le(65_536)] = 4
+    intermediate_size: Annotated[int, Ge(1), Le(65_536)] = 384
+    vocab_size: Annotated[int, Ge(258), Le(1_000_000)] = 1024
+    max_length: Annotated[int, Ge(2), Le(1_000_000)] = 128
 
     def __post_init__(self) -> None:
         known = sorted(name for name, family in FAMILIES.items() if family.causal)
@@ -299,14 +302,33 @@ class PretrainedModel:
             arguments["device_map"] = self.device_map
         auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
         # The commit of the fingerprint, and no later one that the hub may have by now.
-        pinned = {} if Path(path).is_dir() else {"revision": hub_commit(path)}
+        pinned: dict[str, Any] = {} if Path(path).is_dir() else {"revision": hub_commit(path)}
+        # A model's own code is not run, and nobody is asked whether it may be.
+        pinned["trust_remote_code"] = False
         try:
-            return AutoTokenizer.from_pretrained(path, **pinned), auto.from_pretrained(path, **pinned, **arguments)
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(path, **pinned)
+            model, report = auto.from_pretrained(path, output_loading_info=True, **pinned, **arguments)
+        except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
             raise ValueError(
                 f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and "
                 "its tokeniser, or a name on the hub that can be reached from here"
             ) from error
+        self._require_whole(model, report)
+        return tokenizer, model
+
+    def _require_whole(self, model: nn.Module, report: Mapping[str, Any]) -> None:
+        """Check that all weights were read, and are numbers: `transformers` draws those at random that it lacks."""
+        missing = sorted(name for name in report["missing_keys"] if not (self.head == "none" and "pooler" in name))
+        if missing:
+            raise ValueError(
+                f"path: {self.path} lacks the weights {some(missing)}, which would be drawn at random: give the whole "
+                "model, or head=none for one without a language-modelling head"
+            )
+        broken = [
+            name for name, p in model.named_parameters() if p.device.type != "meta" and not bool(p.isfinite().all())
+        ]
+        if broken:
+            raise ValueError(f"path: {self.path} has NaN or infinite weights in {some(broken)}: give another model")
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> str:

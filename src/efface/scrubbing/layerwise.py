@@ -70,7 +70,7 @@ def scrub(
         (None if the model has no language-modelling head).
 
     Raises:
-        ValueError: the family is not known, a column is missing, labels and tokens differ in number, there are none.
+        ValueError: the family is not known, or the data are not as `efface.scrubbing.tokens.Batches` needs them.
 
     Cost: every block runs at most (sites + 1) times for each batch, whatever the number of blocks. Memory for the
     statistics of one layer at a time, 8 d² bytes, and 24 d² while its eraser is computed.
@@ -78,13 +78,15 @@ def scrub(
     if states not in ("memory", "disk", "recompute"):
         raise ValueError(f"states is {states!r}, but must be 'memory', 'disk' or 'recompute'")
     family = family_of(model) if family is None else family
-    batches = Batches(train, z_column, batch_size, input_device(model))
+    batches = Batches(train, z_column, batch_size, input_device(model), vocabulary=_vocabulary(model))
     model.eval()
     with _open_states(states, states_dir) as store:
         walk = _Walk(model, family, batches, store, pre_hook)
         if z_column is None:
             return None, walk.loss(ConceptScrubber())
         n_labels = batches.n_labels() if n_labels is None else n_labels
+        if not isinstance(n_labels, int) or n_labels < 2:
+            raise ValueError(f"{z_column!r} has n_labels={n_labels} classes, but needs two or more to be erased")
         make_fitter = functools.partial(
             LeaceFitter, z_dim=n_labels, method=method, affine=affine, dtype=torch.float32, shrinkage=shrinkage,
             rtol=rtol,
@@ -118,6 +120,12 @@ def input_device(model: nn.Module) -> torch.device:
     if device.type == "meta":  # offloaded: hooks of the model bring it in
         device = torch.device(getattr(model, "hf_device_map", {}).get("", "cpu"))
     return device
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    """Count the tokens that a model knows; None if it does not say."""
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    return getattr(embeddings, "num_embeddings", None)
 
 
 class _Stop(Exception):  # noqa: N818

@@ -94,11 +94,18 @@ class ConceptScrubber:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, facts = tensorfiles.read(path, kind=_KIND, device=device)
-        parts: dict[str, dict[str, Tensor]] = {module: {} for module in facts["erasers"]}
-        for key, tensor in tensors.items():
-            module, _, name = key.rpartition("/")
-            parts[module][name] = tensor
-        return cls(facts["pre_hook"], {module: _KINDS[facts["erasers"][module]](**parts[module]) for module in parts})
+        try:
+            pre_hook, kinds = facts["pre_hook"], facts["erasers"]
+            if not isinstance(pre_hook, bool):
+                raise TypeError(f"pre_hook is {pre_hook!r}")
+            parts: dict[str, dict[str, Tensor]] = {module: {} for module in kinds}
+            for key, tensor in tensors.items():
+                module, _, name = key.rpartition("/")
+                parts[module][name] = tensor
+            classes = {module: _KINDS[kinds[module]] for module in parts}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): fit and save it again") from error
+        return cls(pre_hook, {module: classes[module].rebuild(parts[module], f"{path}: {module}") for module in parts})
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efface.erasure.inputs import as_tensor
+
 if TYPE_CHECKING:  # `scrub` needs no more than the core and transformers
     from efface.data.conllu import Document
 
@@ -183,19 +185,25 @@ class Batches:
         z_column: name of the labels, `[n, t]` integers; negative ones are left out. None if there are none.
         batch_size: sequences in a batch.
         device: the device of the batches.
+        vocabulary: how many tokens the model knows; not checked if None.
 
     Raises:
-        ValueError: a column is missing, there are no sequences, or labels and tokens differ in number.
+        ValueError: a column is missing, there are no sequences, a column differs from the tokens in number, holds other
+            than integers, or tokens that the model does not know; some of it when a batch is read.
     """
 
-    def __init__(self, data: Any, z_column: str | None, batch_size: int, device: torch.device | str = "cpu") -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+    def __init__(
+        self, data: Any, z_column: str | None, batch_size: int, device: torch.device | str = "cpu", *,
+        vocabulary: int | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be an integer, at least 1")
         names = list(data) if isinstance(data, Mapping) else list(data.column_names)
         for name in ("input_ids", *([z_column] if z_column is not None else [])):
             if name not in names:
                 raise ValueError(f"train has no column {name!r}, only {', '.join(map(repr, names))}")
         self.data, self.z_column, self.batch_size, self.device = data, z_column, batch_size, device
+        self.vocabulary = vocabulary
         self.masked = "attention_mask" in names
         # A data set has as many rows in all its columns, and reading one may mean reading it whole.
         self.n = len(data["input_ids"]) if isinstance(data, Mapping) else len(data)
@@ -218,23 +226,23 @@ class Batches:
         if isinstance(self.data, Mapping):
             part = {name: self.data[name][rows] for name in self._columns()}
         else:
-            part = self.data[rows]
-        ids = _padded(part["input_ids"], 0)
-        mask = _padded(part["attention_mask"], 0) if self.masked else _lengths_mask(part["input_ids"])
-        z = None
-        if self.z_column is not None:
-            self._require_labels(part["input_ids"], part[self.z_column], i * self.batch_size)
-            z = _padded(part[self.z_column], UNLABELLED).to(self.device)
+            read = self.data[rows]
+            part = {name: read[name] for name in self._columns()}
+        for name in self._columns()[1:]:
+            _require_lengths(part["input_ids"], part[name], name, first=i * self.batch_size)
+        columns = {name: _padded(part[name], name, UNLABELLED if name == self.z_column else 0) for name in part}
+        ids, mask = columns["input_ids"], columns.get("attention_mask")
+        if self.vocabulary is not None and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
+            raise ValueError(
+                f"input_ids go from {int(ids.min())} to {int(ids.max())}, but the model knows 0 … "
+                f"{self.vocabulary - 1}: use its own tokeniser"
+            )
+        if mask is None:
+            mask = _lengths_mask(part["input_ids"])
+        elif mask.numel() and not 0 <= int(mask.min()) <= int(mask.max()) <= 1:
+            raise ValueError(f"attention_mask goes from {int(mask.min())} to {int(mask.max())}, but must be 0 or 1")
+        z = None if self.z_column is None else columns[self.z_column].to(self.device)
         return Batch(ids.to(self.device), mask.to(self.device), z)
-
-    def _require_labels(self, ids: Any, z: Any, first: int) -> None:
-        """Check that each sequence has as many labels as tokens; `first` is the number of the first one."""
-        for i, (tokens, labels) in enumerate(zip(ids, z, strict=True), first):
-            if len(tokens) != len(labels):
-                raise ValueError(
-                    f"sequence {i} has {len(tokens)} tokens, but {len(labels)} labels in {self.z_column!r}: give one "
-                    "label for each token, negative where there is none"
-                )
 
     def _columns(self) -> list[str]:
         names = ["input_ids", *(["attention_mask"] if self.masked else [])]
@@ -244,25 +252,47 @@ class Batches:
         """Count the classes: those of a `datasets` class label, or one more than the largest label.
 
         Raises:
-            ValueError: no token has a label.
+            ValueError: no token has a label, or labels are numbered far beyond their number.
         """
         feature = getattr(self.data, "features", {}).get(self.z_column)
         declared = getattr(getattr(feature, "feature", None), "num_classes", None)
-        largest = -1
+        largest, labelled = -1, 0
         for batch in self if declared is None else ():
             assert batch.z is not None
             largest = max(largest, int(torch.where(batch.labelled, batch.z, -1).max()))
+            labelled += int(batch.labelled.sum())
+        if largest >= max(1000, 10 * labelled):
+            raise ValueError(f"{self.z_column!r} has {labelled} labels up to {largest}: number the classes 0 … K − 1")
         count = largest + 1 if declared is None else int(declared)
         if count == 0:
             raise ValueError(f"{self.z_column!r} labels no token: at least one label must be 0 or more")
         return count
 
 
-def _padded(rows: Any, fill: int) -> Tensor:
+def _require_lengths(ids: Any, column: Any, name: str, *, first: int) -> None:
+    """Check that a column has as many values as tokens in each sequence; `first` is the number of the first one."""
+    for i, (tokens, values) in enumerate(zip(ids, column, strict=True), first):
+        count = len(values) if getattr(values, "ndim", hasattr(values, "__len__")) else 1
+        if len(tokens) != count:
+            raise ValueError(
+                f"sequence {i} has {len(tokens)} tokens, but {count} values in {name!r}: give each token one; "
+                "a label is negative where there is none"
+            )
+
+
+def _padded(rows: Any, name: str, fill: int) -> Tensor:
+    """Pad rows of integers on the right; whole numbers of another dtype are taken, booleans only as a mask."""
     if isinstance(rows, Tensor) and rows.ndim == 2:
-        return rows.long()
-    parts = [torch.as_tensor(row).long() for row in rows]
+        return _integers(rows, name)
+    parts = [_integers(as_tensor(row, repr(name)), name) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill)
+
+
+def _integers(values: Tensor, name: str) -> Tensor:
+    whole = values.long()
+    if (values.dtype == torch.bool and name != "attention_mask") or not bool((whole == values).all()):
+        raise ValueError(f"{name!r} has values of {values.dtype} that are no integers")
+    return whole
 
 
 def _lengths_mask(rows: Any) -> Tensor:

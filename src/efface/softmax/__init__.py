@@ -15,12 +15,13 @@ Hessian, and the same minimum.
 
 from efface.softmax.fit import SoftmaxFit, fit_softmax, minimise, softmax_path
 from efface.softmax.objective import BinaryObjective, LinearObjective, SoftmaxObjective
-from efface.softmax.steps import FACTORED, curved_factor, mean_block
+from efface.softmax.steps import FACTORED, NewtonSteps, curved_factor, mean_block
 
 __all__ = [
     "FACTORED",
     "BinaryObjective",
     "LinearObjective",
+    "NewtonSteps",
     "SoftmaxFit",
     "SoftmaxObjective",
     "curved_factor",

@@ -102,14 +102,26 @@ def softmax_path(
 
 @torch.no_grad()
 def minimise(
-    objective: SoftmaxObjective, *, init: Tensor | None = None, tol: float = 1e-8, max_iter: int = 100
+    objective: SoftmaxObjective,
+    *,
+    init: Tensor | None = None,
+    tol: float = 1e-8,
+    max_iter: int = 100,
+    steps: NewtonSteps | None = None,
 ) -> SoftmaxFit:
-    """Minimise an objective that is there already; see `fit_softmax`."""
+    """Minimise an objective that is there already; see `fit_softmax`.
+
+    Args:
+        steps: finds the steps of several fits to one data set, which then share what preconditions them.
+    """
     theta = objective.x.new_zeros(objective.shape) if init is None else init.to(objective.x)
     if theta.shape != objective.shape:
         raise ValueError(f"init has parameters {list(theta.shape)}, but the problem needs {list(objective.shape)}")
+    if steps is None:
+        steps = NewtonSteps(tol)
+    steps.restart()
     descend = _descend_binary if objective.n_classes == 2 else _descend
-    loss, minimum = descend(objective, theta, tol, max_iter)
+    loss, minimum = descend(objective, theta, steps, tol, max_iter)
     theta = minimum.theta
     return SoftmaxFit(
         weight=theta[:, :-1] if objective.bias else theta,
@@ -121,15 +133,19 @@ def minimise(
     )
 
 
-def _descend(objective: LinearObjective, theta: Tensor, tol: float, max_iter: int) -> tuple[float, Minimum]:
+def _descend(
+    objective: LinearObjective, theta: Tensor, steps: NewtonSteps, tol: float, max_iter: int
+) -> tuple[float, Minimum]:
     """Return the loss at the minimum, and the minimum."""
     point, minimum = newton.minimise(
-        objective.at(theta), [NewtonSteps(tol), GradientStep()], tol=tol, max_iter=max_iter, rounding=_ROUNDING
+        objective.at(theta), [steps, GradientStep()], tol=tol, max_iter=max_iter, rounding=_ROUNDING
     )
     return float(objective.loss(point.logits)), minimum
 
 
-def _descend_binary(objective: SoftmaxObjective, theta: Tensor, tol: float, max_iter: int) -> tuple[float, Minimum]:
+def _descend_binary(
+    objective: SoftmaxObjective, theta: Tensor, steps: NewtonSteps, tol: float, max_iter: int
+) -> tuple[float, Minimum]:
     """Return the same, found in the difference of the two rows; a start at the minimum is not moved."""
     reduced = BinaryObjective(objective)
     start = reduced.at(reduced.reduced(theta))
@@ -137,7 +153,7 @@ def _descend_binary(objective: SoftmaxObjective, theta: Tensor, tol: float, max_
     if grad_norm <= tol or max_iter == 0:
         loss = float(reduced.loss(start.logits))
         return loss, Minimum(theta=theta, iterations=0, grad_norm=grad_norm, converged=grad_norm <= tol)
-    loss, minimum = _descend(reduced, start.theta, tol, max_iter)
+    loss, minimum = _descend(reduced, start.theta, steps, tol, max_iter)
     return loss, replace(minimum, theta=reduced.restored(minimum.theta, theta))
 
 

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from efface import newton
 from efface.moments import require_finite
 from efface.newton import LinearMap
 
@@ -94,6 +95,15 @@ class LinearObjective(ABC):
             return scale * (q.mT @ x).to(v) + self.penalty * v
 
         return times
+
+    def largest_curvature(self) -> float:
+        """Bound the largest eigenvalue of the loss's Hessian: half that of Σ_i w_i x_i x_iᵀ, whatever θ.
+
+        By power iteration, so that it may be a few per cent too small; 80nd operations.
+        """
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(self.x.shape[1], generator=generator, dtype=self.x.dtype).to(self.x)
+        return newton.largest_eigenvalue(lambda v: (self.weight * (self.x @ v)) @ self.x, start) / 2
 
     def at(self, theta: Tensor) -> "LinearPoint":
         """Return f at θ."""
@@ -178,7 +188,8 @@ class SoftmaxObjective(LinearObjective):
         self.centre = self.x.new_zeros(shape) if centre is None else centre.to(self.x)
 
     def with_l2(self, l2: float) -> Self:
-        """Return the objective under another penalty, on the same data in memory."""
+        """Return the objective under another penalty, on the same data in memory, in float32 too."""
+        _ = self.x32
         other = copy.copy(self)
         other.penalty = _checked(l2) * self._penalised
         return other

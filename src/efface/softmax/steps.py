@@ -94,6 +94,10 @@ class NewtonSteps(NewtonCg[LinearPoint]):
         self._last = math.inf
         self._curved = False
 
+    def restart(self) -> None:
+        """Forget how the last fit went, before another one begins; the preconditioner is kept."""
+        self._last = math.inf
+
     def product(self, point: LinearPoint) -> LinearMap:
         norm = float(point.gradient.norm())
         slow, self._last = norm > self._last / 2, norm

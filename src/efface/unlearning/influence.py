@@ -88,7 +88,15 @@ def influence_on_bias(objective: SoftmaxObjective, theta: Tensor, bias: Bias, in
         theta: `[K, d(+1)]`, its minimum; elsewhere I is no derivative of anything.
         bias: the functional B.
         inverse: of the objective's Hessian at θ, see `efface.unlearning.inverse.head_inverse`.
+
+    Raises:
+        ValueError: θ is not finite, or has another shape than the objective's parameters.
     """
+    if theta.shape != objective.shape or not bool(theta.isfinite().all()):
+        raise ValueError(
+            f"theta has shape {list(theta.shape)}, but must be finite and {list(objective.shape)}: pass the minimum of "
+            "the objective"
+        )
     theta = theta.to(objective.x)
     solved = inverse(bias.gradient(theta))
     slopes = objective.sample_slopes(solved, objective.logits(theta).softmax(1))

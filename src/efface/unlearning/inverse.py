@@ -20,6 +20,8 @@ SOLVERS = ("auto", "cholesky", "cg", "lissa")
 
 _EXACT_OPERATIONS = 2e10
 """n p² up to which `auto` builds the Hessian; and p up to the cube root of about it."""
+_MOST_FACTORED = 30_000
+"""Parameters up to which the Hessian is built where it is asked for: 7 GB, and as much for its factor."""
 
 
 class NotPositiveDefiniteError(ValueError):
@@ -227,6 +229,7 @@ def head_inverse(
 
     Raises:
         NotPositiveDefiniteError: damping and penalty are too small.
+        ValueError: the solver is unknown, or `cholesky` for more than 30,000 parameters.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}, but must be one of {', '.join(SOLVERS)}")
@@ -246,6 +249,11 @@ def _exact(
     if solver == "auto":
         solver = "cholesky" if p <= 2000 and len(objective.x) * p**2 <= _EXACT_OPERATIONS else "cg"
     if solver == "cholesky":
+        if p > _MOST_FACTORED:
+            raise ValueError(
+                f"solver is 'cholesky', but the Hessian of {p:,} parameters takes {8e-9 * p**2:,.0f} GB, and its "
+                "factor as much again: take 'auto' or 'cg'"
+            )
         return CholeskyInverse(objective.hessian(probabilities), damping=damping)
     precondition = None
     if isinstance(objective, SoftmaxObjective) and p <= FACTORED:

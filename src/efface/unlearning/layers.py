@@ -7,7 +7,7 @@ logits are linear in θ (Martens, "New insights and perspectives on the natural 
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -47,6 +47,11 @@ class Layers:
         parts = theta.split([t.numel() for t in named.values()])
         return {name: part.view_as(t) for (name, t), part in zip(named.items(), parts, strict=True)}
 
+    def entrance(self, theta: Tensor, d: int) -> tuple[Tensor, Tensor | None]:
+        tensors = self.tensors(theta)
+        first = next(name.removesuffix("weight") for name in tensors if name.endswith("weight"))
+        return tensors[f"{first}weight"], tensors.get(f"{first}bias")
+
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         return torch.func.functional_call(self.module, self.tensors(theta), (x.to(theta),))  # type: ignore[no-any-return]
 
@@ -65,6 +70,9 @@ class Layers:
         """
         steps = NewtonCg[LayersPoint](None, rtol=lambda _: 0.1, max_products=_PRODUCTS, caution=objective.l2)
         return newton.minimise(self.point(objective, theta), [steps], tol=self.tol, max_iter=max_iter)[1]
+
+    def around(self, objective: TrainingObjective, centre: Tensor) -> "LayersAround":
+        return LayersAround(self, replace(objective, centre=centre))
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         if len(y) == 0:
@@ -88,6 +96,22 @@ class Layers:
         return Influence(bias=float(measured(theta)), values=-slopes.detach(), weight=_weight(objective))
 
 
+class LayersAround:
+    """The loss of several layers with a penalty around one θ₀."""
+
+    def __init__(self, layers: Layers, objective: TrainingObjective) -> None:
+        self.tol = layers.tol
+        self._layers, self._objective = layers, objective
+        centre = objective.centre
+        assert centre is not None
+        start = torch.randn(centre.shape, generator=torch.Generator().manual_seed(0)).to(centre)
+        product = layers.point(replace(objective, l2=0.0), centre).bound()
+        self.curvature = newton.largest_eigenvalue(product, start)
+
+    def minimise(self, l2: float, theta: Tensor, *, max_iter: int) -> Minimum:
+        return self._layers.minimise(replace(self._objective, l2=l2), theta, max_iter=max_iter)
+
+
 class LayersPoint:
     """The training objective of `Layers` at one θ, with the Gauss–Newton matrix in place of the Hessian."""
 
@@ -102,17 +126,24 @@ class LayersPoint:
 
     def product(self) -> LinearMap:
         """Return v ↦ (Jᵀ H_z J + λ) v, at the cost of about three passes for each v."""
+        p = self._layers.logits(self.theta, self._objective.x).softmax(1)
+        return self._curved(lambda q: p * (q - (p * q).sum(1, keepdim=True)))
+
+    def bound(self) -> LinearMap:
+        """Return v ↦ (½ Jᵀ J + λ) v: no H_z has an eigenvalue above ½, whatever the logits are."""
+        return self._curved(lambda q: q / 2)
+
+    def _curved(self, curve: LinearMap) -> LinearMap:
+        """Return v ↦ (Jᵀ C J + λ) v for a map C of `[n, K]`."""
         objective, theta = self._objective, self.theta
 
         def logits(theta: Tensor) -> Tensor:
             return self._layers.logits(theta, objective.x)
 
-        z, pull_back = torch.func.vjp(logits, theta)[:2]
-        p, weight = z.softmax(1), _weight(objective)[:, None]
+        pull_back, weight = torch.func.vjp(logits, theta)[1], _weight(objective)[:, None]
 
         def times(v: Tensor) -> Tensor:
-            q = _slope(logits, theta, v)
-            pulled: Tensor = pull_back(weight * p * (q - (p * q).sum(1, keepdim=True)))[0]
+            pulled: Tensor = pull_back(weight * curve(_slope(logits, theta, v)))[0]
             return (pulled + objective.l2 * v).detach()
 
         return times

@@ -19,14 +19,31 @@ class TrainingObjective:
     """`[n, d]`"""
     y: Tensor
     weight: Tensor | None = None
-    l2: float
-    """λ > 0"""
+    l2: float = 0.0
+    """λ; positive, unless nothing but the loss is used."""
     centre: Tensor | None = None
     """θ₀; zero if None."""
 
 
+class Around(Protocol):
+    """A loss with the penalty λ/2 ‖θ − θ₀‖² around one θ₀, to be minimised under several λ."""
+
+    tol: float
+    """A minimum has no larger entry in its gradient."""
+    curvature: float
+    """The largest eigenvalue that the loss's Hessian can have at θ₀: the unit of λ."""
+
+    def minimise(self, l2: float, theta: Tensor, *, max_iter: int) -> Minimum:
+        """Minimise under λ = `l2` from θ, as `Trainable.minimise` does."""
+        ...
+
+
 class Trainable(Protocol):
     """Parameters θ with a training objective."""
+
+    def entrance(self, theta: Tensor, d: int) -> tuple[Tensor, Tensor | None]:
+        """Return the layer that the `d` features enter, `[k, d]` and its intercept `[k]` or None, as views of θ."""
+        ...
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """Return `[m, K]`."""
@@ -34,6 +51,10 @@ class Trainable(Protocol):
 
     def minimise(self, objective: TrainingObjective, theta: Tensor, *, max_iter: int) -> Minimum:
         """Minimise by damped Newton steps with backtracking from θ: no step raises the objective."""
+        ...
+
+    def around(self, objective: TrainingObjective, centre: Tensor) -> Around:
+        """Return the objective's loss with a penalty around `centre`, whatever the objective's own penalty is."""
         ...
 
     def gradient_sum(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:

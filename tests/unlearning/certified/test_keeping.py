@@ -85,6 +85,7 @@ def test_loading_asks_for_the_samples_that_are_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["model", "release"])
 def test_one_flipped_byte_is_seen(kind: str, tmp_path: Path) -> None:
+    """Covers faults B6."""
     fitted = saved(tmp_path / "model")
     fitted.release().save(tmp_path / "release")
     content = bytearray((tmp_path / kind).read_bytes())
@@ -120,6 +121,7 @@ def test_weights_that_are_no_minimum_are_refined(tmp_path: Path) -> None:
 def test_wrong_content_under_a_right_checksum_is_named(
     tensors: dict[str, Any], facts: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
+    """Covers faults B6."""
     fitted = saved(tmp_path / "model")
     before = tensorfiles.read(tmp_path / "model", kind=OWNER)
     tensorfiles.write(tmp_path / "model", before[0] | tensors, kind=OWNER, facts=before[1] | facts)

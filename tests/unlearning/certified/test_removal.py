@@ -165,6 +165,7 @@ def test_certificate_counts_releases_since_the_first_removal() -> None:
 
 
 def test_removals_from_several_threads_all_happen() -> None:
+    """Covers faults A3."""
     for trial in range(20):
         fitted = model(residual=1e-3)
         start, reports = Barrier(4), dict[int, Removal]()

@@ -1,0 +1,111 @@
+"""What the methods of a regularisation path share: candidates ever further from the model as it was trained.
+
+None of them can be worse on val than that model, which is the first candidate.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from efface.data.groups import Rule
+from efface.debiased import Debiased
+from efface.methods.base import Method
+from efface.methods.retraining import Part
+from efface.methods.selection import closest_on_val
+from efface.options import Ge, Gt, Len, options
+from efface.unlearning.objective import TrainingObjective
+from efface.unlearning.path import MULTIPLES, PathPoint, penalty_path
+
+
+class Edit(NamedTuple):
+    """A training objective that a path is followed for, and the setting that made it."""
+
+    objective: TrainingObjective
+    setting: dict[str, Any]
+    """Hyper-parameters, for the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One point of the path of one edit; without a point, the model as it was trained."""
+
+    part: Part
+    point: PathPoint | None = None
+    setting: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Names of the facts that a grid was laid over."""
+        return ("penalty", *self.setting)
+
+    @property
+    def closeness(self) -> float:
+        """λ over the largest curvature."""
+        return torch.inf if self.point is None else self.point.multiple
+
+    @cached_property
+    def model(self) -> Debiased:
+        """The model, for features as they are."""
+        return self.part.model(self.part.theta if self.point is None else self.point.minimum.theta)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """`[n, K]` of the val samples, as the model returns them."""
+        return self.model(self.part.problem.val.x)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the setting, for the record; null for the model as it was trained."""
+        point = self.point
+        return {"penalty": point and point.multiple, "l2": point and point.l2, **self.setting}
+
+    def ending(self) -> dict[str, Any]:
+        """Return how the minimisation ended, for the record."""
+        if self.point is None:
+            return {"steps": 0, "converged": None, "grad_norm": None}
+        end = self.point.minimum
+        return {"steps": end.iterations, "converged": end.converged, "grad_norm": end.grad_norm}
+
+
+@options
+class PathMethod(Method):
+    """Minimise an edited training objective plus λ/2 ‖θ − θ̂‖²_D for falling λ, and choose on val how far to go.
+
+    θ̂ is the model as it was trained, and D the features' variances, see `efface.methods.retraining.standardised`. The
+    rule of choice is `efface.methods.selection.closest_on_val`: the model as it was trained is a candidate, and where
+    nothing beats it, the answer.
+
+    Args:
+        penalties: λ over the largest curvature that the objective can have, see `efface.unlearning.path`: from where
+            nothing moves to where the objective is at its minimum; a path ends there.
+        steps: Newton steps at most for each λ.
+        select: the rule on val, see `efface.data.groups.val_score`. Where val has one value of the attribute, it is
+            `accuracy`.
+    """
+
+    penalties: Annotated[Sequence[Annotated[float, Gt(0)]], Len(1)] = MULTIPLES
+    steps: Annotated[int, Ge(1)] = 100
+    select: Rule = "unbiased_accuracy"
+
+    def follow(
+        self, part: Part, edits: Iterable[Edit], *, from_scratch: bool = False
+    ) -> tuple[Candidate, dict[str, Any]]:
+        """Follow the path of each edit. Returns the chosen candidate, and facts for the record.
+
+        Args:
+            part: what is re-trained, in the units of its features' standard deviations.
+            edits: objectives at features in these units.
+            from_scratch: start each minimisation at zero.
+        """
+        candidates = [Candidate(part=part)]
+        for edit in edits:
+            points = penalty_path(
+                part.trainable, edit.objective, part.theta, self.penalties, max_iter=self.steps,
+                from_scratch=from_scratch,
+            )  # fmt: skip
+            candidates += [Candidate(part=part, point=point, setting=edit.setting) for point in points]
+        chosen, facts = closest_on_val(candidates, part.problem, self.select)
+        return chosen, chosen.ending() | facts
