@@ -198,3 +198,17 @@ def test_an_array_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such image"):
         cached_array(tmp_path, "images", {}, (4, 2), chunks)
     assert [path.suffix for path in (tmp_path / "images").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.zeros((3, 2), np.uint8), r"they have 6 bytes, not \[4, 2\]"),
+        (np.zeros((5, 2), np.uint8), r"they have 10 bytes, not \[4, 2\]"),
+        (np.zeros((4, 2), np.float32), "one has dtype float32, but must be uint8"),
+    ],
+)
+def test_chunks_that_are_not_the_array_are_refused(tmp_path: Path, chunk: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cached_array(tmp_path, "images", {}, (4, 2), lambda: [chunk], say=print)
+    assert not list(tmp_path.rglob("*.npy"))

@@ -20,6 +20,7 @@ ORDER = [
 BESIDE = {
     "cache": set(),
     "optimal_transport": {"erasure"},
+    "concept_erasure": {"erasure", "scrubbing"},
     "sklearn": {"erasure"},
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "report": set(),

@@ -48,3 +48,8 @@ def test_sum_has_the_samples_of_both() -> None:
     assert (features(2) + features(3, cluster=False)).cluster is None
     with pytest.raises(ValueError, match="only one of the two has weights"):
         features(2) + features(3, weight=False)
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"have \[3, 3, 2\] rows, but must have as many"):
+        Features(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(2).long())

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +125,39 @@ def test_cluster_config_is_whole() -> None:
     assert config["_target_"].endswith("SlurmLauncher")
     cores = "${hydra.launcher.cpus_per_task}"
     assert config["setup"] == [f"export OMP_NUM_THREADS={cores}", f"export SRUN_CPUS_PER_TASK={cores}"]
+
+
+def processes_of(group: int) -> list[str]:
+    """The commands of a process group that have not ended."""
+    running = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().rpartition(")")
+            state, _, its_group = rest.split()[:3]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(its_group) == group and state not in "ZX":
+            running.append(name)
+    return running
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads Linux's /proc")
+def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    grid = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.epochs=100000", "seed=0,1", "logger=none"]
+    process = start(tmp_path, grid)
+    while len(list(tmp_path.rglob("seed=*/.lock"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    assert len(processes_of(process.pid)) > 2
+    process.kill()
+    deadline = time.monotonic() + 20
+    while (left := processes_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert left == []
 
 
 @pytest.mark.slow

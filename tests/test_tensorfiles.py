@@ -103,7 +103,7 @@ def test_loading_imports_nothing_that_a_file_names(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "PWNED").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", '{"id": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"id": 1}', 100_000 * "[", '{"status": "done", "artifacts": 3}'])
 def test_damaged_record_is_named(tmp_path: Path, content: str) -> None:
     """Covers faults A1."""
     (tmp_path / "record.json").write_text(content)
@@ -128,6 +128,14 @@ def test_run_without_a_model_says_why(tmp_path: Path, record: dict) -> None:
         ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged"}),
         ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": "many"}),
         ({"head.weight": torch.zeros(3)}, {"represent": "unchanged", "cut": 1}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": 0}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "unchanged", "cut": 1.5}),
+        ({"head.weight": torch.zeros(2, 3)}, {"represent": "rectified", "cut": 1}),
+        (
+            {"head.weight": torch.zeros(2, 3), "represent.weight_1": torch.zeros(3, 3)},
+            {"represent": "rectified", "cut": 1},
+        ),
+        ({"head.weight": torch.zeros(2, 3), "other": torch.zeros(1)}, {"represent": "unchanged", "cut": 1}),
     ],
 )
 def test_a_file_with_a_part_missing_is_named(tmp_path: Path, tensors: dict, facts: dict) -> None:
@@ -166,3 +174,23 @@ def test_a_representation_that_could_not_be_loaded_is_not_saved(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"add it to efface\.representations\.KINDS"):
         Debiased(represent=represent, head=nn.Linear(3, 2)).save(tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_was_exchanged_is_not_loaded(tmp_path: Path) -> None:
+    """Covers faults A6: whole, but of another run than the record beside it."""
+    run = finished(tmp_path)
+    path = run / "debiased.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (run / "record.json").write_text(json.dumps({"status": "done", "artifacts": {path.name: digest}}))
+    assert efface.load(run).cut == 1
+    Debiased(represent=Representation(), head=nn.Linear(3, 2)).save(path)
+    with pytest.raises(ValueError, match=r"is not the model of .*record\.json: it was exchanged since"):
+        efface.load(run)
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    tensor = torch.arange(6.0)
+    tensorfiles.write(tmp_path / "file", {"a": tensor, "b": tensor, "c": tensor[:2]}, kind="thing")
+    tensors, _ = tensorfiles.read(tmp_path / "file", kind="thing")
+    assert torch.equal(tensors["b"], tensor)
+    assert torch.equal(tensors["c"], tensor[:2])

@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -147,6 +148,12 @@ def _read(files: list[Path], read: Callable[[], T]) -> T | None:
     return None
 
 
+def _pixels(chunk: np.ndarray) -> bytes:
+    if chunk.dtype != np.uint8:
+        raise ValueError(f"chunks: one has dtype {chunk.dtype}, but must be uint8")
+    return chunk.tobytes()
+
+
 def _write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> str:
     """Write an array chunk by chunk, atomically; returns its checksum."""
     hasher = hashlib.sha256()
@@ -155,9 +162,11 @@ def _write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[np.ndarray
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            for content in itertools.chain([header.getvalue()], (chunk.tobytes() for chunk in chunks)):
+            for content in itertools.chain([header.getvalue()], (_pixels(chunk) for chunk in chunks)):
                 hasher.update(content)
                 file.write(content)
+            if file.tell() != len(header.getvalue()) + math.prod(shape):
+                raise ValueError(f"chunks: they have {file.tell() - len(header.getvalue())} bytes, not {list(shape)}")
 
     write_atomically(path, write)
     return hasher.hexdigest()

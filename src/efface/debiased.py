@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface import tensorfiles
+from efface.files import file_digest
 from efface.problem import Features
 from efface.representations import KINDS, Representation
 
@@ -72,7 +73,10 @@ class Debiased:
             parts = {name: t for name, t in tensors.items() if name.startswith("represent.")}
             represent = KINDS[kind](**{name.removeprefix("represent."): t for name, t in parts.items()})
             head = _head(tensors["head.weight"], tensors.get("head.bias"))
-            return cls(represent=represent.eval(), head=head, cut=int(facts["cut"]))
+            unknown = sorted(set(tensors) - set(parts) - {"head.weight", "head.bias"})
+            if unknown or not isinstance(facts["cut"], int) or facts["cut"] < 1:
+                raise ValueError(f"it holds {unknown} and cut={facts['cut']!r}")
+            return cls(represent=represent.eval(), head=head, cut=facts["cut"])
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): make and save it again") from error
 
@@ -82,7 +86,8 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
 
     Raises:
         FileNotFoundError: `run_dir` holds no finished run.
-        ValueError: the method did not apply, the run is of a language model, or a file is damaged.
+        ValueError: the method did not apply, the run is of a language model, or a file is damaged, or not the one that
+            the record names.
     """
     directory = Path(run_dir)
     record = directory / "record.json"
@@ -90,8 +95,10 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
         raise FileNotFoundError(f"run_dir: {directory} holds no finished run: it has no {record.name}")
     try:
         content = json.loads(record.read_text())
-        status, reason, artifacts = content["status"], content.get("reason"), content.get("artifacts") or ()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        status, reason, artifacts = content["status"], content.get("reason"), content.get("artifacts") or {}
+        if not isinstance(artifacts, dict | list):
+            raise TypeError(f"artifacts is {artifacts!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{record} is damaged ({error}): run its job again with overwrite=true") from error
     if status != "done":
         raise ValueError(f"run_dir: {directory} holds no model: its run is {status} ({reason})")
@@ -100,7 +107,11 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
             f"run_dir: {directory} holds the erasers of a language model: "
             "efface.scrubbing.ConceptScrubber.load(run_dir / 'scrubber.safetensors') reads them"
         )
-    return Debiased.load(directory / MODEL_FILE)
+    path = directory / MODEL_FILE
+    digest = artifacts.get(MODEL_FILE) if isinstance(artifacts, dict) else None  # version 1 has no digests
+    if digest is not None and path.is_file() and file_digest(path) != digest:
+        raise ValueError(f"{path} is not the model of {record}: it was exchanged since; run its job again")
+    return Debiased.load(path)
 
 
 def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:

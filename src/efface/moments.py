@@ -27,6 +27,7 @@ WeightKind = Literal["importance", "frequency"]
 `frequency`: how often a sample was seen; the weights sum to the number of samples."""
 
 _SHIFT_ROWS = 512
+_ALL = slice(None)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -119,7 +120,8 @@ class Moments:
         z_dim: width of z; 0 if only x matters.
         device: where the sums are kept.
         dtype: dtype of the data; products are formed in it, or in float32 if it is narrower.
-        track_xx: keep Cov(x), which costs O(n x_dim²). Without it an update costs O(n x_dim z_dim).
+        track_xx: keep Cov(x), which costs O(n x_dim²). Without it, variances alone are kept, and an update costs
+            O(n x_dim z_dim), of labels O(n x_dim).
         weights: what the weights mean; see `WeightKind`.
 
     Memory: 8 x_dim² bytes for Cov(x), 8 x_dim z_dim for Cov(x, z), and 8 z_dim² for Cov(z) unless z is labels; while a
@@ -153,6 +155,7 @@ class Moments:
         self._sum_z = torch.zeros(z_dim, device=device, dtype=sums)
         # Only the upper block triangle of _xx is meaningful until `cov_xx` mirrors it.
         self._xx = torch.zeros(x_dim, x_dim, device=device, dtype=sums) if track_xx else None
+        self._squares = None if track_xx else torch.zeros(x_dim, device=device, dtype=torch.float64)
         self._zx = torch.zeros(z_dim, x_dim, device=device, dtype=sums)
         # None as long as z was labels: then Σ(z, z) is diagonal, and its diagonal is _sum_z.
         self._zz: Tensor | None = None
@@ -186,11 +189,9 @@ class Moments:
             # Any shift near the mean will do; it is fixed from here on. Labels are counted, and need none.
             shift_x = self._mean_of_first(x)
             shift_z = self._mean_of_first(z) if z.ndim == 2 else torch.zeros_like(shift_z)
-        present = None
-        if z.ndim == 1 and self.z_dim > len(x):  # work with the classes that occur
-            present, z = z.unique(return_inverse=True)
-        classes = self.z_dim if present is None else len(present)
-        sums = Batch(x, z, weight, classes, shift_x, shift_z, self._xx is not None).sums(self._zx.dtype)
+        batch = Batch(x, z, weight, self.z_dim, shift_x, shift_z, self._xx is not None)
+        batch, present = batch.of_present()
+        sums = batch.sums(self._zx.dtype)
         if sums is None:
             require_finite(x, "x")
             require_finite(z, "z")
@@ -304,6 +305,8 @@ class Moments:
             sums["_zz"] = self._dense_zz() + sum_z.mH @ b + b.mH @ sum_z + n * (b.mH @ b)
         if self._xx is not None:
             sums["_xx"] = self._xx + sum_x.mH @ a + a.mH @ sum_x + n * (a.mH @ a)
+        if self._squares is not None:
+            sums["_squares"] = self._squares + (2 * (a.conj() * sum_x).real + n * a.abs().square())[0]
         return sums
 
     def _dense_zz(self) -> Tensor:
@@ -351,10 +354,11 @@ class Moments:
         upper = torch.addmm(self._xx, mean.mH, mean, beta=float(1 / divisor), alpha=-float(self.weight / divisor))
         return upper.triu_()
 
-    def cov_xz(self, *, unbiased: bool = True) -> Tensor:
-        """Return Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64."""
-        mean_x, mean_z = (self._sum_x / self._total())[None], (self._sum_z / self._total())[None]
-        return (self._zx.mH - self.weight * (mean_x.mH @ mean_z)) / self._divisor(unbiased)
+    def cov_xz(self, *, unbiased: bool = True, columns: slice = _ALL) -> Tensor:
+        """Return Cov(x, z) = E[(x−μ)ᴴ(z−ν)], `[x_dim, z_dim]`, float64; of many classes, some `columns` at a time."""
+        mean_x, mean_z = (self._sum_x / self._total())[None], (self._sum_z[columns] / self._total())[None]
+        covariance = torch.addmm(self._zx[columns], mean_z.mH, mean_x, alpha=-float(self.weight))
+        return covariance.div_(self._divisor(unbiased)).mH
 
     def cov_zz(self, *, unbiased: bool = True) -> Tensor:
         """Return Cov(z) = E[(z−ν)ᴴ(z−ν)], `[z_dim, z_dim]`, Hermitian, float64."""
@@ -362,11 +366,11 @@ class Moments:
         return (self._dense_zz() - self.weight * (mean.mH @ mean)) / self._divisor(unbiased)
 
     def var_x(self, *, unbiased: bool = True) -> Tensor:
-        """Return the diagonal of `cov_xx`, `[x_dim]`, real, at the cost of O(x_dim)."""
-        if self._xx is None:
-            raise ValueError("Cov(x) was not tracked: make Moments with track_xx=True")
+        """Return the diagonal of `cov_xx`, `[x_dim]`, real, at the cost of O(x_dim), also without `track_xx`."""
+        squares = self._squares if self._xx is None else self._xx.diagonal().real
+        assert squares is not None
         mean = self._sum_x / self._total()
-        centred = self._xx.diagonal().real - self.weight * mean.abs().square()
+        centred = squares - self.weight * mean.abs().square()
         return (centred / self._divisor(unbiased)).clamp_min(0)
 
     def var_z(self, *, unbiased: bool = True) -> Tensor:

@@ -18,6 +18,11 @@ class Features:
     cluster: Tensor | None = None
     """int64; samples of one value belong together, such as the photographs of one person."""
 
+    def __post_init__(self) -> None:
+        lengths = [len(column) for column in self._columns() if column is not None]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"x, y, a, weight and cluster have {lengths} rows, but must have as many")
+
     def __len__(self) -> int:
         return len(self.y)
 

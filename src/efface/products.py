@@ -22,7 +22,10 @@ Sums = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples, weights, and the shifts that are subtracted before products are formed."""
+    """Samples, weights, and the shifts that are subtracted before products are formed.
+
+    Labels of more classes than there are samples take memory for the classes that occur, and one sum for each class.
+    """
 
     x: Tensor
     """`[n, d]`, n > 0"""
@@ -37,22 +40,25 @@ class Batch:
     track_xx: bool
 
     def sums(self, wide: torch.dtype) -> Sums | None:
-        """Return Σ(x), Σ(z), Σ(z, x) `[k, d]`, and where they are asked for Σ(x, x), upper blocks only, and Σ(z, z).
+        """Return Σ(x), Σ(z), Σ(z, x) `[k, d]`, Σ(z, z) unless z is labels, and of x the squares or all products.
 
+        The squares are Σ|x|² `[d]`; all products, where they are asked for, Σ(x, x), of which upper blocks only.
         Products are formed in the dtype of x, but in `wide` where they would leave its range.
 
         Returns:
             The sums; None if they leave the range of `wide` too, or hold NaN.
         """
-        total: Sums | None = None
+        total: Sums = {}
         for start in range(0, len(self.x), _PART_ROWS):
-            part = self._rows(start, start + _PART_ROWS)
+            part, present = self._rows(start, start + _PART_ROWS).of_present()
             sums = part._products(self.x.dtype)
             if not part._in_range(sums, self.x.dtype):
                 sums = part._products(wide)
                 if not part._in_range(sums, wide):
                     return None
-            total = sums if total is None else {name: value.to(wide).add_(sums[name]) for name, value in total.items()}
+            if present is None and len(part.x) == len(self.x):
+                return sums
+            self._add(total, sums, present, wide)
         return total
 
     def _rows(self, start: int, stop: int) -> "Batch":
@@ -60,6 +66,25 @@ class Batch:
             return self
         weight = None if self.weight is None else self.weight[start:stop]
         return replace(self, x=self.x[start:stop], z=self.z[start:stop], weight=weight)
+
+    def of_present(self) -> tuple["Batch", Tensor | None]:
+        """Number the classes that occur from 0, if there are more classes than samples; return them too."""
+        if self.z.ndim == 2 or self.classes <= len(self.x):
+            return self, None
+        present, z = self.z.unique(return_inverse=True)
+        return replace(self, z=z, classes=len(present)), present
+
+    def _add(self, total: Sums, sums: Sums, present: Tensor | None, dtype: torch.dtype) -> None:
+        """Add the sums of a part, whose classes are `present` if that is not None, to `total` in `dtype`."""
+        for name, value in sums.items():
+            places = present if name in ("_sum_z", "_zx") else None
+            if name not in total:
+                shape = value.shape if places is None else (self.classes, *value.shape[1:])
+                total[name] = value.new_zeros(shape, dtype=torch.promote_types(value.dtype, dtype))
+            if places is None:
+                total[name].add_(value)
+            else:
+                total[name].index_add_(0, places, value.to(total[name].dtype))
 
     def _products(self, dtype: torch.dtype) -> Sums:
         """Sum the products, formed in `dtype`."""
@@ -79,8 +104,14 @@ class Batch:
             elif xx is not None:
                 for i in range(0, d, columns):
                     xx[i : i + columns, i:].addmm_(wu[:, i : i + columns].mH, u[:, i:])
+            chunk, present = chunk.of_present()
             sums = chunk._class_sums(wu, w) if chunk.z.ndim == 1 else chunk._concept_sums(u, w)
-            total = sums if not total else {name: value.add_(sums[name]) for name, value in total.items()}
+            if xx is None:
+                sums["_squares"] = _squares(wu, u)
+            if present is None and not total:
+                total = sums
+            else:
+                self._add(total, sums, present, dtype)
         return total if xx is None else {**total, "_xx": xx}
 
     def _concept_sums(self, u: Tensor, w: Tensor | None) -> Sums:
@@ -111,8 +142,9 @@ class Batch:
         diagonals tell. A mean square below tiny / eps is made of products that lost digits, unless it is exactly 0.
         """
         limits = torch.finfo(dtype)
-        xx, zz = (sums[name].diagonal().real if name in sums else None for name in ("_xx", "_zz"))
-        checked = [sums["_sum_x"], sums["_sum_z"], sums["_zx"], *(s for s in (xx, zz) if s is not None)]
+        xx = sums["_xx"].diagonal().real if "_xx" in sums else sums["_squares"]
+        zz = sums["_zz"].diagonal().real if "_zz" in sums else None
+        checked = [sums["_sum_x"], sums["_sum_z"], sums["_zx"], xx, *([] if zz is None else [zz])]
         if not bool(torch.isfinite(torch.stack([values.sum() for values in checked]).sum())):
             return False
         weight = float(len(self.x))
@@ -123,11 +155,14 @@ class Batch:
             if not limits.max**-0.4 < largest < limits.max**0.4:
                 return False
         floor = weight * limits.tiny / limits.eps
-        if xx is None and self.z.ndim == 2 and self.classes:
-            # Σ(z, x) cannot stand in: it may be exactly 0 for a column that varies.
-            xx = (self.x.to(dtype) - self.shift_x.to(dtype)).abs().square().sum(0)
         pairs = ((self.x, self.shift_x, xx), (self.z, self.shift_z, zz))
         return not any(_loses_digits(a, shift, squares, floor) for a, shift, squares in pairs if squares is not None)
+
+
+def _squares(wu: Tensor, u: Tensor) -> Tensor:
+    """Compute Σ w |u|² `[d]` of u `[n, d]` and w u."""
+    products = (wu.conj() * u).real if u.is_complex() else wu * u
+    return products.sum(0, dtype=torch.float64)
 
 
 def _in_blocks(a: Tensor, b: Tensor) -> Tensor:

@@ -126,6 +126,9 @@ class Rectified(Representation):
 
     Args:
         tensors: `weight_0`, `bias_0`, `weight_1`, …; a bias may be missing.
+
+    Raises:
+        ValueError: a weight is missing, or there is something else.
     """
 
     kind = "rectified"
@@ -135,6 +138,9 @@ class Rectified(Representation):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
         self._depth = sum(name.startswith("weight_") for name in tensors)
+        weights = {f"weight_{i}" for i in range(self._depth)}
+        if not weights or not weights <= set(tensors) <= weights | {f"bias_{i}" for i in range(self._depth)}:
+            raise ValueError(f"tensors are {sorted(tensors)}, but must be weight_0, bias_0, weight_1, …")
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         named = dict(self.named_buffers())

@@ -114,6 +114,8 @@ class LEACE(_AffineTransformer):
 class SAL(_AffineTransformer):
     """Spectral attribute removal (Shao et al., 2023): the orthogonal projection off the span of Cov(X, concept).
 
+    What is orthogonal depends on the units of X: put a `StandardScaler` before it where columns are of unlike units.
+
     Args:
         affine: keep the mean of X where it is.
 
@@ -137,21 +139,28 @@ class RLACE(_AffineTransformer):
         solver: see `efface.RlaceEraser.fit`.
         l2: λ of the adversary.
         affine: keep the mean of X where it is.
+        restarts: random starts of the game, whose best end is kept; the other solvers need none.
 
     Attributes:
         eraser_: the `efface.RlaceEraser`; its `solution` bounds the distance from the optimum.
     """
 
-    def __init__(self, *, rank: int = 1, solver: RlaceSolver = "auto", l2: float = 1e-4, affine: bool = True) -> None:
+    def __init__(
+        self, *, rank: int = 1, solver: RlaceSolver = "auto", l2: float = 1e-4, affine: bool = True, restarts: int = 4
+    ) -> None:
         self.rank = rank
         self.solver = solver
         self.l2 = l2
         self.affine = affine
+        self.restarts = restarts
 
     def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
         if x.shape[1] <= self.rank:
             raise ValueError(f"X has n_features = {x.shape[1]}, but must have more than rank = {self.rank}")
-        return RlaceEraser.fit(x, z, rank=self.rank, solver=self.solver, weight=weight, affine=self.affine, l2=self.l2)
+        return RlaceEraser.fit(
+            x, z, rank=self.rank, solver=self.solver, weight=weight, affine=self.affine, l2=self.l2,
+            restarts=self.restarts,
+        )  # fmt: skip
 
 
 class OracleLEACE(_Transformer):

@@ -37,7 +37,7 @@ def write(
     """
     from safetensors.torch import save
 
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     text = json.dumps(dict(facts or {}), sort_keys=True, allow_nan=False)
     metadata = {_KIND: kind, _FACTS: text, _CHECKSUM: _checksum(kind, text, content)}
     data = _in_order(save(content, metadata=metadata))
@@ -84,6 +84,16 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
         hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy those that share memory with one before: safetensors refuses to save the same memory twice."""
+    seen, apart = set[int](), dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart
 
 
 def _in_order(data: bytes) -> bytes:

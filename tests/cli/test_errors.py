@@ -66,6 +66,8 @@ def said_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         (["device=meta"], "^device is 'meta', but must be"),
         (["device=3"], "^device is 3, but must be a string$"),
         (["seed=1.5"], "^seed is 1.5, but must be an integer$"),
+        (["seed=[1]"], r"^seed is \[1\], but must be an integer$"),
+        (["device={a: 1}"], "^device is {'a': 1}, but must be a string$"),
         (["seed=-1"], "^seed is -1, but must lie between 0 and 4294967295$"),
         (["seed=99999999999999999999"], "^seed is 99999999999999999999, but must lie between"),
         (["objective=acuracy"], "^objective is 'acuracy', .* one of accuracy, .*\\. Did you mean accuracy\\?$"),

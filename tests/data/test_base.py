@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from efface.data.base import TensorSplit, matched_pairs, require_every_class, stratified_split
+from efface.data.base import TensorSplit, flip_pairs, matched_pairs, require_every_class, stratified_split
 
 
 def split(y: list[int], a: list[int]) -> TensorSplit:
@@ -40,3 +40,11 @@ def test_tensor_split_has_no_counterfactuals() -> None:
 def test_missing_class_is_named() -> None:
     with pytest.raises(ValueError, match="split 'val' has no sample of class cat"):
         require_every_class({"train": split([0, 1], [0, 1]), "val": split([0], [0])}, ("dog", "cat"))
+
+
+def test_sizes_and_values_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        stratified_split(torch.zeros(3).long(), {"train": -1, "val": 2}, torch.Generator())
+    split = TensorSplit(index=torch.arange(3), y=torch.zeros(3).long(), a=torch.zeros(3).long(), x=torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="n_attributes is 1, but a counterfactual needs another value"):
+        flip_pairs(split, 1, torch.Generator())

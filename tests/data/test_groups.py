@@ -85,3 +85,15 @@ def test_mean_and_worst_leave_empty_groups_out() -> None:
     per_group = torch.tensor([[[0.5, 1.0], [torch.nan, 0.25]], [[0.5, 0.25], [0.75, 1.0]]])
     torch.testing.assert_close(mean_over_groups(per_group), torch.tensor([1.75 / 3, 2.5 / 4]))
     assert worst_group(per_group).tolist() == [0.25, 0.25]
+
+
+def test_labels_and_attributes_out_of_range_are_refused() -> None:
+    """An attribute too large would count as one of the next label's."""
+    for y, a, message in ((Y, A + 1, "a goes from 1 to 2"), (Y, A - 1, "a goes from -1"), (Y + 1, A, "y goes from 1")):
+        with pytest.raises(ValueError, match=f"{message}.* but must lie in 0 … 1"):
+            group_counts(y, a, 2, 2)
+
+
+def test_unknown_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="rule is 'acuracy', but must be one of unbiased_accuracy, worst_group"):
+        val_score(torch.zeros(6, 2), Y, A, 2, 2, "acuracy")  # type: ignore[arg-type]

@@ -191,6 +191,7 @@ def test_rounds_end_when_the_loss_is_within_epsilon_of_the_entropy(
 
 
 def test_data_frames_are_taken(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    """Covers faults C: KeyError 10."""
     pandas = pytest.importorskip("pandas")
     X, y = problem
     frame = pandas.DataFrame(X, index=range(10, 810))

@@ -1,6 +1,8 @@
+import contextlib
 import copy
 import multiprocessing
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -169,7 +171,7 @@ def test_unfit_data_raise() -> None:
     ],
 )
 def test_concept_or_weight_of_another_layout_is_refused(k: int, x_shape: Any, z: Any, weight: Any) -> None:
-    """Covers faults A4."""
+    """Covers faults A4: they were reshaped, and paired with the wrong rows."""
     fitter = LeaceFitter(12, k)
     with pytest.raises(ValueError, match=r"(z|weight) has shape \[.*\], but must be"):
         fitter.update(torch.randn(x_shape), z, weight=weight)
@@ -189,7 +191,7 @@ def test_any_layout_that_fits_is_paired_with_the_right_rows(concept: str) -> Non
 
 
 def test_bad_batch_of_extreme_values_leaves_every_sum_unchanged() -> None:
-    """Covers faults B7."""
+    """Covers faults B7: one batch of such values lost the statistics of those before."""
     x, z, _ = data()
     fitter = LeaceFitter.fit(x, z)
     before = {name: value.clone() for name, value in vars(fitter.moments).items() if isinstance(value, torch.Tensor)}
@@ -207,7 +209,7 @@ def test_bad_batch_of_extreme_values_leaves_every_sum_unchanged() -> None:
 
 
 def test_threads_may_share_a_fitter() -> None:
-    """Covers faults A3."""
+    """Covers faults A3: eight threads lost statistics in one of three runs."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 40, generator=g, dtype=torch.float64)
     y = torch.arange(4000) % 3
@@ -222,6 +224,68 @@ def test_threads_may_share_a_fitter() -> None:
         list(pool.map(add, range(400)))
     assert fitter.n == 4000
     torch.testing.assert_close(fitter.eraser.P, LeaceEraser.fit(x, y).P)
+
+
+def test_merge_waits_for_an_update_of_the_other_fitter() -> None:
+    x, _, y = data()
+    mine, other = LeaceFitter(12, 4, dtype=x.dtype), LeaceFitter(12, 4, dtype=x.dtype).update(x, y)
+    entered, proceed = threading.Event(), threading.Event()
+    update = other.moments.update
+
+    def slow(*args: Any) -> None:
+        entered.set()
+        assert proceed.wait(20)
+        update(*args)
+
+    other.moments.update = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        updating = pool.submit(other.update, x, y)
+        assert entered.wait(20)
+        merging = pool.submit(mine.merge, other)
+        with pytest.raises(TimeoutError):
+            merging.result(0.2)
+        proceed.set()
+        updating.result(20)
+        merging.result(20)
+    assert mine.n == 800
+
+
+def test_fitters_merged_into_each_other_do_not_wait_for_ever() -> None:
+    """The second thread holds its own lock when the first asks for it, unless both take the same one first."""
+    fitters = [LeaceFitter(2, 2) for _ in range(2)]
+    meeting = threading.Barrier(2)
+
+    class Meeting:
+        """A lock whose holder first gives the other thread the time to take a lock too."""
+
+        def __init__(self) -> None:
+            self.lock = threading.RLock()
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(0.2)
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    for fitter in fitters:
+        fitter._lock = Meeting()  # type: ignore[assignment]
+    threads = [
+        threading.Thread(target=one.merge, args=(other,), daemon=True) for one, other in (fitters, fitters[::-1])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_fitter_merged_into_itself_counts_twice() -> None:
+    x, _, y = data()
+    fitter = LeaceFitter(12, 4, dtype=x.dtype).update(x, y)
+    assert fitter.merge(fitter).n == 800
+    torch.testing.assert_close(fitter.eraser.P, LeaceEraser.fit(torch.cat([x, x]), torch.cat([y, y])).P)
 
 
 def test_fitters_can_be_pickled_and_copied() -> None:

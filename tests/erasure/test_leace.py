@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from efface.erasure.fitting import concept_matrix
+from efface.erasure.inputs import concept_matrix
 from efface.erasure.leace import LeaceEraser, LeaceFitter, erase_in_sequence, erase_jointly
 from efface.erasure.shrinkage import optimal_linear_shrinkage
 from efface.softmax import fit_softmax
@@ -256,6 +256,7 @@ def test_constant_concept_changes_nothing() -> None:
 
 
 def test_fewer_samples_than_features() -> None:
+    """Covers audit C1: on the data fitted on the result is that of any pseudo-inverse."""
     x, z, _ = data(n=8)
     for shrinkage in (True, False):
         assert covariance(LeaceEraser.fit(x, z, shrinkage=shrinkage)(x), z) < 1e-10

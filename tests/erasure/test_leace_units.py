@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ def sex_and_income(n: int = 4000, dtype: torch.dtype = torch.float64) -> tuple[t
 @pytest.mark.parametrize("method", ["leace", "orth"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_concept_of_small_numbers_is_erased_beside_one_of_large_numbers(fit: Any, method: str, dtype: Any) -> None:
+    """Covers audit A4: `rtol` was in the units of z, and sex kept 0.54 of 0.55 bits beside income in dollars."""
     x, sex, income = sex_and_income(dtype=dtype)
     before = certify(lambda x: x, x, sex)
     assert before.information is not None
@@ -51,6 +54,7 @@ def test_units_of_the_concept_do_not_change_the_eraser() -> None:
 
 
 def test_class_of_five_rows_is_erased() -> None:
+    """Covers audit A4: at a method's default tolerance its mean stayed where it was, 5.5 off."""
     g = torch.Generator().manual_seed(0)
     y = (torch.rand(200_000, generator=g) < 0.5).long()
     y[:5] = 2
@@ -89,7 +93,7 @@ def test_shrinkage_and_the_mean_do_not_hide_a_concept(affine: bool) -> None:
 
 
 def test_linear_eraser_is_least_squares_about_zero() -> None:
-    """By the first-order condition of E‖Px − x‖² over P with PC = 0, where x has a mean and P no intercept."""
+    """Covers audit C1, by the first-order condition of E‖Px − x‖² over P with PC = 0, where x has a mean."""
     x, z, _ = data()
     x[:, 3] = 2.0  # a constant, which an eraser without intercept may use
     second = x.mT @ x / len(x)
@@ -108,6 +112,7 @@ def test_linear_eraser_is_least_squares_about_zero() -> None:
 
 
 def test_concept_of_most_directions_is_warned_of() -> None:
+    """Covers audit C1: more than d classes erase everything."""
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(4000, 32, generator=g), torch.randint(200, (4000,), generator=g)
     with pytest.warns(UserWarning, match="the concept covaries with 32 directions of x, which has 32: little of x"):
@@ -134,6 +139,7 @@ def test_labels_give_the_eraser_of_their_one_hot_columns(method: str, rtol: floa
 
 @pytest.mark.filterwarnings("ignore:the concept covaries")
 def test_a_million_classes_take_memory_for_their_means_only() -> None:
+    """Covers audit, item 9: k² bytes were 8 TB."""
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(3000, 4, generator=g), torch.arange(3000) * 333
     eraser = LeaceFitter(4, 1_000_000, rtol=1e-4).update(x, y).eraser
@@ -141,9 +147,32 @@ def test_a_million_classes_take_memory_for_their_means_only() -> None:
     assert eraser(x).std(0).max() < 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the concept covaries")
+def test_a_million_classes_of_many_samples_take_twice_the_memory_of_their_means() -> None:
+    """Covers audit, item 9: k² bytes were 8 TB. Here: 1.5 million samples, d = 64, in about 10 s and 1 GB of sums."""
+    code = """
+import resource, time, torch
+from efface.erasure.leace import LeaceFitter
+g = torch.Generator().manual_seed(0)
+x, y = torch.randn(1_500_000, 64, generator=g), torch.randint(1_000_000, (1_500_000,), generator=g)
+x[:, :8] += 2 * ((y[:, None] >> torch.arange(8)) & 1)
+size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+eraser = LeaceFitter(64, 1_000_000, rtol=1e-4).update(x, y).eraser
+print(eraser.rank, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    rank, seconds, kilobytes = (float(word) for word in done.stdout.split())
+    assert rank == 64
+    assert seconds < 120
+    assert kilobytes < 3 * 64 * 1_000_000 * 8 / 1000
+
+
 @pytest.mark.parametrize("method", ["leace", "orth"])
 @pytest.mark.parametrize("scale", [1e-25, 1e18])
 def test_float32_of_extreme_scale_gives_the_same_eraser(method: str, scale: float) -> None:
+    """Covers faults B7: x · 1e-25 gave rank 0, and x · 1e18 an error of LAPACK."""
     x, z, y = data(dtype=torch.float32)
     options = {"method": method, "rtol": 1e-4}
     for concept in (z, y):
@@ -158,6 +187,7 @@ def test_float32_of_extreme_scale_gives_the_same_eraser(method: str, scale: floa
 
 
 def test_arrays_frames_and_lists_are_taken() -> None:
+    """Covers faults C: numpy arrays, pandas frames and lists in place of tensors."""
     x, z, y = data()
     expected = LeaceEraser.fit(x, y)(x)
     arrays = [(x.numpy(), y.numpy()), (x.tolist(), y.tolist()), (pd.DataFrame(x.numpy()), pd.Series(y.numpy()))]
@@ -186,6 +216,7 @@ def test_arrays_frames_and_lists_are_taken() -> None:
     ],
 )
 def test_unfit_concepts_are_refused(z: Any, message: str) -> None:
+    """Covers faults A2, C: a frame of unlike columns, labels of 10⁹, no column."""
     x, _, _ = data()
     for fit in (LeaceEraser.fit, lambda x, z: erase_jointly(x, [z, z])):
         with pytest.raises(ValueError, match=f"{message}|concepts.0. has shape|x_dim"):
@@ -193,6 +224,7 @@ def test_unfit_concepts_are_refused(z: Any, message: str) -> None:
 
 
 def test_nothing_to_erase_from_or_with_is_refused() -> None:
+    """Covers faults C: d = 0, `erase_jointly([])`, `erase_in_sequence(x, [])`."""
     x, _, y = data()
     with pytest.raises(ValueError, match="x_dim is 0, but x must have at least one column"):
         LeaceEraser.fit(x[:, :0], y)

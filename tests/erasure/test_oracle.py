@@ -54,6 +54,7 @@ def test_bad_input() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_concepts_of_unlike_units_are_both_erased(dtype: torch.dtype) -> None:
+    """Covers audit A4: sex kept a correlation of .70 beside income in dollars."""
     g = torch.Generator().manual_seed(0)
     sex = (torch.rand(4000, generator=g) < 0.5).double()
     income = 30_000 + 20_000 * torch.randn(4000, generator=g, dtype=torch.float64) + 5000 * sex
@@ -84,7 +85,35 @@ def test_labels_are_counted() -> None:
     torch.testing.assert_close(many(x, torch.ones(300, dtype=torch.int64)), x)  # a class that did not occur
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rtol", [None, 1e-8])
+def test_shrunk_covariance_of_labels_is_that_of_their_one_hot_columns(weighted: bool, rtol: float | None) -> None:
+    x, z, y = data()
+    weight = torch.rand(300, dtype=torch.float64) if weighted else None
+    options = {"weight": weight, "rtol": rtol, "svd_tol": 1e-4, "shrinkage": True}
+    counted, dense = (OracleEraser.fit(x, concept, **options) for concept in (y, z))
+    torch.testing.assert_close(counted(x, y), dense(x, z))
+    assert (counted(x, y) - OracleEraser.fit(x, y)(x, y)).abs().max() > 1e-4  # it does shrink
+
+
+@pytest.mark.parametrize("shrinkage", [False, True])
+def test_labels_take_no_matrix_of_classes_with_an_absolute_tolerance(shrinkage: bool) -> None:
+    x, _, y = data()
+    labels = 3000 * torch.arange(300) + y
+    fitter = OracleFitter(6, 1_000_000, dtype=x.dtype, shrinkage=shrinkage).update(x, labels)
+    # Every class has one sample, and is as good as its mean; shrinkage divides by the mean of equal variances.
+    assert fitter.eraser(x, labels).std(0).max() < (0.01 if shrinkage else 1e-12)
+
+
+def test_rare_class_is_subtracted_whatever_the_absolute_tolerance() -> None:
+    x, _, _ = data()
+    rare = (torch.arange(300) < 2).long() + 2 * (torch.arange(300) > 150)
+    erased = OracleEraser.fit(x, rare)(x, rare)
+    torch.testing.assert_close(erased[:2].mean(0), x.mean(0))
+
+
 def test_arrays_and_any_leading_dimensions_are_taken() -> None:
+    """Covers faults C: wrong d, and x `[n, 1]`, which was broadcast to `[n, d]`."""
     x, _, y = data()
     eraser = OracleEraser.fit(x.numpy(), y.numpy())
     expected = OracleEraser.fit(x, y)(x, y)

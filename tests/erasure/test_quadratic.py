@@ -76,7 +76,7 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_failed_merge_leaves_the_statistics_and_the_eraser_unchanged() -> None:
-    """Covers faults B8."""
+    """Covers faults B8: a merge of more classes added some of them and then failed."""
     x, y = data()
     fitter = QuadraticFitter.fit(x, y)
     n, eraser = fitter.n.clone(), fitter.eraser
@@ -89,7 +89,7 @@ def test_failed_merge_leaves_the_statistics_and_the_eraser_unchanged() -> None:
 
 
 def test_integers_and_empty_batches_give_floating_point_results() -> None:
-    """Covers faults B8."""
+    """Covers faults B8: integer x gave integers, and an empty batch an error of torch.cat."""
     x, y = data()
     whole = (10 * x).round()
     fitter = QuadraticFitter.fit(whole, y)
@@ -174,7 +174,7 @@ def test_arrays_columns_and_any_leading_dimensions_are_taken() -> None:
 
 
 def test_unfit_shapes_and_classes_are_named() -> None:
-    """Covers faults C4."""
+    """Covers faults C4: wrong d in the quadratic eraser."""
     x, y = data()
     fitter = QuadraticFitter.fit(x, y)
     for call in (fitter.update, fitter.eraser, lambda x, y: fitter.editor()(x, y, 1)):

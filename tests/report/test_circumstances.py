@@ -44,6 +44,7 @@ def seeds(folder: Path, nodes: dict[str, Any], runs: list[dict[str, Any]], **fie
 def test_circumstances_that_differ_within_a_cell_are_signed_and_named(
     tmp_path: Path, change: dict[str, Any], note: str
 ) -> None:
+    """Covers audit B8."""
     seeds(tmp_path, {}, [DONE, {**DONE, **change}])
     seeds(tmp_path, {"method": {"name": "none"}}, [DONE, DONE])
     runs = collect(tmp_path).runs
@@ -65,14 +66,14 @@ def test_circumstances_that_differ_between_cells_are_flagged_and_not_signed(tmp_
     assert table.build(runs).rows == ("none", "leace")
     assert flags(runs) == ("mixed numbers of threads: 1 (2 runs); 2 (2 runs)",)
     assert shared(runs) == (
-        "All runs were made on numbers of threads that differ, of AMD EPYC (AVX512), under python=3.11 torch=2.14."
+        "All runs were made with numbers of threads that differ, on AMD EPYC (AVX512), under python=3.11 torch=2.14."
     )
 
 
 def test_circumstances_that_are_shared_are_stated_below_the_table(tmp_path: Path) -> None:
     seeds(tmp_path, {}, [DONE, DONE])
     assert table.build(collect(tmp_path).runs).caption[-1] == (
-        "All runs were made on 1 thread, of AMD EPYC (AVX512), under python=3.11 torch=2.14."
+        "All runs were made with 1 thread, on AMD EPYC (AVX512), under python=3.11 torch=2.14."
     )
 
 
@@ -86,7 +87,7 @@ def test_circumstances_of_older_records_are_empty_and_flag_nothing(
         assert flags(runs) == ()
         assert mixed(runs) == ""
         assert table.build(runs).rows == ("leace",)
-        assert shared(runs) == "All runs were made on a number of threads not recorded."
+        assert shared(runs) == "All runs were made with a number of threads not recorded."
         older = runs.drop(columns=["threads", "processor", "device", "versions", "commit", "head", "at_edge"])
         made = table.build(older)
         assert (flags(older), made.rows) == ((), ("leace",))
@@ -95,6 +96,7 @@ def test_circumstances_of_older_records_are_empty_and_flag_nothing(
 
 
 def test_heads_have_a_column_in_every_kind_of_table(tmp_path: Path, write_csv: Callable[[Path, Path], None]) -> None:
+    """Covers audit B5."""
     for method, options, heads in (
         ("none", {}, ["kept", "kept"]),
         ("leace", {"refit_head": False}, ["kept", "kept"]),
@@ -131,6 +133,7 @@ def test_heads_of_the_base_model_alone_need_no_column(tmp_path: Path) -> None:
 def test_a_choice_at_the_edge_of_its_grid_is_signed_with_its_seeds(
     tmp_path: Path, write_csv: Callable[[Path, Path], None]
 ) -> None:
+    """Covers audit B2."""
     for method, edges in (("dfr", [True, False]), ("fmd", [True, True]), ("leace", [None, None])):
         for seed, at_edge in enumerate(edges):
             record(tmp_path / "results", {"method": {"name": method}}, seed=seed, info={"at_edge": at_edge})
@@ -139,17 +142,21 @@ def test_a_choice_at_the_edge_of_its_grid_is_signed_with_its_seeds(
         runs = collect(tmp_path / folder).runs
         made = table.build(runs)
         assert made.rows == (f"dfr {AT_EDGE}", f"fmd {AT_EDGE}", "leace")
-        assert f"digits / dfr: {AT_EDGE} under seed 0" in made.notes
-        assert f"digits / fmd: {AT_EDGE} under every seed" in made.notes
-        assert any("a wider one might hold a better" in sentence for sentence in made.caption)
+        assert f"digits / dfr: {AT_EDGE} chosen at the edge under seed 0" in made.notes
+        assert f"digits / fmd: {AT_EDGE} chosen at the edge under every seed" in made.notes
+        assert any("a wider grid may hold something better" in sentence for sentence in made.caption)
         page = experiment.with_tables(MARKER, runs)
         assert f"| `dfr` {AT_EDGE} | 0.500 ± 0.000 | 2 |" in page
-        assert "a wider one might hold a better: `dfr`, under seed 0; `fmd`, under every seed." in page
+        assert (
+            "something better: `dfr`, chosen at the edge under seed 0; `fmd`, chosen at the edge under every seed."
+            in page
+        )
 
 
 def test_the_interval_of_one_run_stands_beside_the_spread_over_seeds(
     tmp_path: Path, write_csv: Callable[[Path, Path], None]
 ) -> None:
+    """Covers audit B7."""
     for seed, (accuracy, bounds) in enumerate([(0.846, [0.84, 0.852]), (0.846, [0.838, 0.852])]):
         metrics, ends = {"accuracy": accuracy, "theil_index": 0.2}, {"accuracy": bounds, "theil_index": None}
         record(tmp_path / "results", seed=seed, metrics=metrics, metrics_ci=ends)

@@ -95,7 +95,9 @@ HOSTILE = {
 
 def test_foreign_text_stays_text(tmp_path: Path) -> None:
     """Covers faults B13."""
-    record(tmp_path, {"method": {"name": HOSTILE["method"]}}, run={"commit": HOSTILE["commit"]})
+    run = dict.fromkeys(("commit", "processor", "device"), HOSTILE["commit"]) | {"versions": {"\n# a": "\n# b"}}
+    record(tmp_path, {"method": {"name": HOSTILE["method"]}}, run=run, fingerprint=HOSTILE["commit"])
+    record(tmp_path, {"method": {"path": HOSTILE["option"]}}, run={"processor": HOSTILE["option"]})
     record(tmp_path, {"method": {"name": "=sum"}, "dataset": {"name": "@data"}})
     failing = record(tmp_path, seed=1, status="failed", reason=HOSTILE["reason"], metrics={})
     failing.rename(failing.with_name("error.json"))

@@ -52,7 +52,7 @@ def test_the_table_is_of_the_runs(results: Path) -> None:
     assert all((results / run.path / "record.json").is_file() for run in cell.runs)
     assert made.cell("none", (BIASED, "n")).text == "2"
     # One run has no spread; what does not apply has neither, and says why.
-    assert "±" not in made.cell("leace refit_head=true", (BIASED, HEADINGS["unbiased_accuracy"])).text
+    assert " ± " not in made.cell("leace refit_head=true", (BIASED, HEADINGS["unbiased_accuracy"])).text
     assert made.cell("leace refit_head=false", (WHOLLY, "n")).text == "0 of 1"
     assert any("not applicable: reweigh=true: no weights" in note for note in made.notes)
     assert any(f"{BIASED}: no MLP probe, bits: the non-linear probe is switched off" in note for note in made.notes)

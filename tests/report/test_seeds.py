@@ -13,6 +13,7 @@ def test_interval_is_scipys(n: int) -> None:
 
 
 def test_interval_covers_the_mean_95_times_in_100_at_three_seeds() -> None:
+    """Covers audit B3."""
     trials = np.random.default_rng(0).normal(size=(4000, 3))
     low, high = np.array([interval(values) for values in trials]).T
     assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.95, abs=0.012)
@@ -67,6 +68,7 @@ def test_nothing_is_tied_without_enough_common_seeds() -> None:
 
 
 def test_a_row_of_one_lucky_seed_is_compared_on_that_seed_alone() -> None:
+    """Covers audit B7."""
     five = {0: 0.91, 1: 0.8, 2: 0.8, 3: 0.8, 4: 0.8}
     assert best_and_tied({"lucky": {0: 0.9}, "five": five}, "higher") == ({"five"}, set())
 

@@ -155,6 +155,15 @@ def test_an_overwrite_that_is_killed_leaves_a_whole_run(run: Trivial, after: int
     assert not list(run.directory.glob(".[uc]*"))
 
 
+def test_a_result_that_is_no_result_does_not_replace_one(run: Trivial) -> None:
+    base.execute(run, **QUIET)
+    (run.directory / ".complete").mkdir()
+    (run.directory / ".complete" / "record").write_text("junk")
+    base.execute(replace(run, action=fail), **QUIET)
+    assert whole(run) == 1
+    assert not (run.directory / ".complete").exists()
+
+
 def test_artefacts_that_a_new_run_does_not_have_are_removed(run: Trivial) -> None:
     base.execute(replace(run, extra=("old.txt",)), **QUIET)
     (run.directory / "run.log").write_text("a log")
@@ -267,3 +276,34 @@ def test_a_run_is_logged_under_what_was_set(run: Trivial) -> None:
     for label in ("", "model=mlp"):
         base.execute(replace(run, label=label, tracker=tracker, overwrite=True), **QUIET)
     assert tracker.names == ["method seed=0", "model=mlp seed=0"]
+
+
+class CutOff(Tracker):
+    """One that was killed before it had logged the record."""
+
+    def __init__(self, error: type[Exception] | None = None) -> None:
+        super().__init__()
+        self.rows: list[Any] = []
+        self.records: list[Any] = []
+        self.error = error
+
+    def epoch(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def finish(self, record: Any) -> None:
+        self.records.append(record)
+        if self.error is not None:
+            raise self.error("offline")
+
+    def is_cut_off(self, directory: Path) -> bool:
+        return True
+
+
+def test_a_finished_run_whose_log_was_cut_off_is_logged_again(run: Trivial) -> None:
+    record = base.execute(run, **QUIET)
+    tracker = CutOff()
+    assert base.execute(replace(run, tracker=tracker, action=fail), **QUIET) == record
+    assert tracker.names == ["method seed=0"]
+    assert tracker.records == [record]
+    with pytest.warns(UserWarning, match="the run is finished, but its logger is not: offline"):
+        assert base.execute(replace(run, tracker=CutOff(RuntimeError), action=fail), **QUIET) == record

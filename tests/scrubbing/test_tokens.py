@@ -109,6 +109,10 @@ def test_data_sets_and_tensors_give_the_same_batches() -> None:
             {"input_ids": torch.zeros(2, 3), "attention_mask": 2 * torch.ones(2, 3), "pos": torch.zeros(2, 3)},
             "attention_mask goes from 2 to 2, but must be 0 or 1",
         ),
+        ({"input_ids": [[0, 1]], "pos": [[0, None]]}, "'pos' is a list that torch cannot read"),
+        ({"input_ids": [[0, 1]], "pos": [["noun", "verb"]]}, "'pos' is a list that torch cannot read"),
+        ({"input_ids": [[0, 1]], "pos": [0]}, "sequence 0 has 2 tokens, but 1 values in 'pos'"),
+        ({"input_ids": torch.zeros(2, 3), "pos": torch.zeros(2)}, "sequence 0 has 3 tokens, but 1 values in 'pos'"),
     ],
 )
 def test_bad_columns(data: dict, message: str) -> None:

@@ -4,7 +4,9 @@ Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` a
 """
 
 import contextlib
+import functools
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -77,6 +79,8 @@ def _label() -> str:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the value of its objective, for sweepers."""
+    if HydraConfig.get().launcher["_target_"].endswith("JoblibLauncher"):
+        _end_with(os.getppid())
     try:
         return job(cfg)
     except Exception as error:
@@ -86,6 +90,18 @@ def main(cfg: DictConfig) -> float | None:
         with contextlib.suppress(OSError), (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
             file.write(f"{said}\0")
         raise
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this worker when its parent has: after a `kill -9` of the command it would go on, and keep its cores."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def job(cfg: DictConfig) -> float | None:

@@ -58,7 +58,11 @@ class Settings:
         Raises:
             OptionError: one is of another type, or out of its range.
         """
-        return cls(**{field.name: cfg[field.name] for field in dataclasses.fields(cls)})
+        values: dict[str, Any] = {field.name: cfg[field.name] for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if OmegaConf.is_config(value):
+                values[name] = OmegaConf.to_container(value)
+        return cls(**values)
 
 
 def folder(name: str, value: object) -> Path:

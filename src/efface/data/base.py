@@ -151,6 +151,8 @@ def flip_pairs(split: Split, n_attributes: int, generator: torch.Generator) -> P
 
     Within each (y, a) the other values are dealt out in turn, in random order: their counts differ by at most one.
     """
+    if n_attributes < 2:
+        raise ValueError(f"n_attributes is {n_attributes}, but a counterfactual needs another value of the attribute")
     n = len(split)
     order = torch.randperm(n, generator=generator)
     a_cf = torch.empty(n, dtype=torch.int64)
@@ -193,6 +195,8 @@ def stratified_split(strata: Tensor, sizes: dict[str, int], generator: torch.Gen
         Sorted row numbers of each part.
     """
     n = len(strata)
+    if min(sizes.values(), default=0) < 0:
+        raise ValueError(f"sizes {sizes} must be 0 or more")
     if sum(sizes.values()) > n:
         raise ValueError(f"sizes {sizes} need {sum(sizes.values())} rows, but there are {n}")
     # Shuffle, sort by stratum, and give each row its relative rank within its stratum: an even spread over strata.

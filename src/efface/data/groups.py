@@ -1,6 +1,6 @@
 """Groups of (label, attribute): counts, accuracies, and weights that make the two independent or all groups equal."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,12 +11,20 @@ Rule = Literal["unbiased_accuracy", "worst_group_accuracy", "accuracy", "balance
 
 
 def groups(y: Tensor, a: Tensor, n_attributes: int) -> Tensor:
-    """Number the group of each sample, `y * n_attributes + a`, `[n]`, as in group DRO."""
+    """Number the group of each sample, `y * n_attributes + a`, `[n]`, as in group DRO.
+
+    Raises:
+        ValueError: an attribute is out of range, and would count as one of the next label's.
+    """
+    if len(a) and not 0 <= int(a.min()) <= int(a.max()) < n_attributes:
+        raise ValueError(f"a goes from {int(a.min())} to {int(a.max())}, but must lie in 0 … {n_attributes - 1}")
     return y * n_attributes + a
 
 
 def group_counts(y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Tensor:
     """Count the samples of each group, `[n_classes, n_attributes]` float64."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < n_classes:
+        raise ValueError(f"y goes from {int(y.min())} to {int(y.max())}, but must lie in 0 … {n_classes - 1}")
     flat = torch.bincount(groups(y, a, n_attributes), minlength=n_classes * n_attributes)
     return flat.view(n_classes, n_attributes).to(torch.float64)
 
@@ -112,5 +120,7 @@ def val_score(logits: Tensor, y: Tensor, a: Tensor, n_classes: int, n_attributes
     correct = logits.argmax(1) == y
     if rule == "accuracy":
         return float(correct.double().mean())
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule is {rule!r}, but must be one of {', '.join(get_args(Rule))}")
     per_group = group_accuracies(correct, y, a, n_classes, n_attributes)
     return float(mean_over_groups(per_group) if rule == "unbiased_accuracy" else worst_group(per_group))

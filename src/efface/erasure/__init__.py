@@ -1,8 +1,8 @@
 """Concept erasure: tensors in, erasers out.
 
 The public names are those of EleutherAI's `concept_erasure` 0.2.4, and code written for it runs after a change of its
-import line (`concept_erasure.leace` becomes `efface.erasure.leace`, and so on). The differences, each tested in
-tests/erasure/test_compatibility.py:
+import lines: `efface.concept_erasure` has its modules. The differences, tested in tests/erasure/test_compatibility.py
+and the tests of each module (`efface.scrubbing` lists those of scrubbing):
 
 * Integers `[n]` or `[n, 1]` are classes, not numbers: they count as one-hot columns, which are never formed. Where the
   concept has one column, they must be 0 and 1. Pass floats for a numeric concept.
@@ -21,7 +21,9 @@ tests/erasure/test_compatibility.py:
 * Constant, duplicated and nearly collinear columns of x are recognised by the correlation matrix, whatever their units.
 * Complex data use the conjugate transpose throughout, also in `OracleEraser`.
 * Optimal linear shrinkage divides by the weights' effective number, and has no absolute epsilon. Where its coefficient
-  α falls below 0, on nearly isotropic data, `LeaceFitter` takes 0: the estimate would be no covariance.
+  α falls below 0, on nearly isotropic data, `LeaceFitter` and `OracleFitter` take 0: else it would be no covariance.
+* `OracleFitter` needs no tolerance for integer labels: it subtracts the means of classes, however rare. With shrinkage,
+  labels that do not occur do not count as classes.
 * Bad input raises ValueError with the argument's name, not AssertionError, and leaves statistics unchanged.
 * An eraser applied to integers returns floating-point numbers. numpy arrays, pandas frames and lists are taken too.
 """

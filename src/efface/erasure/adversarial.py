@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from efface.erasure.fitting import check_rank, check_weight
+from efface.erasure.inputs import check_rank, checked_weight
 from efface.moments import require_finite
 from efface.softmax import fit_softmax
 
@@ -42,7 +42,7 @@ def solve_adv_game(
     optimizer_params_P: dict[str, Any] | None = None,
     optimizer_params_predictor: dict[str, Any] | None = None,
     *,
-    weight: Tensor | None = None,
+    weight: Any = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def solve_adv_game(
     y, y_dev, n_classes = _encode(y_train, y_dev, device)
     _require_same_features(x, y, x_dev, y_dev)
     check_rank(rank, x)
-    check_weight(weight, x)
+    weight = checked_weight(weight, x)
 
     game = _SgdGame(x, y, n_classes, rank, weight, batch_size, seed)
     optimizer_P = optimizer_class([game.R], **(optimizer_params_P or _OPTIMIZER_PARAMS))

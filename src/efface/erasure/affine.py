@@ -1,7 +1,7 @@
 """Erasers that remove a few directions: x ↦ P x + (I − P) bias."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from efface.moments import as_numbers
 @dataclass(frozen=True)
 class AffineEraser(FrozenTensors):
     """x ↦ x − (x − bias) · proj_rightᴴ · proj_leftᴴ for x of shape `[..., d]`, in O(dk) memory and O(ndk) time."""
+
+    _shapes: ClassVar[dict[str, str]] = {"proj_left": "dk", "proj_right": "kd", "bias": "d"}
 
     proj_left: Tensor
     """`[d, k]`; with `proj_right` unique only up to a change of basis of the k columns: compare erasers by `P`."""

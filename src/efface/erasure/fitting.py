@@ -1,19 +1,17 @@
-"""The common part of all fitters, which work from first and second moments: streaming, merging, tolerances, labels."""
+"""The common part of all fitters, which work from first and second moments: streaming, merging, tolerances."""
 
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from operator import index
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.inputs import as_concept, as_tensor, concept_rows, count_classes, is_integer, weight_rows
-from efface.moments import Moments, WeightKind, as_matrix, require_classes
+from efface.moments import Moments, WeightKind, as_matrix
 from efface.processes import require_same
 
 if TYPE_CHECKING:
@@ -22,94 +20,10 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=FrozenTensors)
 
 
-def concept_matrix(z: Tensor, k: int | None = None) -> Tensor:
-    """Write a concept as a matrix `[n, k]`.
-
-    Labels (integers or booleans, `[n]` or `[n, 1]`) become one-hot columns, or one column of 0 and 1 if they are binary
-    and k is 1 or not given; anything else is taken as it is, `[n]` as one column.
-
-    Args:
-        z: `[n]` or `[n, k]`.
-        k: width; taken from the largest label if None.
-
-    Raises:
-        ValueError: a label is negative or not below k.
-    """
-    if not is_integer(z) or z.ndim > 2 or (z.ndim == 2 and z.shape[1] != 1):
-        return z.reshape(len(z), -1)
-    z = z.flatten()
-    classes = count_classes(z) if k is None else k
-    if classes <= 2 and k in (None, 1):
-        require_classes(z, 2)
-        return z[:, None]
-    require_classes(z, classes)
-    return functional.one_hot(z.long(), classes)
-
-
-def labels_of(z: Tensor) -> Tensor | None:
-    """Return the labels `[n]` of a concept that is integers, booleans, a column of 0 and 1, or one-hot; else None."""
-    z = z.flatten() if z.ndim == 2 and z.shape[1] == 1 else z
-    if z.ndim == 1:
-        return z.long() if is_integer(z) or bool(((z == 0) | (z == 1)).all()) else None
-    one_hot = bool(((z == 0) | (z == 1)).all()) and bool((z.sum(1) == 1).all())
-    return z.long().argmax(1) if one_hot else None
-
-
-def require_labels(x: Tensor, z: Tensor) -> Tensor:
-    """Return the labels `[n]` of z, on the device of x.
-
-    Raises:
-        ValueError: z holds something else, one class only, or not one label for each row of x `[n, d]`.
-    """
-    if x.ndim != 2 or len(x) != len(z):
-        raise ValueError(f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d] and one label for each row")
-    y = labels_of(z)
-    if y is None:
-        raise ValueError(f"z has shape {list(z.shape)} and dtype {z.dtype}, but must be labels [n] or one-hot [n, K]")
-    if int(y.min()) < 0:
-        raise ValueError(f"z has labels from {int(y.min())}, but they must be 0 … K − 1")
-    if bool((y == y[0]).all()):
-        raise ValueError(f"z is constant (a single class, {int(y[0])}): there is nothing to erase")
-    return y.to(x.device)
-
-
-def check_weight(weight: Tensor | None, x: Tensor) -> None:
-    """Check importance weights `[n]` of x `[n, d]`; None stands for equal ones.
-
-    Raises:
-        TypeError: they are no tensor.
-        ValueError: they are not one for each row, negative, not finite, or all zero.
-    """
-    if weight is None:
-        return
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight is a {type(weight).__name__}, but must be a tensor [{len(x)}], one for each sample")
-    if weight.shape != (len(x),):
-        raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{len(x)}], one for each sample")
-    if not bool((weight >= 0).all()) or not 0 < float(weight.sum()) < float("inf"):
-        raise ValueError("weight has negative or non-finite values, or is all zero: give importance weights >= 0")
-
-
-def check_rank(rank: int, x: Tensor) -> int:
-    """Return `rank` if that many directions can be removed from x `[n, d]`.
-
-    Raises:
-        TypeError: it is not an integer.
-        ValueError: unless 1 <= rank < d.
-    """
-    try:
-        rank = index(rank)
-    except TypeError:
-        raise TypeError(f"rank is {rank!r}, but must be an integer: how many directions to remove") from None
-    if not 1 <= rank < x.shape[1]:
-        raise ValueError(f"rank is {rank}, but must lie in 1 … {x.shape[1] - 1}, so that something is erased and left")
-    return rank
-
-
 class Fitter(ABC, Generic[E]):
     """Base of all fitters: a subclass keeps its statistics in `Moments`, and solves for its eraser.
 
-    Threads may share a fitter: `update`, `merge` and `eraser` take turns.
+    Threads may share a fitter: `update`, `merge`, on both fitters, and `eraser` take turns.
     """
 
     _statistics: Sequence[Moments]
@@ -185,10 +99,12 @@ class Fitter(ABC, Generic[E]):
                 f"other was made for {len(other._statistics)} classes, but this fitter for {len(self._statistics)}: "
                 "make both with the same arguments"
             )
-        pairs = list(zip(self._statistics, other._statistics, strict=True))
-        for mine, theirs in pairs:
-            mine.require_mergeable(theirs)
-        with self._lock:
+        # Always in the same order, so that two threads that merge two fitters into each other do not wait for ever.
+        first, second = sorted((self, other), key=id)
+        with first._lock, second._lock:
+            pairs = list(zip(self._statistics, other._statistics, strict=True))
+            for mine, theirs in pairs:
+                mine.require_mergeable(theirs)
             for mine, theirs in pairs:
                 mine.merge(theirs)
             self._eraser = None
@@ -291,8 +207,8 @@ class MomentsFitter(Fitter[E]):
         Warns of those between rounding noise and the tolerance, whose directions stay in place.
 
         Args:
-            s: canonical correlations if `rtol` is set, or numbers relative to their largest; else singular values in
-                the units of z.
+            s: canonical correlations if `rtol` is set, or other numbers that are free of units; else singular values
+                in the units of z.
         """
         if self.rtol is None:
             name, tolerance, noise = f"svd_tol={self.svd_tol}", self.svd_tol, float(s.max()) if len(s) else 0.0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from efface import tensorfiles
 @dataclass(frozen=True)
 class FrozenTensors:
     """A frozen dataclass whose fields are tensors, or None where there is nothing. Other fields are not saved."""
+
+    _shapes: ClassVar[dict[str, str]]
+    """The dimensions of each tensor, a letter for each."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Copy to another device or dtype; arguments as for `Tensor.to`."""
@@ -35,9 +38,29 @@ class FrozenTensors:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, _ = tensorfiles.read(path, kind=cls.__name__, device=device)
+        return cls.rebuild(tensors, str(path))
+
+    @classmethod
+    def rebuild(cls, tensors: dict[str, Tensor], place: str) -> Self:
+        """Make an object of the tensors that a file holds.
+
+        Raises:
+            ValueError: a part is missing, not finite, or does not fit the others; the message begins with `place`.
+        """
         try:
-            return cls(**tensors)
+            rebuilt = cls(**tensors)
         except TypeError as error:
             raise ValueError(
-                f"{path} lacks a part of a saved {cls.__name__} ({error}): fit and save it again"
+                f"{place} lacks a part of a saved {cls.__name__} ({error}): fit and save it again"
             ) from error
+        sizes: dict[str, int] = {}
+        for name, letters in cls._shapes.items():
+            if name not in tensors:
+                continue
+            shape = list(tensors[name].shape)
+            known = [sizes.setdefault(letter, size) for letter, size in zip(letters, shape, strict=False)]
+            if len(letters) != len(shape) or known != shape:
+                raise ValueError(f"{place} holds {name} of shape {shape}, which does not fit the rest: save it again")
+            if not bool(torch.isfinite(tensors[name]).all()):
+                raise ValueError(f"{place} holds NaN or infinite values in {name}: fit and save it again")
+        return rebuilt

@@ -1,12 +1,13 @@
 """INLP: iterative nullspace projection (Ravfogel et al., "Null it out", ACL 2020, algorithm 1)."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface.erasure.affine import AffineEraser
-from efface.erasure.fitting import check_rank, require_labels
+from efface.erasure.inputs import as_concept, check_rank, feature_matrix, labelled_rows, labels_of
 from efface.moments import working_dtype
 from efface.softmax import fit_softmax
 
@@ -24,16 +25,16 @@ class InlpEraser(AffineEraser):
     @classmethod
     def fit(
         cls,
-        x: Tensor,
-        z: Tensor,
+        x: Any,
+        z: Any,
         *,
         rank: int | None = None,
         iterations: int | None = None,
-        weight: Tensor | None = None,
+        weight: Any = None,
         affine: bool = True,
         l2: float = 1e-4,
-        x_dev: Tensor | None = None,
-        z_dev: Tensor | None = None,
+        x_dev: Any = None,
+        z_dev: Any = None,
     ) -> "InlpEraser":
         """Fit on x `[n, d]` and labels z `[n]`.
 
@@ -42,7 +43,8 @@ class InlpEraser(AffineEraser):
         when the predictor's weights vanish.
 
         Args:
-            x: features; predictors see them in units of their standard deviations.
+            x: features: a tensor, a numpy array, a pandas frame or a list. Predictors see them in units of their
+                standard deviations.
             z: labels.
             rank: how many directions to remove at most; d − 1 if None.
             iterations: how many predictors at most; no limit if None. Give one of the two.
@@ -55,12 +57,12 @@ class InlpEraser(AffineEraser):
         Cost: a softmax regression for each iteration.
 
         Raises:
-            ValueError: shapes do not fit, z is constant, or an option is wrong.
+            ValueError: shapes do not fit, values are not finite, z is constant, or a weight or an option is wrong.
         """
-        y = require_labels(x, z)
         _check(rank, iterations, x_dev, z_dev)
+        x, y, weight = labelled_rows(x, z, weight)
         limit = x.shape[1] - 1 if rank is None else check_rank(rank, x)
-        dtype = working_dtype(x.dtype) if x.is_floating_point() else torch.float32
+        x_scored, y_scored = (x, y) if x_dev is None else _dev(x_dev, z_dev, x)
         w = torch.ones(len(x), device=x.device) if weight is None else weight
         x64, w = x.double(), (w / w.sum()).double()
         mean = w @ x64
@@ -69,9 +71,8 @@ class InlpEraser(AffineEraser):
 
         def projected(data: Tensor) -> Tensor:
             centred = data.double() - mean
-            return (centred - (centred @ removed) @ removed.mT) / scale
-
-        x_scored, y_scored = (x, y) if x_dev is None or z_dev is None else (x_dev, z_dev.to(y))
+            scaled: Tensor = (centred - (centred @ removed) @ removed.mT) / scale
+            return scaled
 
         removed = x64.new_zeros(x.shape[1], 0)
         accuracies: list[float] = []
@@ -87,11 +88,24 @@ class InlpEraser(AffineEraser):
                 break
             new = directions[informative][: limit - removed.shape[1]]
             removed = torch.linalg.qr(torch.cat([removed, new.mT], 1))[0]
+        dtype = working_dtype(x.dtype)
         eraser = cls.orthogonal(removed.to(dtype), mean.to(dtype) if affine else None)
         return replace(eraser, accuracies=tuple(accuracies))
 
 
-def _check(rank: int | None, iterations: int | None, x_dev: Tensor | None, z_dev: Tensor | None) -> None:
+def _dev(x_dev: Any, z_dev: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Read the data for `accuracies`, on the device of x."""
+    x_dev, z_dev = feature_matrix(x_dev, "x_dev").to(x.device), as_concept(z_dev).to(x.device)
+    y_dev = labels_of(z_dev)
+    if y_dev is None or x_dev.shape[1] != x.shape[1] or len(y_dev) != len(x_dev):
+        raise ValueError(
+            f"x_dev has shape {list(x_dev.shape)} and z_dev {list(z_dev.shape)}: give x_dev [m, {x.shape[1]}], and one "
+            "label for each row"
+        )
+    return x_dev, y_dev
+
+
+def _check(rank: int | None, iterations: int | None, x_dev: Any, z_dev: Any) -> None:
     if rank is None and iterations is None:
         raise ValueError("rank and iterations are both None: give one of them, or INLP removes all but one feature")
     if iterations is not None and iterations < 1:

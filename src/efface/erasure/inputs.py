@@ -1,11 +1,13 @@
 """What a caller gives as features, concepts and weights, in the one form that the erasers compute with."""
 
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from efface.moments import require_classes
+from efface.moments import as_numbers, require_classes, require_finite
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
@@ -102,3 +104,111 @@ def weight_rows(x: Tensor, weight: Tensor | None) -> Tensor | None:
             f"x {list(x.shape)}"
         )
     return None if weight is None else weight.flatten()
+
+
+def concept_matrix(z: Tensor, k: int | None = None) -> Tensor:
+    """Write a concept as a matrix `[n, k]`.
+
+    Labels (integers or booleans, `[n]` or `[n, 1]`) become one-hot columns, or one column of 0 and 1 if they are binary
+    and k is 1 or not given; anything else is taken as it is, `[n]` as one column.
+
+    Args:
+        z: `[n]` or `[n, k]`.
+        k: width; taken from the largest label if None.
+
+    Raises:
+        ValueError: a label is negative or not below k.
+    """
+    if not is_integer(z) or z.ndim > 2 or (z.ndim == 2 and z.shape[1] != 1):
+        return z.reshape(len(z), -1)
+    z = z.flatten()
+    classes = count_classes(z) if k is None else k
+    if classes <= 2 and k in (None, 1):
+        require_classes(z, 2)
+        return z[:, None]
+    require_classes(z, classes)
+    return functional.one_hot(z.long(), classes)
+
+
+def labels_of(z: Tensor) -> Tensor | None:
+    """Return the labels `[n]` of a concept that is integers, booleans, a column of 0 and 1, or one-hot; else None."""
+    z = z.flatten() if z.ndim == 2 and z.shape[1] == 1 else z
+    if z.ndim == 1:
+        return z.long() if is_integer(z) or bool(((z == 0) | (z == 1)).all()) else None
+    one_hot = bool(((z == 0) | (z == 1)).all()) and bool((z.sum(1) == 1).all())
+    return z.long().argmax(1) if one_hot else None
+
+
+def feature_matrix(x: Any, name: str = "x") -> Tensor:
+    """Read real features `[n, d]`, n > 0: a tensor, a numpy array, a pandas frame or a list; integers become float32.
+
+    Raises:
+        ValueError: they have another shape, are complex, or are not finite; the message begins with `name`.
+    """
+    features = as_tensor(x, name)
+    if features.ndim != 2 or len(features) == 0:
+        raise ValueError(f"{name} has shape {list(features.shape)}, but must be [n, d] with at least one row")
+    if features.is_complex():
+        raise ValueError(f"{name} is complex, but must be real: give its real and imaginary parts as columns")
+    features = as_numbers(features, torch.float32)
+    require_finite(features, name)
+    return features
+
+
+def labelled_rows(x: Any, z: Any, weight: Any = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Read features, their labels and importance weights: tensors, numpy arrays, pandas frames or lists.
+
+    Args:
+        x: see `feature_matrix`.
+        z: labels `[n]` or `[n, 1]`, or one-hot `[n, K]`.
+        weight: `[n]`, or None.
+
+    Returns:
+        x `[n, d]`, labels `[n]` int64 and weights `[n]`, on the device of x.
+
+    Raises:
+        ValueError: shapes do not fit, values are not finite, x is complex, z holds something else or one class only,
+            or weights are negative or all zero.
+    """
+    x, z = feature_matrix(x), as_concept(z)
+    if z.ndim not in (1, 2) or len(x) != len(z):
+        raise ValueError(f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d] and one label for each row")
+    y = labels_of(z)
+    if y is None:
+        raise ValueError(f"z has shape {list(z.shape)} and dtype {z.dtype}, but must be labels [n] or one-hot [n, K]")
+    count_classes(y)
+    if bool((y == y[0]).all()):
+        raise ValueError(f"z is constant (a single class, {int(y[0])}): there is nothing to erase")
+    return x, y.to(x.device), checked_weight(weight, x)
+
+
+def checked_weight(weight: Any, x: Tensor) -> Tensor | None:
+    """Return importance weights of x `[n, d]` as a tensor `[n]` on its device; None stands for equal ones.
+
+    Raises:
+        ValueError: they are not one for each row, negative, not finite, or all zero.
+    """
+    if weight is None:
+        return None
+    weights = as_tensor(weight, "weight")
+    if weights.shape != (len(x),):
+        raise ValueError(f"weight has shape {list(weights.shape)}, but must be [{len(x)}], one for each sample")
+    if not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < float("inf"):
+        raise ValueError("weight has negative or non-finite values, or is all zero: give importance weights >= 0")
+    return weights.to(x.device)
+
+
+def check_rank(rank: int, x: Tensor) -> int:
+    """Return `rank` if that many directions can be removed from x `[n, d]`.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: unless 1 <= rank < d.
+    """
+    try:
+        rank = index(rank)
+    except TypeError:
+        raise TypeError(f"rank is {rank!r}, but must be an integer: how many directions to remove") from None
+    if not 1 <= rank < x.shape[1]:
+        raise ValueError(f"rank is {rank}, but must lie in 1 … {x.shape[1] - 1}, so that something is erased and left")
+    return rank

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from efface.erasure.affine import AffineEraser
-from efface.erasure.fitting import MomentsFitter, concept_matrix
-from efface.erasure.inputs import as_concept, as_tensor
-from efface.erasure.shrinkage import shrinkage_coefficients
-from efface.erasure.whitening import column_scale, concept_directions, eraser_factors
+from efface.erasure.fitting import MomentsFitter
+from efface.erasure.inputs import as_concept, as_tensor, concept_matrix
+from efface.erasure.shrinkage import covariance_coefficients
+from efface.erasure.whitening import column_scale, concept_directions, eraser_factors, orthogonal_directions
 from efface.moments import WeightKind
 
 ErasureMethod = Literal["leace", "orth"]
@@ -47,7 +47,9 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
         x_dim: width d of x.
         z_dim: width k of z. Integer labels 0 … k − 1 may be given in place of their one-hot columns, and are counted,
             so that many classes cost little.
-        method: see `ErasureMethod`. Change it to compare with SAL, or where d is too large for a d × d covariance.
+        method: see `ErasureMethod`. Change it to compare with SAL, or where d is too large for a d × d covariance. What
+            is orthogonal depends on the units of x, so that SAL of columns of unlike units moves the small ones most:
+            standardise them first.
         affine: keep the mean of x where it is. Turn off for an eraser that must be linear. With `rtol` it is then the
             linear map that moves x least, for which Σ is E[xxᴴ]; without, that of `concept_erasure`, with Cov(x), which
             moves x further where its mean is large.
@@ -61,8 +63,8 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
         svd_tol: singular values of L⁻¹C up to this are left alone. *Absolute*, in the units of z, as in
             `concept_erasure`: a rare concept may fall below it entirely, of which `eraser` warns.
         rtol: if given, the tolerance instead for *canonical correlations* of x and z, the singular values of
-            L⁻¹C Cov(z)^{+½}, which lie between 0 and 1 whatever the units. Use this for new code. For `orth` it is
-            relative to the largest singular value of C Cov(z)^{+½}.
+            L⁻¹C Cov(z)^{+½}, which lie between 0 and 1 whatever the units. Use this for new code. For `orth`, which
+            keeps no Cov(x), it compares with the norms of a concept direction's correlations with the columns of x.
         weights: what the weights of `update` mean; `"frequency"` for those of scikit-learn, which repeat samples.
 
     A concept direction that the tolerance leaves in place is warned of, unless it is rounding noise; so is a concept of
@@ -110,14 +112,19 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
         if self.method == "leace":
             proj_left, proj_right = self._factors(directions)
         else:
-            U, s, _ = torch.linalg.svd(directions, full_matrices=False)
-            if self.rtol is not None and len(s):
-                s = s / s.max().clamp_min(torch.finfo(s.dtype).tiny)
-            proj_left = U[:, self.is_significant(s)]
+            proj_left = self._orthogonal(directions)
             proj_right = proj_left.mH
         self._warn_of_rank(proj_left.shape[1])
         bias = self.mean_x if self.affine else None
         return LeaceEraser(proj_left.to(self.dtype), proj_right.to(self.dtype).contiguous(), bias)
+
+    def _orthogonal(self, directions: Tensor) -> Tensor:
+        """Find an orthonormal basis of the span of `directions` `[d, k]`."""
+        if self.rtol is None:
+            U, s, _ = torch.linalg.svd(directions, full_matrices=False)
+            basis: Tensor = U[:, self.is_significant(s)]
+            return basis
+        return orthogonal_directions(directions, self.moments.var_x().sqrt(), self.is_significant)
 
     def _factors(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the two factors of the oblique projection along `directions` `[d, k]`."""
@@ -150,9 +157,7 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
                 sigma /= scale.mT
             diagonal = sigma.diagonal().real
             norm_sq = 2 * torch.linalg.vector_norm(sigma) ** 2 - torch.linalg.vector_norm(diagonal) ** 2
-            alpha, beta = shrinkage_coefficients(diagonal.sum(), norm_sq, self.x_dim, self.moments.n_eff)
-            if alpha < 0:  # on nearly isotropic data, where the estimate is no covariance: the target itself
-                alpha, beta = torch.zeros_like(alpha), diagonal.mean()
+            alpha, beta = covariance_coefficients(diagonal.sum(), norm_sq, self.x_dim, self.moments.n_eff)
             sigma *= alpha
             sigma.diagonal().add_(beta)
             if self.shrinkage == "correlation":

@@ -1,13 +1,17 @@
 """Orthogonal projections as baselines for LEACE and R-LACE: off class means, principal and random directions."""
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from efface.erasure.affine import AffineEraser
-from efface.erasure.fitting import check_rank, concept_matrix, require_labels
+from efface.erasure.inputs import check_rank, checked_weight, feature_matrix, labelled_rows
+from efface.erasure.whitening import concept_directions, orthogonal_directions
 from efface.moments import Moments, working_dtype
+
+A = TypeVar("A", bound=AffineEraser)
 
 
 @dataclass(frozen=True)
@@ -18,28 +22,31 @@ class MeanProjectionEraser(AffineEraser):
 
     @classmethod
     def fit(
-        cls, x: Tensor, z: Tensor, *, rank: int | None = None, weight: Tensor | None = None, affine: bool = True
+        cls, x: Any, z: Any, *, rank: int | None = None, weight: Any = None, affine: bool = True
     ) -> "MeanProjectionEraser":
         """Fit on x `[n, d]` and labels z `[n]`.
 
         Args:
-            x: features.
+            x: features: a tensor, a numpy array, a pandas frame or a list.
             z: labels.
-            rank: how many of the leading directions between class means, weighted by class size; None for all of them,
-                at most K − 1. The map is then that of SAL and of R-LACE at full rank.
+            rank: how many of the leading directions between class means, weighted by class size, in the units of x;
+                None for all of them, at most K − 1. The map is then that of SAL and of R-LACE at full rank.
             weight: importance weights `[n]`.
             affine: keep the mean of x where it is.
 
-        Cost: O(ndK).
+        Cost: O(nd + Kd²).
+
+        Raises:
+            ValueError: shapes do not fit, values are not finite, z is constant, or `rank` or a weight is out of range.
         """
-        y = require_labels(x, z)
-        moments = _moments(x, concept_matrix(y, int(y.max()) + 1), weight, track_xx=False)
-        # Column i of Cov(x, z) is π_i (μ_i − μ): scaled so that its square sums to the between-class covariance.
-        share = moments.mean_z.clamp_min(1e-30).sqrt()
-        U, s, _ = torch.linalg.svd(moments.cov_xz(unbiased=False) / share, full_matrices=False)
-        U = U[:, s > 1e3 * torch.finfo(moments.dtype).eps * s.max()]
-        U = U if rank is None else U[:, : check_rank(rank, x)]
-        return cls.orthogonal(U.to(moments.dtype), moments.mean_x.to(moments.dtype) if affine else None)
+        x, y, weight = labelled_rows(x, z, weight)
+        rank = None if rank is None else check_rank(rank, x)
+        moments = _moments(x, y, weight, track_xx=False)
+        eps = torch.finfo(moments.dtype).eps
+        # Column i is √π_i (μ_i − μ), up to a rotation: the sum of their squares is the covariance of the class means.
+        means = concept_directions(moments, eps, whiten=True)
+        U = orthogonal_directions(means, moments.var_x().sqrt(), lambda strength: strength > 1e3 * eps, rank)
+        return _projecting(cls, U, moments, affine)
 
 
 @dataclass(frozen=True)
@@ -52,32 +59,31 @@ class PcaEraser(AffineEraser):
     """
 
     @classmethod
-    def fit(
-        cls, x: Tensor, z: Tensor, *, rank: int = 1, weight: Tensor | None = None, affine: bool = True
-    ) -> "PcaEraser":
+    def fit(cls, x: Any, z: Any, *, rank: int = 1, weight: Any = None, affine: bool = True) -> "PcaEraser":
         """Fit on x `[n, d]` and labels z `[n]`, from all pairs of samples with different labels.
 
         The second moment of their differences is Σ_i π_i (1 − π_i) Σ_i + B in closed form, with Σ_i the covariance
-        within class i, π_i its share, and B the covariance of the class means. Arguments as for `MeanProjectionEraser`.
+        within class i, π_i its share, and B the covariance of the class means. Arguments and errors as for
+        `MeanProjectionEraser`.
 
         Cost: O(nd² + d³).
         """
-        y = require_labels(x, z)
+        x, y, weight = labelled_rows(x, z, weight)
         rank = check_rank(rank, x)
-        total = _moments(x, concept_matrix(y, int(y.max()) + 1), weight)
+        total = _moments(x, y, weight)
         second = total.cov_xx(unbiased=False)
-        for label, share in enumerate((total.mean_z / total.mean_z.sum()).tolist()):
+        for label, share in enumerate(total.mean_z.tolist()):
             rows = y == label
             if share == 0:
                 continue
-            within = _moments(x[rows], x[rows][:, :0], None if weight is None else weight[rows]).cov_xx(unbiased=False)
+            within = _moments(x[rows], None, None if weight is None else weight[rows]).cov_xx(unbiased=False)
             second = second - share**2 * within  # Σ = Σ_i π_i Σ_i + B
         return cls._leading(second, rank, total, affine)
 
     @classmethod
     def _leading(cls, second: Tensor, rank: int, moments: Moments, affine: bool) -> "PcaEraser":
         U = torch.linalg.eigh(second)[1][:, -rank:].flip(1)
-        return cls.orthogonal(U.to(moments.dtype), moments.mean_x.to(moments.dtype) if affine else None)
+        return _projecting(cls, U, moments, affine)
 
 
 @dataclass(frozen=True)
@@ -85,18 +91,38 @@ class RandomProjectionEraser(AffineEraser):
     """Projects off a random subspace: the control for erasers of equal rank; see `AffineEraser`."""
 
     @classmethod
-    def fit(cls, x: Tensor, z: Tensor | None = None, *, rank: int = 1, seed: int = 0, affine: bool = True,
-            weight: Tensor | None = None) -> "RandomProjectionEraser":  # fmt: skip
-        """Draw a subspace of dimension `rank`, uniformly. Only the width and the mean of x `[n, d]` are used."""
+    def fit(
+        cls, x: Any, z: Any = None, *, rank: int = 1, seed: int = 0, weight: Any = None, affine: bool = True
+    ) -> "RandomProjectionEraser":
+        """Draw a subspace of dimension `rank`, uniformly.
+
+        Args:
+            x: features `[n, d]`, of which only the width and the mean are used.
+            z: not used.
+            rank: how many directions to remove.
+            seed: draws the subspace.
+            weight: importance weights `[n]`.
+            affine: keep the mean of x where it is.
+
+        Raises:
+            ValueError: shapes do not fit, values are not finite, or `rank` or a weight is out of range.
+        """
+        x = feature_matrix(x)
         generator = torch.Generator().manual_seed(seed)
-        moments = _moments(x, x.new_zeros(len(x), 0), weight, track_xx=False)
         normal = torch.randn(x.shape[1], check_rank(rank, x), generator=generator, dtype=torch.float64)
-        U = torch.linalg.qr(normal)[0].to(x.device, moments.dtype)
-        return cls.orthogonal(U, moments.mean_x.to(moments.dtype) if affine else None)
+        moments = _moments(x, None, checked_weight(weight, x), track_xx=False)
+        return _projecting(cls, torch.linalg.qr(normal)[0].to(x.device), moments, affine)
 
 
-def _moments(x: Tensor, z: Tensor, weight: Tensor | None, *, track_xx: bool = True) -> Moments:
-    dtype = working_dtype(x.dtype) if x.is_floating_point() else torch.float32
-    moments = Moments(x.shape[1], z.shape[1], device=x.device, dtype=dtype, track_xx=track_xx)
-    moments.update(x, z, weight)
+def _moments(x: Tensor, y: Tensor | None, weight: Tensor | None, *, track_xx: bool = True) -> Moments:
+    """Gather the moments of x `[n, d]` and of labels `[n]`, or of x alone."""
+    k = 0 if y is None else int(y.max()) + 1
+    moments = Moments(x.shape[1], k, device=x.device, dtype=working_dtype(x.dtype), track_xx=track_xx)
+    moments.update(x, x[:, :0] if y is None else y, weight)
     return moments
+
+
+def _projecting(kind: type[A], directions: Tensor, moments: Moments, affine: bool) -> A:
+    """Make the eraser that projects off the span of orthonormal `directions` `[d, k]`, about the mean or about zero."""
+    mean = moments.mean_x.to(moments.dtype) if affine else None
+    return kind.orthogonal(directions.to(moments.dtype), mean)

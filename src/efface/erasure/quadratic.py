@@ -1,7 +1,7 @@
 """Erasure and editing of a class in means and covariances, where the class of every sample is known."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ class QuadraticEraser(FrozenTensors):
     Afterwards no quadratic classifier reads the class from a Gaussian mixture. The class of each sample is used when it
     is applied.
     """
+
+    _shapes: ClassVar[dict[str, str]] = {"class_means": "kd", "global_mean": "d", "ot_maps": "kdd"}
 
     class_means: Tensor
     """`[k, d]`"""
@@ -62,6 +64,8 @@ class QuadraticEraser(FrozenTensors):
 @dataclass(frozen=True)
 class QuadraticEditor(FrozenTensors):
     """Moves samples of one class to the mean and covariance of another, by optimal transport."""
+
+    _shapes: ClassVar[dict[str, str]] = {"class_means": "kd", "ot_maps": "kkdd"}
 
     class_means: Tensor
     """`[k, d]`"""

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from efface import tensorfiles
 from efface.erasure.affine import AffineEraser
-from efface.erasure.fitting import check_rank, check_weight, concept_matrix, labels_of
 from efface.erasure.game import Ascent, Game
-from efface.moments import require_finite, working_dtype
+from efface.erasure.inputs import as_concept, check_rank, checked_weight, concept_matrix, feature_matrix, labels_of
+from efface.moments import working_dtype
 
 RlaceSolver = Literal["auto", "closed_form", "squared", "game", "sgd"]
 
@@ -106,12 +106,12 @@ class RlaceEraser(AffineEraser):
     @torch.no_grad()
     def fit(
         cls,
-        x: Tensor,
-        z: Tensor,
+        x: Any,
+        z: Any,
         *,
         rank: int = 1,
         solver: RlaceSolver = "auto",
-        weight: Tensor | None = None,
+        weight: Any = None,
         affine: bool = True,
         l2: float = 1e-4,
         tol: float = 1e-3,
@@ -125,7 +125,7 @@ class RlaceEraser(AffineEraser):
         """Fit on x `[n, d]` and a concept z: labels `[n]`, one-hot `[n, K]`, or for squared loss any `[n, k]`.
 
         Args:
-            x: features.
+            x: features: a tensor, a numpy array, a pandas frame or a list.
             z: the concept.
             rank: k, how many directions to remove, 1 … d − 1. Beyond rank Cov(x, z) the rest are those of least
                 variance.
@@ -149,16 +149,17 @@ class RlaceEraser(AffineEraser):
         Cost: O(nd² + d³) for the closed form; each step of the game is a warm-started softmax regression.
 
         Raises:
-            TypeError: x, z or weight is no tensor, or rank no integer.
+            TypeError: rank is no integer.
             ValueError: shapes do not fit, values are not finite, z is constant, rank, a weight or another option is out
                 of range, or the solver cannot serve this concept or this rank.
         """
         start = time.perf_counter()
-        _check_data(x, z, weight)
-        check_rank(rank, x)
         _check_options(solver, l2, max_iter, restarts, sgd)
-        x = x.to(working_dtype(x.dtype) if x.is_floating_point() else torch.float32)
-        game = Game(x, concept_matrix(z).to(x.device), labels_of(z.to(x.device)), weight, l2)
+        x, z = _read(x, z)
+        weight = checked_weight(weight, x)
+        check_rank(rank, x)
+        x = x.to(working_dtype(x.dtype))
+        game = Game(x, concept_matrix(z), labels_of(z), weight, l2)
         solver = _choose_solver(solver, game, rank)
         if solver == "sgd":
             ascent = _published(game, x, rank, {"progress": progress, "weight": weight, "seed": seed, **sgd})
@@ -218,18 +219,16 @@ def _published(game: Game, x: Tensor, rank: int, options: dict[str, Any]) -> Asc
     return Ascent(point, starts=0, at_best=0, iterations=result["iterations"])
 
 
-def _check_data(x: Tensor, z: Tensor, weight: Tensor | None) -> None:
-    for name, value in (("x", x), ("z", z)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}, but must be a tensor: pass torch.as_tensor({name})")
-    if x.ndim != 2 or z.ndim not in (1, 2) or len(x) != len(z):
+def _read(x: Any, z: Any) -> tuple[Tensor, Tensor]:
+    """Read x `[n, d]` and a concept `[n]` or `[n, k]` as tensors on the device of x."""
+    x, z = feature_matrix(x), as_concept(z)
+    if z.ndim not in (1, 2) or len(x) != len(z):
         raise ValueError(
             f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d], and z [n] or [n, k] of the same n"
         )
-    if x.is_complex() or z.is_complex():
-        raise ValueError("x and z must be real: the game is defined for real features")
-    check_weight(weight, x)
-    require_finite(x if x.is_floating_point() else x.float(), "x")
+    if z.is_complex():
+        raise ValueError("z is complex, but must be real: give its real and imaginary parts as columns")
+    return x, z.to(x.device)
 
 
 def _check_options(solver: str, l2: float, max_iter: int, restarts: int, sgd: dict[str, Any]) -> None:

@@ -41,3 +41,10 @@ def shrinkage_coefficients(trace: Tensor, norm_sq: Tensor, p: int, n: float | Te
     floor = eps.eps**0.5 * target_sq + eps.tiny
     alpha = 1 - p * target_sq / n / torch.maximum(norm_sq - target_sq, floor)
     return alpha, (1 - alpha) * t
+
+
+def covariance_coefficients(trace: Tensor, norm_sq: Tensor, p: int, n: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return `shrinkage_coefficients` with α >= 0: below, on nearly isotropic data, αS + βσ²I is no covariance."""
+    alpha, _ = shrinkage_coefficients(trace, norm_sq, p, n)
+    alpha = alpha.clamp_min(0)
+    return alpha, (1 - alpha) * trace / p

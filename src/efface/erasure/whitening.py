@@ -7,6 +7,9 @@ from torch import Tensor
 
 from efface.moments import Moments
 
+_CLASSES = 1 << 16
+"""How many classes of labels are worked with at a time: d as many numbers."""
+
 
 def column_scale(sigma: Tensor) -> Tensor:
     """Return the standard deviations `[d, 1]` of a covariance `[d, d]`; 1 for constant columns."""
@@ -54,16 +57,54 @@ def concept_directions(moments: Moments, eps: float, *, whiten: bool) -> Tensor:
             are the canonical correlations of x and z. Else an orthonormal basis of the range of Cov(z), as the columns
             of a one-hot z sum to 1, and Cov(x, z) is rounding noise along that direction.
     """
-    C = moments.cov_xz()
-    if not moments.has_labels:
-        C = C @ (inverse_root if whiten else range_basis)(moments.cov_zz(), eps)
-    else:
-        share = moments.mean_z.real * moments.bessel
-        if int((share > 0).sum()) < 2:  # a constant
-            return C[:, :0]
-        if whiten:
-            C = C / torch.where(share > 0, share, 1).sqrt()
-    return torch.linalg.qr(C.mH, mode="r").R.mH if C.shape[1] > C.shape[0] else C
+    if moments.has_labels:
+        return _class_directions(moments, whiten)
+    C = moments.cov_xz() @ (inverse_root if whiten else range_basis)(moments.cov_zz(), eps)
+    return _narrowed(C) if C.shape[1] > C.shape[0] else C
+
+
+def _class_directions(moments: Moments, whiten: bool) -> Tensor:
+    """Compute `concept_directions` of labels, some classes at a time."""
+    share = moments.mean_z.real * moments.bessel
+    if int((share > 0).sum()) < 2:  # a constant
+        return moments.cov_xz(columns=slice(0))
+    root = torch.where(share > 0, share, 1).sqrt()
+    directions: Tensor | None = None
+    for start in range(0, moments.z_dim, _CLASSES):
+        columns = slice(start, start + _CLASSES)
+        C = moments.cov_xz(columns=columns)
+        C = C / root[columns] if whiten else C
+        C = C if directions is None else torch.cat([directions, C], 1)
+        directions = _narrowed(C) if C.shape[1] > C.shape[0] else C
+    assert directions is not None
+    return directions
+
+
+def _narrowed(C: Tensor) -> Tensor:
+    """Rotate the columns of C `[d, k]`, k > d, so that all but d of them are 0, and leave those out."""
+    R: Tensor = torch.linalg.qr(C.mH, mode="r").R
+    return R.mH
+
+
+def orthogonal_directions(
+    C: Tensor, std: Tensor, is_significant: Callable[[Tensor], Tensor], rank: int | None = None
+) -> Tensor:
+    """Find an orthonormal basis `[d, r]` of the span of the significant part of C, its strongest directions first.
+
+    What is significant does not depend on the units of x, in which the basis is orthonormal: a column of large numbers
+    does not hide the concept in one of small numbers.
+
+    Args:
+        C: Cov(x, z) with z white, `[d, k]`, float64.
+        std: standard deviations of x, `[d]`.
+        is_significant: a mask of the strengths of concept directions, descending: norms of their correlations with the
+            columns of x.
+        rank: keep as many, the strongest in the units of x; None for all.
+    """
+    correlations = C * torch.where(std > 0, 1 / std, 0)[:, None]
+    _, strengths, Vh = torch.linalg.svd(correlations, full_matrices=False)
+    basis: Tensor = torch.linalg.svd(C @ Vh[is_significant(strengths)].mH, full_matrices=False)[0]
+    return basis[:, :rank]
 
 
 def eraser_factors(

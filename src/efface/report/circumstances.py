@@ -1,6 +1,10 @@
 """Under what circumstances runs were made: what all of them share, and what makes them hard to compare."""
 
+from collections.abc import Sequence
+
 import pandas as pd
+
+from efface.report.labels import printable
 
 CIRCUMSTANCES = {
     "commit": "commits of the code",
@@ -18,8 +22,13 @@ _UNKNOWN = "unknown"
 
 
 def one_line(text: object) -> str:
-    """Return a note as one line, so that no foreign text can begin another."""
-    return " ".join(str(text).split())
+    """Return a note as one line of printable characters, so that no foreign text can begin another."""
+    return printable(" ".join(str(text).split()))
+
+
+def seeds_in_words(seeds: Sequence[object]) -> str:
+    """Return `seed 0` or `seeds 0, 1`."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def flags(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -47,7 +56,7 @@ def mixed(cell: pd.DataFrame) -> str:
         for value, seed in zip(values, done["seed"], strict=True):
             seeds.setdefault(value, []).append(str(seed))
         if len(seeds) > 1:
-            which = "; ".join(f"{value} (seed {', '.join(seeds[value])})" for value in sorted(seeds))
+            which = "; ".join(f"{value} ({seeds_in_words(seeds[value])})" for value in sorted(seeds))
             parts.append(f"{plural}: {which}")
     return ", and ".join(parts)
 
@@ -60,13 +69,13 @@ def shared(runs: pd.DataFrame) -> str:
     known = {column: [value for value in _values(done, column) if value != _UNKNOWN] for column in CIRCUMSTANCES}
     one = {column: values[0] for column, values in known.items() if len(values) == len(done) and len(set(values)) == 1}
     if "threads" in one:
-        threads = f"on {one['threads']} thread{'' if one['threads'] == '1' else 's'}"
+        threads = f"with {one['threads']} thread{'' if one['threads'] == '1' else 's'}"
     else:
-        threads = "on numbers of threads that differ" if known["threads"] else "on a number of threads not recorded"
+        threads = f"with {'numbers of threads that differ' if known['threads'] else 'a number of threads not recorded'}"
     parts = [
         threads,
-        *([f"of {one['processor']}"] if "processor" in one else []),
-        *([f"with {one['device']}"] if one.get("device", "cpu") != "cpu" else []),
+        *([f"on {one['processor']}"] if "processor" in one else []),
+        *([f"and {one['device']}"] if one.get("device", "cpu") != "cpu" else []),
         *([f"under {one['versions']}"] if one.get("versions") else []),
     ]
     return f"All runs were made {', '.join(parts)}."

@@ -123,7 +123,8 @@ def _table(spec: _Spec, runs: pd.DataFrame) -> str:
             raise ValueError(f"the row {', '.join(key)} would pool ids {', '.join(ids)}: name another option in rows")
         words = [_word(name, word) for name, word in zip(spec.rows, key, strict=True)]
         groups[", ".join(filter(None, words))] = group
-        words[-1] = signed(words[-1], group)
+        named = list(spec.rows).index("method") if "method" in spec.rows else 0
+        words[named] = signed(words[named], group)
         lines.append([*words, *(_cell(group, name) for name in columns)])
     below = _below(groups, columns)
     return pipes([*spec.rows.values(), *columns.values()], lines) + "".join(f"\n\n{note}" for note in below)

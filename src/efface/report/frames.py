@@ -10,7 +10,7 @@ import pandas as pd
 
 from efface.metrics import METRICS
 from efface.report.labels import LEVELS
-from efface.report.rows import HEADS, NUMBERS
+from efface.report.rows import HEADS, LARGEST, NUMBERS
 
 RUNS, LAYERS, HISTORIES = "runs.csv", "layers.csv", "histories.csv"
 _NEEDED = (*LEVELS, "id", "seed", "status", "reason")
@@ -102,7 +102,7 @@ def _runs(path: Path) -> pd.DataFrame:
     for name in ("seed", *filter(_is_numeric, map(str, runs))):
         numbers = pd.to_numeric(runs[name], errors="coerce")
         there = runs[name].notna() if name != "seed" else pd.Series(True, index=runs.index)
-        _check(runs, path, name, ~there | np.isfinite(numbers), "is no finite number")
+        _check(runs, path, name, ~there | (np.abs(numbers) <= LARGEST), "is no finite number")
         runs[name] = numbers
     for name, allowed in (("head", HEADS), ("at_edge", (True, False)), ("uses_attribute_at_test", (True, False))):
         if name in runs:

@@ -27,7 +27,14 @@ def show(value: object) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(show, value))}]"
-    return "".join(str(value).split())
+    return printable("".join(str(value).split()))
+
+
+def printable(text: str) -> str:
+    """Return text in which every character can be seen: others, such as those that end a line or turn the direction of
+    writing, stand as their escape.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def parse(words: str) -> dict[str, str]:

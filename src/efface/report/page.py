@@ -11,6 +11,7 @@ import pandas as pd
 
 from efface.metrics import METRICS
 from efface.report import render
+from efface.report.circumstances import one_line
 from efface.report.plots import Plot
 from efface.report.records import Collection
 from efface.report.table import Table
@@ -43,7 +44,7 @@ def _facts(runs: pd.DataFrame) -> str:
     counts = {"run": len(done), "method": runs["method"].nunique(), "seed": done["seed"].nunique()}
     parts = [
         *(f"{count} {what}{'s' if count != 1 else ''}" for what, count in counts.items()),
-        *([f"code at {', '.join(commits)}"] if commits else []),
+        *([f"code at {', '.join(map(one_line, commits))}"] if commits else []),
     ]  # fmt: skip
     return " · ".join(parts)
 
@@ -66,4 +67,4 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"<td>{value:.4g}</td>"
     words = "" if isinstance(value, int) else ' class="words"'
-    return f"<td{words}>{html.escape(str(value))}</td>"
+    return f"<td{words}>{html.escape(one_line(value))}</td>"

@@ -9,12 +9,14 @@ from typing import Any
 from efface.identity import NODES
 from efface.metrics import METRICS
 from efface.record import Record
-from efface.report.labels import options
+from efface.report.labels import options, printable
 
 HEADS = ("kept", "fitted")
 """What `info.head` may say of the head of the base model."""
 _INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
 """Numbers of a record's `info` that are columns of the frame."""
+LARGEST = 1e100
+"""No number of a run is larger: the square of one that is overflows where means and spreads are computed."""
 NUMBERS = (*_INFO, "peak_memory_mb", "threads")
 """Columns that hold numbers, beside metrics and seconds."""
 _KNOWN = frozenset(metric.key for metric in METRICS)
@@ -69,7 +71,7 @@ def numbers(values: Mapping[str, Any], *, texts: Sequence[str] = ()) -> dict[str
     """Return the values that are no dicts.
 
     Raises:
-        ValueError: a value is no finite number and not null, and not among those that may be `texts`.
+        ValueError: a value is no finite number up to `LARGEST` and not null, and not among those that may be `texts`.
     """
     flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
     for name, value in flat.items():
@@ -91,10 +93,10 @@ def mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether a value is a finite number, and one that a column of 64 bits holds."""
+    """Return whether a value is a number that a column holds, and whose square an axis does."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
+    return abs(value) < 2**63 if isinstance(value, int) else abs(value) <= LARGEST
 
 
 def _short(value: object) -> str:
@@ -116,7 +118,7 @@ def _intervals(bounds: Mapping[str, Any]) -> dict[str, float]:
 
 def _name(value: object, node: str) -> str:
     """Return the name of a node without blanks, so that what stands behind it in a label are its options."""
-    words = "_".join(str(value).split())
+    words = printable("_".join(str(value).split()))
     if not isinstance(value, str | int | float) or not words:
         raise ValueError(f"config.{node}.name is {_short(value)}, but must be a text")
     return words

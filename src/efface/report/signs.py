@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from efface.report.circumstances import mixed
+from efface.report.circumstances import mixed, seeds_in_words
 
 AT_TEST, MIXED, AT_EDGE = "†", "‡", "§"
 LEGEND = {
     AT_TEST: "uses the protected attribute at test time, and is left out when the best is marked",
     MIXED: "runs of one cell were made under circumstances that differ, so that ± is not the spread over seeds alone",
-    AT_EDGE: "what val chose lies at the edge of its grid of hyper-parameters: a wider one might hold a better",
+    AT_EDGE: "what val chose lies at the edge of its grid of hyper-parameters: a wider grid may hold something better",
 }
 
 
@@ -34,7 +34,7 @@ def footnotes(cell: pd.DataFrame) -> dict[str, str]:
         notes[MIXED] = differs
     if seeds := _seeds_at_edge(cell):
         every = len(seeds) == (cell["status"] == "done").sum()
-        notes[AT_EDGE] = "under every seed" if every else f"under seed {', '.join(map(str, seeds))}"
+        notes[AT_EDGE] = f"chosen at the edge under {'every seed' if every else seeds_in_words(seeds)}"
     return notes
 
 

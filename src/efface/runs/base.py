@@ -9,7 +9,7 @@ import math
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,6 +119,12 @@ def execute(run: Run, *, say: Callable[[str], None] = print) -> Record:
         record = None if run.overwrite else _finished(run, say=say)
         if record is not None:
             say(f"{run.directory} is finished already ({record.status}); overwrite=true runs it again")
+            if run.tracker.is_cut_off(run.directory):
+                with _logger_may_fail():
+                    _follow(run)
+                    for row in record.info.get("training", {}).get("history", []):
+                        run.tracker.epoch(row)
+                    run.tracker.finish(record)
             return record
         require_writable(run.directory, option="results_dir")
         results.clear(run.directory)
@@ -131,18 +137,29 @@ def execute(run: Run, *, say: Callable[[str], None] = print) -> Record:
                 _leave_error(run, error)
             raise
         (run.directory / ERROR).unlink(missing_ok=True)
-        try:
+        with _logger_may_fail():
             run.tracker.finish(record)
-        except Exception as error:  # the run is done and its record is there
-            warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=2)
         return record
 
 
-def _run(run: Run, say: Callable[[str], None]) -> Record:
+@contextlib.contextmanager
+def _logger_may_fail() -> Iterator[None]:
+    """Within this context an error becomes a warning: the run is done and its record is there."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"the run is finished, but its logger is not: {error}", stacklevel=4)
+
+
+def _follow(run: Run) -> None:
     run.tracker.start(
         config={**run.config, "seed": run.seed}, name=f"{run.label or run.config['method']['name']} seed={run.seed}",
         group=str(run_subdir(run.config, run.seed).parent), directory=run.directory,
     )  # fmt: skip
+
+
+def _run(run: Run, say: Callable[[str], None]) -> Record:
+    _follow(run)
     fingerprint = run.fingerprint()
     session = Session(
         device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say

@@ -53,6 +53,9 @@ def complete(directory: Path) -> None:
     source = directory / COMPLETE
     if not source.is_dir():
         return
+    if (source / _STAGED).exists() and not _is_record(source / _STAGED):  # a disk's fault, or a person's
+        shutil.rmtree(source)
+        return
     superseded = _artifacts(directory / RECORD)
     for path in source.iterdir():
         if path.name != _STAGED:
@@ -90,6 +93,14 @@ def damages(directory: Path, record: Record, required: tuple[str, ...]) -> list[
         elif record.artifacts.get(name) != file_digest(directory / name):
             sentences.append(f"{name} has changed")
     return sentences
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        Record.read(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _artifacts(path: Path) -> set[str]:

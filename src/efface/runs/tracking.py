@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Any, Protocol
 
 from efface.extras import require
 from efface.record import RECORD, Record
+
+_FINISHED = ".finished"
+"""File in the folder of an offline run that has ended with its record."""
 
 
 class Tracker(Protocol):
@@ -29,6 +33,10 @@ class Tracker(Protocol):
         """End, with the record, or None if the run failed."""
         ...
 
+    def is_cut_off(self, directory: Path) -> bool:
+        """Return whether the finished run there began to be followed, but no log has its record; removes halves."""
+        ...
+
 
 @dataclass(kw_only=True)
 class NoTracker:
@@ -43,6 +51,9 @@ class NoTracker:
     def finish(self, record: Record | None) -> None:
         pass
 
+    def is_cut_off(self, directory: Path) -> bool:
+        return False
+
 
 @dataclass(kw_only=True)
 class Wandb:
@@ -51,6 +62,9 @@ class Wandb:
     A run is named by what the command line set and tagged with its data set, model, training and method; the runs of
     one table cell, over its seeds, are a group. Metrics are in its summary, accuracies by group in tables, and the
     record with all its files (the debiased representation and head among them) is an artifact.
+
+    Offline, a finished run has one folder: what killed or failed attempts left goes when it is tried again, and what an
+    overwritten one left goes when the new one is finished.
 
     Args:
         project: its name there.
@@ -72,6 +86,7 @@ class Wandb:
 
     def start(self, *, config: Mapping[str, Any], name: str, group: str, directory: Path) -> None:
         self._directory = directory
+        self._drop_unfinished(directory)
         tags = [str(config[node]["name"]) for node in ("dataset", "model", "training", "method")]
         self._run = self._init(
             config=dict(config),
@@ -125,6 +140,20 @@ class Wandb:
             files = [self._directory / name for name in (RECORD, *record.artifacts)]
             self._artifact(run, f"run-{record.id}-seed{record.seed}", "run", files)
         run.finish(exit_code=0 if record is not None else 1)
+        if record is not None and self.mode == "offline":
+            mine = Path(run.dir).resolve().parent
+            (mine / _FINISHED).touch()
+            _drop(folder for folder in _offline(self._directory) if folder != mine)
+
+    def is_cut_off(self, directory: Path) -> bool:
+        return self.mode == "offline" and self._drop_unfinished(directory) and not _offline(directory)
+
+    @staticmethod
+    def _drop_unfinished(directory: Path) -> bool:
+        """Remove the logs of attempts that were killed or failed; return whether there were any."""
+        halves = [folder for folder in _offline(directory) if not (folder / _FINISHED).exists()]
+        _drop(halves)
+        return bool(halves)
 
     def log_report(self, folder: Path) -> None:
         """Log a report's files as a run of its own: an artifact, and its plots as images.
@@ -151,6 +180,18 @@ class Wandb:
                 # Without a copy: an offline run is synchronised while its results are there.
                 artifact.add_file(str(path), policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
+
+
+def _offline(directory: Path) -> list[Path]:
+    """Return the folders of a run's offline logs, but for those that have been sent, which wandb marks."""
+    folders = directory.resolve().glob("wandb/offline-run-*")
+    return [folder for folder in folders if not list(folder.glob("*.synced"))]
+
+
+def _drop(folders: Iterable[Path]) -> None:
+    """Remove folders; the caller holds the lock of the run's folder."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(argv: list[str]) -> int:

@@ -102,9 +102,10 @@ class ConceptScrubber:
             for key, tensor in tensors.items():
                 module, _, name = key.rpartition("/")
                 parts[module][name] = tensor
-            return cls(pre_hook, {module: _KINDS[kinds[module]](**parts[module]) for module in parts})
+            classes = {module: _KINDS[kinds[module]] for module in parts}
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): fit and save it again") from error
+        return cls(pre_hook, {module: classes[module].rebuild(parts[module], f"{path}: {module}") for module in parts})
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efface.erasure.inputs import as_tensor
+
 if TYPE_CHECKING:  # `scrub` needs no more than the core and transformers
     from efface.data.conllu import Document
 
@@ -270,9 +272,10 @@ class Batches:
 def _require_lengths(ids: Any, column: Any, name: str, *, first: int) -> None:
     """Check that a column has as many values as tokens in each sequence; `first` is the number of the first one."""
     for i, (tokens, values) in enumerate(zip(ids, column, strict=True), first):
-        if len(tokens) != len(values):
+        count = len(values) if getattr(values, "ndim", hasattr(values, "__len__")) else 1
+        if len(tokens) != count:
             raise ValueError(
-                f"sequence {i} has {len(tokens)} tokens, but {len(values)} values in {name!r}: give each token one; "
+                f"sequence {i} has {len(tokens)} tokens, but {count} values in {name!r}: give each token one; "
                 "a label is negative where there is none"
             )
 
@@ -281,7 +284,7 @@ def _padded(rows: Any, name: str, fill: int) -> Tensor:
     """Pad rows of integers on the right; whole numbers of another dtype are taken, booleans only as a mask."""
     if isinstance(rows, Tensor) and rows.ndim == 2:
         return _integers(rows, name)
-    parts = [_integers(torch.as_tensor(row), name) for row in rows]
+    parts = [_integers(as_tensor(row, repr(name)), name) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill)
 
 

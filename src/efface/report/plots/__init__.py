@@ -5,7 +5,7 @@ from pathlib import Path
 from efface.report.plots.influence import influence
 from efface.report.plots.layers import probe_by_layer
 from efface.report.plots.leakage import leakage, probe_against_rank
-from efface.report.plots.style import Plot
+from efface.report.plots.style import Plot, legible
 from efface.report.plots.tradeoff import accuracy_against_bias
 from efface.report.plots.training import time_against_size, training_curves
 from efface.report.records import Collection
@@ -19,6 +19,7 @@ def draw(collection: Collection, folder: Path) -> list[Plot]:
     runs = collection.runs[collection.runs["status"] == "done"]
     if len(runs) == 0:
         return []
+    runs = legible(runs)
     return [
         *accuracy_against_bias(runs, folder),
         *leakage(runs, folder),

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from efface.report.plots.style import COLOURS, Plot, plain_powers, save, styled
+from efface.report.rows import LARGEST
 
 SHOWN = 8
 """Images in a row."""
@@ -33,16 +34,16 @@ def influence(runs: pd.DataFrame, arrays: dict[str, Path], folder: Path) -> list
             saved = load_file(file)
         except (SafetensorError, OSError):
             continue  # the run's own check names a damaged file
-        if saved.get("influence", np.empty(0)).size:
+        saved["influence"] = _finite(saved.get("influence", np.empty(0)))
+        if saved["influence"].size:
             plots += _one(saved, first, folder, f"influence_{identity}")
     return plots
 
 
 def _one(saved: dict[str, np.ndarray], run: pd.Series, folder: Path, name: str) -> list[Plot]:
     rows = {"raise the bias most": saved.get("harmful_images"), "lower the bias most": saved.get("helpful_images")}
-    rows = {title: images for title, images in rows.items() if images is not None and len(images)}
-    values = saved["influence"].astype(float)
-    values = values[np.isfinite(values)]
+    rows = {title: images for title, images in rows.items() if _are_images(images)}
+    values = saved["influence"]
     with styled():
         fig = plt.figure(figsize=(6.4 if rows else 4.2, 2.6), layout="constrained")
         parts = fig.subfigures(1, 2, width_ratios=(1.15, 1), squeeze=False)[0] if rows else [fig]
@@ -63,6 +64,18 @@ def _one(saved: dict[str, np.ndarray], run: pd.Series, folder: Path, name: str) 
             f"{run['model']}, seed {run['seed']}."
         )
         return save(fig, folder, name, caption)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return the numbers of an array that a histogram holds, as float64 `[m]`."""
+    numbers = np.asarray(values, dtype=float).ravel()
+    return np.asarray(numbers[np.abs(numbers) <= LARGEST])
+
+
+def _are_images(images: np.ndarray | None) -> bool:
+    if images is None or images.dtype != np.uint8 or images.ndim != 4:
+        return False
+    return images.size > 0 and images.shape[-1] in (1, 3, 4)
 
 
 def _images(strip: object, rows: dict[str, np.ndarray]) -> None:

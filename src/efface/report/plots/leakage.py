@@ -35,7 +35,7 @@ _POINT = ["rank", "method"]
 def leakage(runs: pd.DataFrame, folder: Path) -> list[Plot]:
     """Draw what a linear and a non-linear probe read of the attribute, in bits, before and after each method.
 
-    Before (hollow) is the base model, method `none`, of the same setting.
+    Before (hollow) is the base model, method `none`, of the same setting, on the seeds that it shares with the method.
     """
     rows = [(s, group) for s, group in settings(runs) if set(group["method_name"]) - {"none"}]
     if not rows or not len(numbers(runs, "probe_information")):
@@ -57,8 +57,9 @@ def leakage(runs: pd.DataFrame, folder: Path) -> list[Plot]:
         ]
         fig.legend(handles=handles, loc="outside upper center", ncols=4, columnspacing=1.2, handletextpad=0.2)
         caption = (
-            "What probes read of the attribute on test features before (hollow: the base model) and after each method, "
-            "means over seeds with 95 % t intervals. Linear erasure promises nothing against the MLP probe."
+            "What probes read of the attribute on test features before (hollow: the base model, on the method's seeds) "
+            "and after each method, means over seeds with 95 % t intervals, without the sampling of test. Linear "
+            "erasure promises nothing against the MLP probe."
         )
         return save(fig, folder, "leakage", caption)
 
@@ -67,15 +68,16 @@ def _dumbbells(ax: Axes, group: pd.DataFrame) -> None:
     methods = sorted(group.loc[group["method_name"] != "none", "method"].unique(), key=method_order)
     base = group[group["method_name"] == "none"]
     for offset, (key, (_, colour, marker)) in zip((-0.13, 0.13), PROBES.items(), strict=True):
-        before, values_of = numbers(base, key), by(group, "method", [key]) if key in group else {}
-        points = [(i + offset, values_of[m][:, 0]) for i, m in enumerate(methods) if m in values_of]
+        values_of = by(group, "method", ["seed", key]) if key in group else {}
+        points = [(i + offset, values_of[m][:, 1]) for i, m in enumerate(methods) if m in values_of]
         if not points:
             continue
         y, after = [y for y, _ in points], [values.mean() for _, values in points]
-        if len(before):
-            start = [before.mean()] * len(y)
-            ax.hlines(y, start, after, colors=colour, alpha=0.35, linewidth=1.6, zorder=1)
-            ax.plot(start, y, marker, color=colour, markerfacecolor="white", markersize=4.5, zorder=2)
+        seeds = [values_of[m][:, 0] for m in methods if m in values_of]
+        before = [numbers(base[base["seed"].isin(common)], key) for common in seeds]
+        start = [values.mean() if len(values) else np.nan for values in before]
+        ax.hlines(y, start, after, colors=colour, alpha=0.35, linewidth=1.6, zorder=1)
+        ax.plot(start, y, marker, color=colour, markerfacecolor="white", markersize=4.5, zorder=2)
         reach = np.array([interval(values) for _, values in points])
         ax.hlines(y, reach[:, 0], reach[:, 1], colors=colour, linewidth=1, zorder=2.5)
         ax.plot(after, y, marker, color=colour, markersize=4.5, zorder=3)

@@ -1,6 +1,7 @@
 """What all plots share: their look, colours of methods, and how they are saved."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ GREY = "#555555"
 MARKERS = "osD^vPX<>ph*"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SETTING = ["dataset", "model", "training"]
+LONGEST = 80
+"""Characters of a label in a plot."""
+MOST_PIXELS = 2**16 - 1
+"""Of a side of a PNG that matplotlib writes."""
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "efface", "svg.fonttype": "path", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5,
@@ -52,9 +57,27 @@ class Plot:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply the look of all plots."""
-    with plt.rc_context(_STYLE):  # type: ignore[arg-type]
+    """Apply the look of all plots. A character that the font lacks is drawn as a box, without a warning for each."""
+    with plt.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
+
+
+def legible(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs whose labels fit into a plot: long ones lose their middle, and stay different from each other."""
+    texts = {level: _fitted(runs[level].unique()) for level in (*SETTING, "method")}
+    return runs.assign(**{level: runs[level].map(fitted) for level, fitted in texts.items()})
+
+
+def _fitted(labels: Iterable[str]) -> dict[str, str]:
+    fitted: dict[str, str] = {}
+    for label in labels:
+        half = (LONGEST - 1) // 2
+        text = label if len(label) <= LONGEST else f"{label[:half]}…{label[-half:]}"
+        text = f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text  # which a legend would leave out
+        same = sum(other.startswith(text) for other in fitted.values()) if text != label else 0
+        fitted[label] = f"{text} ({same + 1})" if same else text
+    return fitted
 
 
 def looks(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -102,7 +125,7 @@ class _Powers(LogFormatter):
     """Labels of a logarithmic axis in plain characters, as formulas are not read; which ticks have one is as usual."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        if not super().__call__(x, pos):
+        if not super().__call__(x, pos) or x <= 0:  # a tick below the smallest float
             return ""
         if 1e-4 < x < 1e5:
             return f"{x:g}"
@@ -131,7 +154,7 @@ def save(fig: Figure, folder: Path, name: str, caption: str) -> list[Plot]:
         engine.execute(fig)  # once, for both files
         fig.set_layout_engine("none")
     # As `savefig` does, which however draws everything twice.
-    fig.set_dpi(200)
+    fig.set_dpi(min(200, MOST_PIXELS / max(fig.get_size_inches())))
     FigureCanvasAgg(fig).print_png(paths[0], metadata={"Software": None})  # type: ignore[no-untyped-call]
     FigureCanvasSVG(fig).print_svg(paths[1], metadata={"Date": None})  # type: ignore[no-untyped-call]
     plt.close(fig)

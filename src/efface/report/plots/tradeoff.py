@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from efface.metrics import METRICS
 from efface.report.cells import heading
 from efface.report.plots.style import GREY, Plot, absent, by, looks, numbers, room_for, save, settings, styled
-from efface.report.seeds import interval
+from efface.report.seeds import common_seeds, interval
 
 BIASES = ("counterfactual_bias", "probe_information", "conditional_score_gap_mean_abs", "average_odds_difference")
 """What accuracy is drawn against: the first `PANELS` that have values; signed ones by their absolute value."""
@@ -27,8 +27,8 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Plot]:
     """Draw unbiased accuracy over each bias, with 95 % t intervals over seeds; up and left is better.
 
     One row of panels for each (dataset, model, training), or one panel if there is a single bias. The dashed line is
-    the Pareto front of the means: no method is both more accurate and less biased than one on it; those off it are
-    hollow.
+    the Pareto front of the means over common seeds: no method is both more accurate and less biased than one on it;
+    those off it are hollow, and so are those without all common seeds, which are not compared.
     """
     rows = settings(runs)
     biases = [bias for bias in BIASES if len(numbers(runs, bias))][:PANELS]
@@ -59,22 +59,26 @@ def accuracy_against_bias(runs: pd.DataFrame, folder: Path) -> list[Plot]:
         handles.append(Line2D([], [], linestyle="--", color=GREY, linewidth=0.9, label=_FRONT))
         fig.legend(handles=handles, loc="outside right center", ncols=columns)
         caption = (
-            "Unbiased accuracy against what is left of the bias; up and left is better. Bars: 95 % t "
-            "intervals over seeds. Dashed: the Pareto front of the means; hollow: dominated by a point on it."
+            "Unbiased accuracy against what is left of the bias; up and left is better. Bars: 95 % t intervals over "
+            "seeds, without the sampling of test. Dashed: the Pareto front of the means over common seeds; hollow: "
+            "dominated by a point on it, or without all of these seeds."
         )
         return save(fig, folder, "accuracy_against_bias", caption)
 
 
 def _panel(ax: Axes, group: pd.DataFrame, bias: str, look: dict[str, tuple[str, str]]) -> None:
-    points = {
-        str(method): (np.abs(values[:, 0]), values[:, 1])
-        for method, values in by(group, "method", [bias, _ACCURACY]).items()
-    }
+    values_of = by(group, "method", ["seed", bias, _ACCURACY])
+    seeds = common_seeds({method: values[:, 0].tolist() for method, values in values_of.items()})
+    compared = {str(method) for method, values in values_of.items() if seeds and set(seeds) <= set(values[:, 0])}
+    points = {}
+    for method, values in values_of.items():
+        shown = values[np.isin(values[:, 0], seeds)] if str(method) in compared else values
+        points[str(method)] = np.abs(shown[:, 1]), shown[:, 2]
     if not points:
         absent(ax)
         return
     means = {method: (float(x.mean()), float(y.mean())) for method, (x, y) in points.items()}
-    best = front(means)
+    best = front({method: mean for method, mean in means.items() if method in compared})
     for method, mean in means.items():
         colour, marker = look[method]
         face = colour if method in best else "white"
@@ -84,7 +88,7 @@ def _panel(ax: Axes, group: pd.DataFrame, bias: str, look: dict[str, tuple[str, 
     x, y = (np.array([interval(values[i]) for values in points.values()]) for i in (0, 1))
     ax.hlines(middle[:, 1], x[:, 0], x[:, 1], colors=colours, linewidth=0.9, zorder=2.5)
     ax.vlines(middle[:, 0], y[:, 0], y[:, 1], colors=colours, linewidth=0.9, zorder=2.5)
-    corners = np.array([means[method] for method in best])
+    corners = np.array([means[method] for method in best]).reshape(-1, 2)
     ax.plot(*corners.T, drawstyle="steps-post", linestyle="--", color=GREY, linewidth=0.9, zorder=2)
     ax.margins(0.08)
 
