@@ -208,9 +208,7 @@ def test_home_is_expanded_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_columns_of_different_scales_are_warned_of_unless_they_are_standardised(tmp_path: Path) -> None:
     x = arrays()["x"] * np.array([1e4, 1, 5, 1, 0])
     path = save(tmp_path, x=x)
-    with pytest.warns(
-        UserWarning, match=r"column 0 has .* of 1.1.*e\+04, column \d one of .*standardise=true"
-    ):
+    with pytest.warns(UserWarning, match=r"column 0 has .* of 1.1.*e\+04, column \d one of .*standardise=true"):
         data = load(path, standardise=False)
     np.testing.assert_allclose(data.train.inputs(torch.arange(3)), x[data.train.index[:3]], rtol=1e-6)
     assert float(load(path).train.inputs(torch.arange(120)).std(0).max()) == pytest.approx(1, abs=0.01)  # no warning
