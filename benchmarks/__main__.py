@@ -20,7 +20,8 @@ def measured(name: str) -> Section:
     print(f"{name} ...", flush=True)
     rows: list[Row] = []
     for row in importlib.import_module(f"benchmarks.bench_{name}").rows():
-        print(f"  {row.what}: {row.ours:.3g} s, {row.other}: {row.theirs or float('nan'):.3g} s", flush=True)
+        beside = "" if row.theirs is None else f", {row.other}: {row.theirs:.3g} s"
+        print(f"  {row.what}: {row.ours:.3g} s{beside}", flush=True)
         rows.append(row)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     made = f"Python {platform.python_version()}, torch {torch.__version__}, {machine}; commit {commit()}."

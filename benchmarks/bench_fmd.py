@@ -125,7 +125,7 @@ def converged(problem: Problem) -> Iterator[Row]:
     fitted, times = {}, {}
     for name, method in {
         "dfr": Dfr(),
-        "α and λ given": FmdPairs(alpha=(0.8,), damping=(1e-4,)),
+        "α and λ given": FmdPairs(alpha=(0.8,), penalties=(1e-4,)),
         "fmd": FmdPairs(),
     }.items():
         start = time.perf_counter()

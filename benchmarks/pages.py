@@ -12,6 +12,7 @@ from efface.files import write_atomically
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, RATIOS, LEACE = (HERE / name for name in ("results.json", "README.md", "ratios.png", "leace.png"))
+SCALE = HERE.parent / "docs" / "scale.md"
 
 
 def load(path: Path = RESULTS) -> dict[str, Section]:
@@ -72,7 +73,7 @@ def page(sections: Mapping[str, Section], names: Sequence[str]) -> str:
 
 
 def write(names: Sequence[str]) -> None:
-    """Write README.md and its plots from results.json.
+    """Write README.md with its plots, and the table of docs/scale.md, from results.json.
 
     Args:
         names: of all benchmarks that can be run.
@@ -85,6 +86,11 @@ def write(names: Sequence[str]) -> None:
         from benchmarks.bench_leace import plot
 
         plot(sections["leace"].rows, LEACE)
+    if "scale" in sections:
+        from benchmarks.scale import with_table
+
+        costs = with_table(SCALE.read_text(encoding="utf-8"), sections["scale"].rows)
+        write_atomically(SCALE, lambda path: path.write_text(costs, encoding="utf-8"))
 
 
 def _markdown(columns: Mapping[str, Sequence[str]]) -> str:

@@ -19,6 +19,8 @@ class Row:
     note: str = ""
     recorded_ratio: float | None = None
     """Of results whose seconds are known to three digits only: the ratio that was taken before they were rounded."""
+    peak_bytes: int | None = None
+    """Peak memory, where it was measured."""
 
     @property
     def ratio(self) -> float | None:
