@@ -27,7 +27,7 @@ GAPS = pytest.mark.filterwarnings("ignore:.*has no image of:UserWarning")
 def test_splits_of_the_photographs_at_hand(tmp_path: Path) -> None:
     folder = Path(os.environ["DATA_DIR"])
     for target in ("Blond_Hair", "Attractive"):
-        data = CelebA(target=target).load(data_dir=folder, cache_dir=tmp_path, seed=0)
+        data = CelebA(target=target, resolution=64).load(data_dir=folder, cache_dir=tmp_path, seed=0)
         splits = (data.train, data.val, data.pairs.split, data.test)
         lines = (folder / "celeba" / "list_attr_celeba.txt").read_text().splitlines()
         assert sum(len(split) for split in splits) == int(lines[0])
@@ -49,9 +49,11 @@ def test_splits_of_the_photographs_at_hand(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_network_is_trained_once_and_erasure_helps(tmp_path: Path) -> None:
     records = {}
+    network = ["model=resnet18", "training=erm", "training.epochs=5", "training.batch_size=128"]
+    data = ["dataset=celeba", "dataset.target=Attractive", "dataset.resolution=64"]
     for method in ("leace", "none"):
         places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]
-        command = [sys.executable, "run.py", f"method={method}", "dataset=celeba", "dataset.target=Attractive", *places]
+        command = [sys.executable, "run.py", f"method={method}", *data, *network, *places]
         subprocess.run(command, cwd=CONF.parent, check=True)
         (path,) = tmp_path.glob(f"results/celeba/resnet18/erm/{method}/*/seed=0/record.json")
         records[method] = Record.read(path)
@@ -65,10 +67,29 @@ def test_network_is_trained_once_and_erasure_helps(tmp_path: Path) -> None:
     parity, parity_before = (abs(r.metrics["statistical_parity_difference"]) for r in (erased, before))
     assert parity < parity_before / 2
     assert erased.metrics["bias_conflicting_accuracy"] > before.metrics["bias_conflicting_accuracy"]
-    people = CelebA().load(data_dir=Path(os.environ["DATA_DIR"]), cache_dir=tmp_path / "cache", seed=0).test.cluster
+    people = (
+        CelebA(resolution=64)
+        .load(data_dir=Path(os.environ["DATA_DIR"]), cache_dir=tmp_path / "cache", seed=0)
+        .test.cluster
+    )
     if people is not None and len(people.unique()) < 100:  # so few tell a probe nothing, and the record says so
         assert before.metrics["probe_information"] is None
         assert before.info["reasons"]["probe_information"].startswith("underpowered")
+
+
+@GAPS
+@needs_data
+@pytest.mark.timeout(900)
+def test_head_on_pretrained_features_reads_more_than_a_network_from_scratch(tmp_path: Path) -> None:
+    """Without options, as in the first command that a person tries; the second run computes no features again."""
+    for method, hit in (("none", False), ("fmd", True)):
+        places = [f"results_dir={tmp_path / 'results'}", f"cache_dir={tmp_path / 'cache'}", "logger=none"]
+        command = [sys.executable, "run.py", f"method={method}", "dataset=celeba", "dataset.target=Attractive", *places]
+        subprocess.run(command, cwd=CONF.parent, check=True)
+        (path,) = tmp_path.glob(f"results/celeba/efficientnet_lite0/head/{method}/*/seed=0/record.json")
+        record = Record.read(path)
+        assert record.run["cache_hit"] == {"features": hit, "model": hit}
+        assert record.val_metrics["accuracy"] > 0.66
 
 
 @GAPS
@@ -81,7 +102,7 @@ def test_training_that_knows_the_groups_runs(parts_of: Callable[..., GridRun]) -
         record = base.execute(
             parts_of(
                 *("dataset=celeba", f"training={training}", "training.epochs=1", "model=convnet"),
-                *("dataset.target=Attractive", "evaluation.mlp_probe=false"),
+                *("dataset.resolution=64", "dataset.target=Attractive", "evaluation.mlp_probe=false"),
             ),
             say=lambda message: None,
         )

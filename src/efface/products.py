@@ -77,14 +77,16 @@ class Batch:
     def _add(self, total: Sums, sums: Sums, present: Tensor | None, dtype: torch.dtype) -> None:
         """Add the sums of a part, whose classes are `present` if that is not None, to `total` in `dtype`."""
         for name, value in sums.items():
+            wide = torch.promote_types(value.dtype, dtype)
             places = present if name in ("_sum_z", "_zx") else None
-            if name not in total:
-                shape = value.shape if places is None else (self.classes, *value.shape[1:])
-                total[name] = value.new_zeros(shape, dtype=torch.promote_types(value.dtype, dtype))
-            if places is None:
+            if places is not None:
+                if name not in total:
+                    total[name] = value.new_zeros((self.classes, *value.shape[1:]), dtype=wide)
+                total[name].index_add_(0, places, value.to(wide))
+            elif name in total:
                 total[name].add_(value)
             else:
-                total[name].index_add_(0, places, value.to(total[name].dtype))
+                total[name] = value.to(wide)
 
     def _products(self, dtype: torch.dtype) -> Sums:
         """Sum the products, formed in `dtype`."""

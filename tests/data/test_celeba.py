@@ -301,12 +301,34 @@ def test_halves_are_even_and_keep_clusters() -> None:
 def test_grid_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., GridRun]) -> None:
     parts = parts_of(
         *("dataset=celeba", "dataset.resolution=16", "model=convnet", "model.channels=[8,8]", "method=leace"),
-        *("training.epochs=1", f"data_dir={official}", "dataset.target=Smiling"),
+        *("training=erm", "training.epochs=1", f"data_dir={official}", "dataset.target=Smiling"),
     )
     record = base.execute(parts, say=lambda message: None)
     assert record.status == "done"
     assert record.metrics["counterfactual_bias"] is None
     assert record.fingerprint == parts.dataset.fingerprint(official)
+
+
+def test_frozen_network_reads_photographs_once_for_all_tasks(
+    official: Path, parts_of: Callable[..., GridRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = (f"data_dir={official}", "dataset.resolution=32", "evaluation.mlp_probe=false", "training.epochs=2")
+    first = parts_of("dataset=celeba", "dataset.target=Smiling", *quick)
+    record = base.execute(first, say=lambda message: None)
+    assert record.run["cache_hit"] == {"features": False, "model": False}
+    assert record.fingerprint != first.dataset.fingerprint(official)  # it is of the weights too
+    assert len(record.info["training"]["history"]) == 2
+    model = max((first.cache_dir / "model").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+    assert model.stat().st_size < 50_000  # the head alone
+    monkeypatch.setattr("efface.models.efficientnet_lite0._Network.forward", None)  # nothing is computed again
+    other = parts_of("dataset=celeba", "dataset.target=Young", "method=leace", "seed=1", *quick)
+    assert base.execute(other, say=lambda message: None).run["cache_hit"] == {"features": True, "model": False}
+
+
+def test_head_of_a_random_backbone_is_refused(official: Path, parts_of: Callable[..., GridRun]) -> None:
+    run = parts_of("dataset=celeba", "dataset.resolution=16", "model=convnet", f"data_dir={official}")
+    with pytest.raises(ValueError, match=r"that of model=convnet has random weights: take model=efficientnet_lite0"):
+        base.execute(run, say=lambda message: None)
 
 
 def test_reading_releases_memory(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def load(path: str, **options: object) -> Dataset:
 
 
 def test_split_by_ratio(tmp_path: Path) -> None:
-    data = load(save(tmp_path), ratios=[0.5, 0.1, 0.2, 0.2])
+    data = load(save(tmp_path), ratios=[0.5, 0.1, 0.2, 0.2], standardise=False)
     assert [len(s) for s in (data.train, data.val, data.pairs.split, data.test)] == [100, 20, 40, 40]
     assert data.classes == ("cat", "dog")
     assert data.attributes == ("0", "10", "20")
@@ -96,7 +96,7 @@ HUGE[5, 2] = -1e20
 def test_bad_arrays(tmp_path: Path, changes: dict, message: str) -> None:
     """Covers faults B15, features."""
     with pytest.raises(ValueError, match=message):
-        load(save(tmp_path, **changes))
+        load(save(tmp_path, **changes), standardise=False)
 
 
 def test_bad_files(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_attribute_columns_are_checked_and_passed_on(tmp_path: Path) -> None:
 
 def test_per_sample_inputs_are_declared_and_never_inferred(tmp_path: Path) -> None:
     path = save(tmp_path)
-    assert load(path).per_sample_inputs is None
-    assert load(path, per_sample_inputs=True).per_sample_inputs is True
+    assert load(path, standardise=False).per_sample_inputs is None
+    assert load(path, standardise=False, per_sample_inputs=True).per_sample_inputs is True
     assert load(path, standardise=True).per_sample_inputs is False
     with pytest.raises(ValueError, match="per_sample_inputs is true, but standardise=true makes"):
         load(path, standardise=True, per_sample_inputs=True)
@@ -203,3 +203,13 @@ def test_home_is_expanded_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     save(tmp_path)
     assert len(load("~/my.npz").train) == 120
+
+
+def test_columns_of_different_scales_are_warned_of_unless_they_are_standardised(tmp_path: Path) -> None:
+    x = arrays()["x"] * np.array([1e4, 1, 5, 1, 0])
+    path = save(tmp_path, x=x)
+    with pytest.warns(UserWarning, match=r"column 0 has .* of 1.1.*e\+04, column \d one of .*standardise=true"):
+        data = load(path, standardise=False)
+    np.testing.assert_allclose(data.train.inputs(torch.arange(3)), x[data.train.index[:3]], rtol=1e-6)
+    assert float(load(path).train.inputs(torch.arange(120)).std(0).max()) == pytest.approx(1, abs=0.01)  # no warning
+    load(save(tmp_path, x=x / np.array([1e2, 1, 1, 1, 1])), standardise=False)  # nor of these

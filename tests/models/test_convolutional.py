@@ -123,7 +123,11 @@ def test_unreachable_weights_are_named(tmp_path: Path, monkeypatch: pytest.Monke
         (resnet, {"input_shape": (105,)}, r"inputs have shape \(105,\), but a ResNet takes images"),
         (resnet20, {"input_shape": (105,)}, "ResNet-20 takes images"),
         (convnet, {"input_shape": (105,)}, "model=convnet takes images"),
-        (convnet, {"channels": []}, r"^channels is \[\], but must be a list of integers >= 1 with one entry or more$"),
+        (
+            convnet,
+            {"channels": []},
+            r"^channels is \[\], but must be a list of integers >= 1 and <= 8192 with one entry or more$",
+        ),
         (convnet, {"pool": 0}, "^pool is 0, but must be an integer >= 1$"),
         (convnet, {"kernel_size": 4}, "kernel_size is 4, but must be odd"),
         (convnet, {"channels": [8] * 6}, "are too small for 6 layers"),

@@ -24,7 +24,7 @@ def test_mlp_has_the_published_widths() -> None:
 
 def test_bad_models() -> None:
     with pytest.raises(
-        ValueError, match=r"^hidden is \[\], but must be a list of integers >= 1 with one entry or more$"
+        ValueError, match=r"^hidden is \[\], but must be a list of integers >= 1 and <= 65536 with one entry or more$"
     ):
         mlp(input_shape=(4,), n_classes=2, hidden=[])
     with pytest.raises(ValueError, match="head has 1 output"):

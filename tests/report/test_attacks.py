@@ -63,22 +63,22 @@ MORE: tuple[Any, ...] = (
 )
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place of a JSON document that could hold something else."""
-    yield at
+    yield place
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
-        yield from places(part, (*at, key))
+        yield from places(part, (*place, key))
 
 
-def replaced(document: Any, at: tuple[Any, ...], value: Any) -> Any:
-    if not at:
+def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
+    if not place:
         return value
     changed = copy.deepcopy(document)
     inner = changed
-    for key in at[:-1]:
+    for key in place[:-1]:
         inner = inner[key]
-    inner[at[-1]] = value
+    inner[place[-1]] = value
     return changed
 
 
@@ -88,10 +88,10 @@ def attacks(folder: Path, values: tuple[Any, ...]) -> int:
         good = record(folder, seed=seed, **FULL)
     document = json.loads(good.read_text())
     seeds = itertools.count(2)
-    for at, value in itertools.product(places(document), values):
+    for place, value in itertools.product(places(document), values):
         seed = next(seeds)
-        bad = replaced({**document, "seed": seed}, at, value)
-        if at[:1] == ("config",):
+        bad = replaced({**document, "seed": seed}, place, value)
+        if place[:1] == ("config",):
             with contextlib.suppress(
                 KeyError, TypeError, AttributeError, OverflowError
             ):  # of what is no configuration at all

@@ -85,7 +85,7 @@ def test_circumstances_of_older_records_are_empty_and_flag_nothing(
     for folder in ("results", "csv"):
         runs = collect(tmp_path / folder).runs
         assert flags(runs) == ()
-        assert mixed(runs) == ""
+        assert mixed(runs) == {}
         assert table.build(runs).rows == ("leace",)
         assert shared(runs) == "All runs were made with a number of threads not recorded."
         older = runs.drop(columns=["threads", "processor", "device", "versions", "commit", "head", "at_edge"])

@@ -36,7 +36,14 @@ def model(mini: Dataset) -> Model:
 
 def extraction(model: Model, dataset: Dataset, cached: Kept) -> Extraction:
     return Extraction(
-        model=model, dataset=dataset, cached=cached, seed=0, device="cpu", precision="float32", progress=False
+        model=model,
+        dataset=dataset,
+        inputs={"data": "mini"},
+        cached=cached,
+        seed=0,
+        device="cpu",
+        precision="float32",
+        progress=False,
     )
 
 
@@ -110,3 +117,32 @@ def test_clusters_go_with_their_samples(model: Model, mini: Dataset) -> None:
         assert features.cluster is not None
         assert torch.equal(features.cluster, expected)
     assert problem.val.cluster is None
+
+
+def relabelled(dataset: Dataset) -> Dataset:
+    """The same inputs for another task: other labels, and samples of val and test in each other's place."""
+    return replace(dataset, val=dataset.test, test=dataset.val, train=replace(dataset.train, y=1 - dataset.train.y))  # type: ignore[type-var]
+
+
+def test_features_serve_every_task_on_the_same_inputs(model: Model, mini: Dataset) -> None:
+    plain = replace(mini, flippable=False, inputs_key="digits")  # inputs are then a function of the id
+    cached = Kept()
+    one = extraction(model, plain, cached).features(1)
+    direct = extraction(model, replace(mini, flippable=False), Kept()).features(1)
+    other = extraction(model, relabelled(plain), cached).features(1)
+    assert cached.built == 1
+    for name in ("train", "val", "test", "pairs", "pairs_cf"):
+        torch.testing.assert_close(getattr(one, name).x, getattr(direct, name).x)
+        assert torch.equal(getattr(one, name).y, getattr(direct, name).y)
+    assert torch.equal(other.val.x, one.test.x)
+    assert torch.equal(other.train.y, 1 - one.train.y)
+    extraction(model, replace(plain, inputs_key="other digits"), cached).features(1)
+    assert cached.built == 2
+
+
+def test_head_sees_features_in_place_of_inputs(model: Model, mini: Dataset) -> None:
+    source = extraction(model, mini, Kept())
+    data, rows = source.as_inputs(), torch.tensor([3, 0])
+    assert data.input_shape == (10,)
+    torch.testing.assert_close(data.val.inputs(rows), model.backbone(mini.val.inputs(rows)))
+    assert torch.equal(data.train.y, mini.train.y)

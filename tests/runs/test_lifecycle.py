@@ -155,6 +155,14 @@ def test_an_overwrite_that_is_killed_leaves_a_whole_run(run: Trivial, after: int
     assert not list(run.directory.glob(".[uc]*"))
 
 
+def test_data_that_change_while_the_run_works_are_not_recorded(run: Trivial) -> None:
+    base.execute(run, **QUIET)
+    data = iter(["before", "after"])
+    with pytest.raises(FingerprintError, match=r"changed while the run worked \(fingerprint before, now after\)"):
+        base.execute(replace(run, value=2.0, overwrite=True, data=lambda: next(data)), **QUIET)
+    assert whole(run) == 1
+
+
 def test_a_result_that_is_no_result_does_not_replace_one(run: Trivial) -> None:
     base.execute(run, **QUIET)
     (run.directory / ".complete").mkdir()

@@ -7,8 +7,10 @@ import torch
 from tests.conftest import CONF
 
 from efface.data.base import Dataset
+from efface.models.efficientnet_lite0 import EfficientNetLite0
 from efface.runs.grid import GridRun
 from efface.training import Erm, read_out
+from efface.training.head import Head
 
 TRAININGS = sorted(path.stem for path in (CONF / "training").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -18,14 +20,15 @@ MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 def test_training_has_the_options_that_data_sets_and_experiments_set(
     parts_of: Callable[..., GridRun], name: str
 ) -> None:
-    training = parts_of(f"training={name}", "dataset=celeba", "training.lr=0.5").training
+    training = parts_of(f"training={name}", "dataset=adult", "training.lr=0.5").training
     assert isinstance(training, Erm)
-    assert (training.epochs, training.batch_size, training.lr) == (5, 128, 0.5)
+    assert (training.epochs, training.batch_size, training.lr) == (50, 1024, 0.5)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
-    model = parts_of(f"model={name}").model(input_shape=mini.input_shape, n_classes=10).eval()
+    architecture = ["model.architecture=test_resnet", "model.pretrained=false"] if name == "timm" else []
+    model = parts_of(f"model={name}", *architecture).model(input_shape=mini.input_shape, n_classes=10).eval()
     x = mini.val.inputs(torch.arange(2))
     assert model(x).shape == (2, 10)
     torch.testing.assert_close(model(x), model.head(model.backbone(x)))
@@ -33,8 +36,23 @@ def test_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: D
     assert read_out(model.backbone, mini.val, rows=none, device="cpu").shape == (0, model.head.in_features)
 
 
-def test_celeba_has_its_model_and_its_erasure(parts_of: Callable[..., GridRun]) -> None:
-    parts = parts_of("dataset=celeba", "method=leace")
-    assert parts.config["model"]["name"] == "resnet18"
-    assert (parts.config["method"]["fit_on"], parts.config["method"]["reweigh"]) == ("train", False)
+def test_photographs_have_a_pretrained_model_and_a_head_on_it_by_default(parts_of: Callable[..., GridRun]) -> None:
+    run = parts_of("dataset=celeba", "method=leace")
+    assert isinstance(run.model, EfficientNetLite0)
+    assert isinstance(run.training, Head)
+    assert run.config["dataset"]["resolution"] == 160
+    assert (run.config["method"]["fit_on"], run.config["method"]["reweigh"]) == ("train", False)
     assert parts_of("dataset=celeba", "model=convnet").config["model"]["name"] == "convnet"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model", "batch_size"),
+    [("fmd_celeba", "resnet18", 128), ("group_dro_celeba", "resnet50", 128), ("rlace_celeba_pixels", "linear", 128)],
+)
+def test_published_recipe_names_its_own_model_and_training(
+    parts_of: Callable[..., GridRun], experiment: str, model: str, batch_size: int
+) -> None:
+    run = parts_of(f"experiment={experiment}")
+    assert run.config["model"]["name"] == model
+    assert not run.training.head_only
+    assert run.training.batch_size == batch_size

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from efface.data.base import Dataset
+from efface.models.linear import linear
 from efface.models.mlp import mlp
 from efface.training import Erm, read_out, resolve_device
+from efface.training.head import Head
 
 
 def fit(mini: Dataset, seed: int = 0, **options: object) -> tuple[torch.nn.Module, object]:
@@ -104,3 +106,30 @@ def test_missing_device_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
             resolve_device("cuda:0")
+
+
+def test_selection_by_loss_keeps_the_epoch_of_the_least_cross_entropy(mini: Dataset) -> None:
+    model, trained = fit(mini, epochs=8, lr=0.05, select="loss")
+    losses = [row["val_loss"] for row in trained.history]  # type: ignore[attr-defined]
+    best = trained.best_epoch  # type: ignore[attr-defined]
+    assert losses[best] == min(losses)
+    logits = read_out(model.eval(), mini.val, device="cpu")
+    assert float(torch.nn.functional.cross_entropy(logits, mini.val.y)) == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_head_stops_once_val_no_longer_gets_better(mini: Dataset) -> None:
+    torch.manual_seed(0)
+    model = linear(input_shape=mini.input_shape, n_classes=10)
+    trained = Head(lr=0.05, patience=2).fit(model, mini, seed=0, device="cpu", progress=False)
+    assert len(trained.history) == trained.best_epoch + 3 < 100
+    best = min(row["val_loss"] for row in trained.history)
+    assert trained.history[trained.best_epoch]["val_loss"] == best
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"augment": True}, "the head sees features"), ({"select": "last"}, "training=head ends by val")],
+)
+def test_head_refuses_what_it_cannot_do(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Head(**options)

@@ -93,6 +93,9 @@ class Dataset:
     per_sample_inputs: bool | None = None
     """Whether the inputs of each sample are a function of that sample alone, and remember no other one, as columns do
     that were standardised by train. None where it is not known."""
+    inputs_key: str | None = None
+    """What determines the inputs of a sample together with its id, whatever the labels and the splits: features of such
+    inputs serve every task on them. None where inputs depend on more than that."""
 
     @classmethod
     def from_parts(cls, splits: Mapping[str, Split], pairs: Mapping[str, Pairs], **facts: Any) -> "Dataset":

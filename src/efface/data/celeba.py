@@ -73,13 +73,13 @@ class CelebA:
         target: the attribute to predict, such as `Blond_Hair`.
         attributes: one or more protected attributes; m of them make 2^m values, the first the lowest bit, as in group
             DRO.
-        resolution: side in pixels after the central square of 178 was cut out: 64, 128, 224 or any other up to 1024.
+        resolution: side in pixels after the central square of 178 was cut out, up to 1024.
         grayscale: one channel instead of three.
     """
 
     target: str = "Blond_Hair"
     attributes: Annotated[Sequence[str], Len(1)] = ("Male",)
-    resolution: Annotated[int, Ge(1), Le(1024)] = 64
+    resolution: Annotated[int, Ge(1), Le(1024)] = 160
     grayscale: bool = False
 
     def __post_init__(self) -> None:
@@ -125,6 +125,7 @@ class CelebA:
         return Dataset.from_parts(
             splits, pairs, classes=classes, attributes=attributes, input_shape=images.shape, flippable=False,
             fingerprint=self.fingerprint(data_dir), per_sample_inputs=True,
+            inputs_key=f"celeba {content} {self.resolution} {self.grayscale}",
         )  # fmt: skip
 
     def _labels(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,8 @@ from efface.options import Ge, Gt, Len, options
 
 _SQUARES, _SQUARES_OF_DOUBLES = 1e15, 1e150
 """Largest inputs whose sums of squares still fit into float32, and into float64."""
+_SCALES = 1e3
+"""How many times the standard deviation of one column may be that of another without a warning."""
 _MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT")
 """What numpy and pandas make of missing values in an array of strings."""
 
@@ -47,7 +49,8 @@ class FeatureFile:
         path: the file.
         ratios: shares of train, val, pairs and test, if the file has no `split`. Rows are dealt out stratified by
             label and attribute.
-        standardise: centre and scale the columns of x by their means and standard deviations in train.
+        standardise: centre and scale the columns of x by their means and standard deviations in train, so that their
+            units do not matter. Without it, a warning says where the scales of columns differ widely.
         attribute_columns: columns of x that are the attribute itself, for `method=unaware`; None if none is.
         per_sample_inputs: whether each row of x was computed from that sample alone; `method=certified` certifies
             nothing unless it is declared true. None if it is not known. It is not where an extractor was trained on
@@ -56,7 +59,7 @@ class FeatureFile:
 
     path: str
     ratios: Annotated[Sequence[Annotated[float, Gt(0)]], Len(4, 4)] = (0.6, 0.1, 0.1, 0.2)
-    standardise: bool = False
+    standardise: bool = True
     attribute_columns: Annotated[Sequence[Annotated[int, Ge(0)]], Len(1)] | None = None
     per_sample_inputs: bool | None = None
 
@@ -66,7 +69,10 @@ class FeatureFile:
                 f"ratios is {list(self.ratios)}, but must be four positive shares of {', '.join(SPLITS)} that sum to 1"
             )
         if self.standardise and self.per_sample_inputs:
-            raise ValueError("per_sample_inputs is true, but standardise=true makes every row depend on all of train")
+            raise ValueError(
+                "per_sample_inputs is true, but standardise=true makes every row depend on all of train: set "
+                "dataset.standardise=false"
+            )
 
     def fingerprint(self, data_dir: Path) -> str:
         file = self._file
@@ -130,7 +136,24 @@ class FeatureFile:
             wide = (wide - mean) / torch.where(varies, std, 1)
         self._require_below(wide, _SQUARES)
         self._require_resolved(wide, train)
+        if not self.standardise:
+            self._warn_of_scales(wide[train])
         return wide.to(torch.float32)
+
+    def _warn_of_scales(self, x: Tensor) -> None:
+        """Warn where columns of train differ so much in scale that penalties and steps see only the largest."""
+        rows = x.double().flatten(1)
+        varying = (rows.amax(0) > rows.amin(0)).nonzero()[:, 0]
+        std = rows[:, varying].std(0, correction=0)
+        if len(std) and float(std.max() / std.min()) > _SCALES:
+            (low, least), (high, most) = (
+                (float(std[i]), int(varying[i])) for i in (int(std.argmin()), int(std.argmax()))
+            )
+            warnings.warn(
+                f"path: columns of x in {self.path} differ widely in scale: in train column {most} has a standard "
+                f"deviation of {high:.3g}, column {least} one of {low:.3g}. dataset.standardise=true makes them alike",
+                stacklevel=4,
+            )
 
     def _require_below(self, x: Tensor, limit: float) -> None:
         largest = x.flatten(1).abs().amax(0)

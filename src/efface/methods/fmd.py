@@ -176,10 +176,16 @@ class FmdPath(FmdBase, PathMethod):
         return standardised(super().part(problem))
 
     def moved(
-        self, strategy: Strategy, part: Part, objective: TrainingObjective, edits: Iterable[Edit], **options: bool
+        self,
+        strategy: Strategy,
+        part: Part,
+        objective: TrainingObjective,
+        edits: Iterable[Edit],
+        *,
+        from_scratch: bool = False,
     ) -> Edited:
-        """Follow the paths of the edits of an objective to the best one's chosen point."""
-        chosen, info = self.follow(part, edits, **options)
+        """Follow the paths of the edits of an objective, and return the chosen point of all."""
+        chosen, info = self.follow(part, edits, from_scratch=from_scratch)
         return Edited(strategy=strategy, model=chosen.model, objective=objective, info=info)
 
 

@@ -30,7 +30,7 @@ class Edit(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class PathCandidate:
     """One point of the path of one edit; without a point, the model as it was trained."""
 
     part: Part
@@ -92,7 +92,7 @@ class PathMethod(Method):
 
     def follow(
         self, part: Part, edits: Iterable[Edit], *, from_scratch: bool = False
-    ) -> tuple[Candidate, dict[str, Any]]:
+    ) -> tuple[PathCandidate, dict[str, Any]]:
         """Follow the path of each edit. Returns the chosen candidate, and facts for the record.
 
         Args:
@@ -100,12 +100,12 @@ class PathMethod(Method):
             edits: objectives at features in these units.
             from_scratch: start each minimisation at zero.
         """
-        candidates = [Candidate(part=part)]
+        candidates = [PathCandidate(part=part)]
         for edit in edits:
             points = penalty_path(
                 part.trainable, edit.objective, part.theta, self.penalties, max_iter=self.steps,
                 from_scratch=from_scratch,
             )  # fmt: skip
-            candidates += [Candidate(part=part, point=point, setting=edit.setting) for point in points]
+            candidates += [PathCandidate(part=part, point=point, setting=edit.setting) for point in points]
         chosen, facts = closest_on_val(candidates, part.problem, self.select)
         return chosen, chosen.ending() | facts

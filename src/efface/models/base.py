@@ -11,14 +11,16 @@ class Model(nn.Module):
     Args:
         backbone: maps inputs `[n, *input_shape]` to features `[n, d]`.
         head: maps features to logits `[n, K]`.
+        pretrained: whether the backbone has weights from elsewhere, and is of use before it is trained here.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Linear, *, pretrained: bool = False) -> None:
         super().__init__()
         if head.out_features < 2:
             raise ValueError(f"head has {head.out_features} output, but needs a logit for each of two or more classes")
         self.backbone = backbone
         self.head = head
+        self.pretrained = pretrained
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(x))

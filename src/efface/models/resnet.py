@@ -49,7 +49,7 @@ def resnet(
         net.conv1 = first
     head = nn.Linear(net.fc.in_features, n_classes)
     net.fc = nn.Identity()
-    return Model(net, head).to(memory_format=torch.channels_last)
+    return Model(net, head, pretrained=pretrained).to(memory_format=torch.channels_last)
 
 
 def _fetch(kind: Any, name: str) -> dict[str, Any]:

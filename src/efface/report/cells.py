@@ -57,6 +57,8 @@ class Block(NamedTuple):
     setting: str
     runs: pd.DataFrame
     """All, those without metrics included."""
+    by_method: Mapping[str, pd.DataFrame]
+    """The same by method."""
     done: Mapping[str, pd.DataFrame]
     """The finished ones by method; none where a method has none."""
 
@@ -91,10 +93,14 @@ def blocks(runs: pd.DataFrame) -> tuple[Block, ...]:
     groups = {tuple(map(str, key)): group for key, group in runs.groupby(named, sort=False)}
     settings = []
     for key in sorted(groups, key=lambda key: tuple(map(natural, key))):
-        finished = groups[key][groups[key]["status"] == "done"]
-        by_method = {str(method): frame for method, frame in finished.groupby("method", sort=False)}
-        settings.append(Block(" · ".join(key), groups[key], by_method))
+        group = groups[key]
+        every, done = (_by_method(frame) for frame in (group, group[group["status"] == "done"]))
+        settings.append(Block(" · ".join(key), group, every, done))
     return tuple(settings)
+
+
+def _by_method(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(method): frame for method, frame in runs.groupby("method", sort=False)}
 
 
 def values(settings: Iterable[Block], keys: Sequence[str]) -> Values:
@@ -241,8 +247,8 @@ def cells(
 
 
 def _measured(block: Block, slot: Slot, method: str, of_runs: tuple[Number, ...], kind: Spread) -> Cell | None:
-    group = block.runs[block.runs["method"] == method]
-    if len(group) == 0:
+    group = block.by_method.get(method)
+    if group is None:
         return None
     done = block.done.get(method)
     if slot.kind == "count":
@@ -259,7 +265,10 @@ def _measured(block: Block, slot: Slot, method: str, of_runs: tuple[Number, ...]
 
 def unfinished(group: pd.DataFrame) -> list[tuple[list[int], str]]:
     """Return seeds and reasons of the runs that are not done."""
-    open_runs = group[group["status"] != "done"].groupby(["status", "reason"], dropna=False)
+    not_done = group[group["status"] != "done"]
+    if len(not_done) == 0:
+        return []
+    open_runs = not_done.groupby(["status", "reason"], dropna=False)
     return [
         (sorted(runs["seed"]), f"{str(status).replace('_', ' ')}: {' '.join(str(why).split())}")
         for (status, why), runs in open_runs

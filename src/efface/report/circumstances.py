@@ -47,18 +47,21 @@ def flags(runs: pd.DataFrame) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def mixed(cell: pd.DataFrame) -> str:
-    """Return in what the finished runs of one cell differ, which a reader would take for the spread over seeds."""
-    done = cell[cell["status"] == "done"]
-    parts = []
+def mixed(runs: pd.DataFrame) -> dict[str, str]:
+    """Return in what finished runs of one id differ, which a reader would take for the spread over seeds; by id."""
+    done = runs[runs["status"] == "done"]
+    notes: dict[str, list[str]] = {}
     for plural, values in _by_plural(done).items():
-        seeds: dict[str, list[str]] = {}
-        for value, seed in zip(values, done["seed"], strict=True):
-            seeds.setdefault(value, []).append(str(seed))
-        if len(seeds) > 1:
-            which = "; ".join(f"{value} ({seeds_in_words(seeds[value])})" for value in sorted(seeds))
-            parts.append(f"{plural}: {which}")
-    return ", and ".join(parts)
+        if len(set(values)) < 2:
+            continue
+        by_id: dict[str, dict[str, list[int]]] = {}
+        for identity, value, seed in zip(done["id"], values, done["seed"], strict=True):
+            by_id.setdefault(identity, {}).setdefault(value, []).append(seed)
+        for identity, seeds in by_id.items():
+            if len(seeds) > 1:
+                which = "; ".join(f"{value} ({seeds_in_words(seeds[value])})" for value in sorted(seeds))
+                notes.setdefault(identity, []).append(f"{plural}: {which}")
+    return {identity: ", and ".join(parts) for identity, parts in notes.items()}
 
 
 def shared(runs: pd.DataFrame) -> str:

@@ -146,5 +146,5 @@ def _html_cell(cell: Cell) -> str:
 
 def _origin(number: Number) -> str:
     """Return the line that says which run a number is of."""
-    own = "" if math.isnan(number.high - number.low) else f" [{number.low:.4g}, {number.high:.4g}]"
-    return f"seed {number.seed}: {number.value:.6g}{own}  {number.path}"
+    interval = "" if math.isnan(number.high - number.low) else f" [{number.low:.4g}, {number.high:.4g}]"
+    return f"seed {number.seed}: {number.value:.6g}{interval}  {number.path}"

@@ -16,7 +16,7 @@ def signs_of(runs: pd.DataFrame) -> str:
     """Return the signs of some runs, in the order of `LEGEND`."""
     has = {
         AT_TEST: bool(runs["uses_attribute_at_test"].any()),
-        MIXED: any(mixed(cell) for _, cell in runs.groupby("id", sort=False)),
+        MIXED: bool(mixed(runs)),
         AT_EDGE: bool(_seeds_at_edge(runs)),
     }
     return "".join(sign for sign in LEGEND if has[sign])
@@ -31,7 +31,7 @@ def footnotes(cell: pd.DataFrame) -> dict[str, str]:
     """Return what the signs of one cell stand for in particular: which circumstances, which seeds."""
     notes = {}
     if differs := mixed(cell):
-        notes[MIXED] = differs
+        notes[MIXED] = "; ".join(differs.values())
     if seeds := _seeds_at_edge(cell):
         every = len(seeds) == (cell["status"] == "done").sum()
         notes[AT_EDGE] = f"chosen at the edge under {'every seed' if every else seeds_in_words(seeds)}"

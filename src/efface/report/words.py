@@ -58,7 +58,7 @@ def caption(
             "Head: kept as the base model had it, or fitted by the method; methods of unlike heads differ in more than "
             "in what they erased."
         )
-    sentences += [f"{sign} {LEGEND[sign]}." for sign in LEGEND if sign in signs_of(runs)]
+    sentences += [f"{sign} {LEGEND[sign]}." for sign in signs_of(runs)]
     if any(slot.kind == "published" for slot in columns):
         sentences.append("Published: as printed in the source; difference: ours minus published.")
     if made := shared(runs):
@@ -95,12 +95,14 @@ def notes(
 def _open_runs(block: Block) -> list[str]:
     return [
         f"{block.setting} / {method}, seed {', '.join(map(str, seeds))}: {why}"
-        for method, group in block.runs.groupby("method", sort=False)
+        for method, group in block.by_method.items()
         for seeds, why in unfinished(group)
     ]
 
 
 def _signed(block: Block) -> list[str]:
+    if not signs_of(block.runs):
+        return []
     return [
         f"{block.setting} / {method}: {sign} {note}"
         for method, cell in block.done.items()

@@ -90,7 +90,7 @@ class OtherRunError(RuntimeError):
 
 
 class FingerprintError(OtherRunError):
-    """A finished run is there, but of other data."""
+    """A finished run is there, but of other data; or the data changed while the run worked."""
 
 
 def status(run: Run) -> str:
@@ -165,6 +165,12 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
         device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say
     )  # fmt: skip
     outcome = run.compute(session)
+    now = run.fingerprint()
+    if now != fingerprint:
+        raise FingerprintError(
+            f"the data changed while the run worked (fingerprint {fingerprint}, now {now}): nothing is recorded; "
+            "repeat the command"
+        )
 
     def record_of(artifacts: dict[str, str | None]) -> Record:
         return Record(

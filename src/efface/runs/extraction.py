@@ -1,15 +1,16 @@
 """From a base model to the features that methods and evaluation work on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface.cache import Entry
-from efface.data.base import Dataset, Pairs, Split, flip_pairs
-from efface.devices import Precision
+from efface.data.base import Dataset, Pairs, Split, TensorSplit, flip_pairs
+from efface.devices import Precision, resolve_precision
+from efface.files import digest
 from efface.models.base import Model
 from efface.problem import Features, Problem
 from efface.runs.session import require_finite
@@ -48,12 +49,13 @@ class _View:
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """Features of a data set by a trained model, computed once for each cut; a `FeatureSource` of problems.
+    """Features of a data set by a model, computed once for each cut; a `FeatureSource` of problems.
 
     Args:
-        model: trained; moved to `device`, frozen and in evaluation mode.
+        model: trained below the head at least; moved to `device`, frozen and in evaluation mode.
         dataset: what it reads.
-        cached: keeps features of a model with parameters below the cut.
+        inputs: what determines the inputs of the splits, for the key of the cache.
+        cached: keeps features of a model with parameters below the cut. Its key has all that determines them.
         seed: draws the attributes of counterfactuals.
         device: where the model is, and where features are to be.
         precision: that of the products; see `efface.devices`.
@@ -62,6 +64,7 @@ class Extraction:
 
     model: Model
     dataset: Dataset
+    inputs: Mapping[str, Any]
     cached: Cached
     seed: int
     device: str
@@ -84,6 +87,15 @@ class Extraction:
                 **{name: self._labelled(read[name], view) for name, view in views.items()}
             )
         return self._by_cut[cut]
+
+    def as_inputs(self) -> Dataset:
+        """Return the data set with the features before the head in place of the inputs of train and val."""
+        dataset, features = self.dataset, self.features(1)
+        train, val = (
+            TensorSplit(index=split.index, y=split.y, a=split.a, x=read.x.cpu())
+            for split, read in ((dataset.train, features.train), (dataset.val, features.val))
+        )
+        return replace(dataset, train=train, val=val, input_shape=tuple(train.x.shape[1:]), flippable=False)
 
     def flip(self, rows: Tensor, cut: int) -> Features:
         """Return train rows `[k]` under another attribute, drawn once for each row of train."""
@@ -110,14 +122,36 @@ class Extraction:
 
     def _read(self, cut: int, views: Mapping[str, _View]) -> dict[str, Tensor]:
         backbone = self.model.cut(cut)[0]
+        if not _has_parameters(backbone):  # the features are the inputs
+            return {name: self._read_view(backbone, view, name) for name, view in views.items()}
+        key = {
+            "backbone": content_digest(backbone.state_dict()), "cut": cut,
+            "precision": str(resolve_precision(self.precision, backbone, self.device)),
+        }  # fmt: skip
+        if self.dataset.inputs_key is not None:
+            return self._taken(*self._read_all(backbone, key), views)
 
         def build() -> Entry:
             return {name: self._read_view(backbone, view, name) for name, view in views.items()}, {}
 
-        if not _has_parameters(backbone):  # the features are the inputs
-            return build()[0]
-        key = {"model_content": content_digest(self.model.state_dict()), "cut": cut}
-        return self.cached(key, build)[0]
+        return self.cached({**self.inputs, **key}, build)[0]
+
+    def _read_all(self, backbone: nn.Module, key: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the sorted ids `[n]` of all samples, and features `[n, d]`: one entry for every task on them."""
+        splits = {"train": self.dataset.train, "val": self.dataset.val, "pairs": self.dataset.pairs.split,
+                  "test": self.dataset.test}  # fmt: skip
+        index, order = torch.cat([split.index for split in splits.values()]).sort()
+
+        def build() -> Entry:
+            wholes = ((_View(split, torch.arange(len(split)), split.a), name) for name, split in splits.items())
+            return {"x": torch.cat([self._read_view(backbone, view, name) for view, name in wholes])[order]}, {}
+
+        samples = digest(index.numpy().tobytes())
+        return index, self.cached({"inputs": self.dataset.inputs_key, "samples": samples, **key}, build)[0]["x"]
+
+    def _taken(self, index: Tensor, x: Tensor, views: Mapping[str, _View]) -> dict[str, Tensor]:
+        """Take the rows of each view, by their ids, out of the features of all samples."""
+        return {name: x[torch.searchsorted(index, view.split.index[view.rows])] for name, view in views.items()}
 
     def _read_view(self, backbone: nn.Module, view: _View, name: str | None = None) -> Tensor:
         return read_out(

@@ -17,6 +17,7 @@ from efface.evaluation.evaluate import Evaluation, Reference
 from efface.files import digest
 from efface.methods.base import Method, NotApplicable
 from efface.models.base import Model
+from efface.models.pretrained import Pretrained
 from efface.runs.artifacts import PREDICTIONS_FILE, writers_of
 from efface.runs.base import Outcome, Run
 from efface.runs.extraction import Extraction
@@ -32,7 +33,7 @@ class GridRun(Run):
     required_artifacts: ClassVar[tuple[str, ...]] = (MODEL_FILE, PREDICTIONS_FILE)
 
     dataset: Source
-    model: Callable[..., Model]
+    model: Callable[..., Model] | Pretrained
     """Called with `input_shape` and `n_classes`."""
     training: Erm
     method: Method
@@ -43,17 +44,23 @@ class GridRun(Run):
         return self.method.uses_attribute_at_test
 
     def fingerprint(self) -> str:
-        return self.dataset.fingerprint(self.data_dir)
+        data = self.dataset.fingerprint(self.data_dir)
+        weights = self.model.fingerprint() if isinstance(self.model, Pretrained) else ""
+        return digest(data.encode(), weights.encode()) if weights else data
 
     def compute(self, session: Session) -> Outcome:
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
-        key = {**self.model_key(dataset.fingerprint), "content": _content(dataset)}
-        model, trained = self._base_model(dataset, key, session)
+        key = {**self.model_key(self.fingerprint()), "content": _content(dataset)}
+        torch.manual_seed(self.seed)
+        model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
         extraction = Extraction(
             model=model, dataset=dataset, seed=self.seed, device=session.device, precision=self.training.precision,
-            cached=lambda cut, build: session.cached("features", {**key, **cut}, build), progress=session.progress,
+            inputs={name: key[name] for name in ("dataset", "seed", "fingerprint", "content")},
+            cached=lambda what, build: session.cached("features", {"model": key["model"], **what}, build),
+            progress=session.progress,
         )  # fmt: skip
+        trained = self._train(extraction, key, session)
         with session.clock("features"):
             problem = extraction.problem(1)
         reason = self.method.skip(problem)
@@ -67,25 +74,45 @@ class GridRun(Run):
         with session.clock("evaluation"):
             return self._evaluate(debiased, extraction, trained)
 
-    def _base_model(self, dataset: Dataset, key: dict[str, Any], session: Session) -> tuple[Model, Trained]:
-        """Train the model, or take it from the cache; return it frozen, on the session's device."""
-        torch.manual_seed(self.seed)
-        model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+    def _train(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
+        """Train the base model of an extraction, and freeze it on the session's device."""
+        model, dataset = extraction.model, extraction.dataset
+        learner = model
+        if self.training.head_only:
+            self._require_backbone(model)
+            model.to(session.device).eval()
+            with session.clock("features"):
+                dataset = extraction.as_inputs()
+            learner = Model(nn.Identity(), model.head)
 
         def build() -> Entry:
             trained = self.training.fit(
-                model, dataset, seed=self.seed, device=session.device, progress=session.progress
+                learner, dataset, seed=self.seed, device=session.device, progress=session.progress
             )  # fmt: skip
-            require_finite(model.state_dict(), what="the base model")
-            return dict(model.state_dict()), vars(trained)
+            require_finite(learner.state_dict(), what="the base model")
+            return dict(learner.state_dict()), vars(trained)
 
         tensors, facts = session.cached("model", key, build)
-        model.load_state_dict(tensors)
+        learner.load_state_dict(tensors)
         trained = Trained(**facts)
         if self.training.epochs == 0:
             session.say(UNTRAINED)
         session.trained(trained.history, trained.seconds)
-        return model.to(session.device).eval().requires_grad_(False), trained
+        model.to(session.device).eval().requires_grad_(False)
+        return trained
+
+    def _require_backbone(self, model: Model) -> None:
+        """Check that a backbone that stays as it is knows something.
+
+        Raises:
+            ValueError: its weights are random.
+        """
+        if not model.pretrained and any(True for _ in model.backbone.parameters()):
+            names = {node: self.config[node]["name"] for node in ("model", "training")}
+            raise ValueError(
+                "training={training} leaves the backbone as it is, but that of model={model} has random weights: take "
+                "model=efficientnet_lite0 or another with weights from elsewhere, or training=erm".format(**names)
+            )
 
     def _evaluate(self, debiased: Debiased, extraction: Extraction, trained: Trained) -> Outcome:
         dataset, fitted_at = extraction.dataset, extraction.features(1)

@@ -46,10 +46,10 @@ class Session:
 
     @contextlib.contextmanager
     def clock(self, step: str) -> Iterator[None]:
-        """Within this context the time counts as that of a step."""
+        """Within this context the time counts as that of a step, which may be taken in parts."""
         start = time.perf_counter()
         yield
-        self.seconds[step] = time.perf_counter() - start
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
 
     def cached(self, kind: str, key: Mapping[str, Any], build: Callable[[], cache.Entry]) -> cache.Entry:
         """Return an entry of the cache, as `efface.cache.cached`, and note whether it was there."""

@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ from efface.options import Ge, Gt, options
 from efface.training.augment import augment
 from efface.training.reading import read_out
 
-Selection = Literal["last", Rule]
-"""Which epoch is kept: the last, or the best on val by a rule."""
+Selection = Literal["last", "loss", Rule]
+"""Which epoch is kept: the last, that of the least mean cross-entropy on val, or the best on val by a rule."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,14 @@ class Erm:
         weight_decay: of the optimiser.
         epochs: passes over train.
         batch_size: samples per step.
-        select: which epoch to keep: the `last`, or the best on val by a rule of `efface.data.groups.val_score`, the
-            earliest of equals.
+        select: which epoch to keep: the `last`, that of the least cross-entropy on val (`loss`), or the best on val by
+            a rule of `efface.data.groups.val_score`; the earliest of equals.
         augment: show images cut and mirrored at random, see `efface.training.augment`.
         precision: `float32`, `bfloat16` (autocast), or `auto`: see `efface.devices`.
     """
+
+    head_only: ClassVar[bool] = False
+    """Whether the backbone stays as it is: what is trained is then given its features in place of inputs."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Gt(0)] = 1e-3
@@ -100,6 +103,10 @@ class Erm:
     def objective(self, dataset: Dataset, device: str) -> Objective:
         """Return the loss to minimise on train."""
         return CrossEntropy(dataset.train.y, None, device)
+
+    def is_over(self, epochs_since_best: int) -> bool:
+        """Whether training ends early, so many epochs after the best one on val."""
+        return False
 
     def fit(
         self,
@@ -130,12 +137,16 @@ class Erm:
             for epoch in range(self.epochs):
                 loss, accuracy = self._epoch(model, dataset, objective, optimizer, generator, device, bar)
                 row = {"epoch": epoch, "loss": loss, "accuracy": accuracy, **objective.report()}
-                if self.select != "last":
-                    row[f"val_{self.select}"] = score = self._score(self.select, model, dataset, device)
-                    if score > best:
-                        best, best_epoch = score, epoch
-                        best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
                 history.append(row)
+                if self.select == "last":
+                    continue
+                score = self._score(self.select, model, dataset, device)
+                row[f"val_{self.select}"] = -score if self.select == "loss" else score
+                if score > best:
+                    best, best_epoch = score, epoch
+                    best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+                elif self.is_over(epoch - best_epoch):
+                    break
         if best_state is not None:
             model.load_state_dict(best_state)
         model.eval()
@@ -188,9 +199,12 @@ class Erm:
             )
         return loss_mean, float(total_hits / seen)
 
-    def _score(self, rule: Rule, model: Model, dataset: Dataset, device: str) -> float:
+    def _score(self, rule: Literal["loss", Rule], model: Model, dataset: Dataset, device: str) -> float:
+        """Score the model on val; higher is better."""
         model.eval()
         val = dataset.val
         logits = read_out(model, val, device=device, precision=self.precision)
         model.train()
+        if rule == "loss":
+            return -float(functional.cross_entropy(logits.double(), val.y))
         return val_score(logits, val.y, val.a, len(dataset.classes), len(dataset.attributes), rule)

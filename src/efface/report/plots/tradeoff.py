@@ -72,8 +72,8 @@ def _panel(ax: Axes, group: pd.DataFrame, bias: str, look: dict[str, tuple[str, 
     compared = {str(method) for method, values in values_of.items() if seeds and set(seeds) <= set(values[:, 0])}
     points = {}
     for method, values in values_of.items():
-        shown = values[np.isin(values[:, 0], seeds)] if str(method) in compared else values
-        points[str(method)] = np.abs(shown[:, 1]), shown[:, 2]
+        table = values[np.isin(values[:, 0], seeds)] if str(method) in compared else values
+        points[str(method)] = np.abs(table[:, 1]), table[:, 2]
     if not points:
         absent(ax)
         return

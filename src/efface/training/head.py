@@ -1,0 +1,32 @@
+"""Training of the head alone, on the features of a backbone that stays as it is."""
+
+from typing import Annotated, ClassVar
+
+from efface.options import Ge, options
+from efface.training.erm import Erm, Selection
+
+
+@options
+class Head(Erm):
+    """Train the head and leave the backbone as it is; stop early, by val.
+
+    The features of the backbone are computed once, see `efface.runs.extraction`.
+
+    Args:
+        patience: epochs without a better one on val after which training ends.
+    """
+
+    head_only: ClassVar[bool] = True
+
+    epochs: Annotated[int, Ge(0)] = 100
+    select: Selection = "loss"
+    patience: Annotated[int, Ge(1)] = 5
+
+    def __post_init__(self) -> None:
+        if self.augment:
+            raise ValueError("augment is true, but the head sees features, which are computed once: training=finetune")
+        if self.select == "last":
+            raise ValueError("select is 'last', but training=head ends by val: choose a rule, such as loss")
+
+    def is_over(self, epochs_since_best: int) -> bool:
+        return epochs_since_best >= self.patience
