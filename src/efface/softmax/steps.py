@@ -61,9 +61,9 @@ def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: f
     L, failed = torch.linalg.cholesky_ex(approximate)
     if failed:
         return None
-    # Multiplied with for every product: one pass over half the bytes, where two triangular solves wait on each other.
-    inverse = torch.cholesky_inverse(L).to(torch.float32)
-    return lambda r: (inverse @ r.reshape(-1).to(torch.float32)).view_as(r).to(r)
+    # Multiplied with for every product: one pass over it, where two triangular solves wait for each other's entries.
+    inverse = torch.cholesky_inverse(L)
+    return lambda r: (inverse @ r.reshape(-1)).view_as(r)
 
 
 def _representatives(spread: Tensor, importance: Tensor, number: int) -> tuple[Tensor, Tensor]:
