@@ -123,11 +123,7 @@ def converged(problem: Problem) -> Iterator[Row]:
     yield Row(f"damped steps to convergence, d = {d}, K = {k}", damped, None, "–", f"{steps} Newton steps to 1e-6")
 
     fitted, times = {}, {}
-    for name, method in {
-        "dfr": Dfr(),
-        "one λ": FmdPairs(penalties=(1e-4,)),
-        "fmd": FmdPairs(),
-    }.items():
+    for name, method in {"dfr": Dfr(), "one λ": FmdPairs(penalties=(1e-4,)), "fmd": FmdPairs()}.items():
         start = time.perf_counter()
         fitted[name] = method.fit(problem)
         times[name] = time.perf_counter() - start

@@ -123,10 +123,12 @@ def of_demo() -> Row:
     probes = " against ".join(probe(e.P, x, y, x_dev, y_dev) for e in (mine, theirs))
     majority = float(y_dev.double().mean())
     return Row(
-        f"R-LACE, demo, n = {len(x):,}, d = {x.shape[1]}, rank 1", ours, taken,
+        f"R-LACE, demo, n = {len(x):,}, d = {x.shape[1]}, rank 1",
+        ours,
+        taken,
         f"published SGD, {theirs.solution.iterations:,} iterations",
         f"below the optimum by at most {bounds}; probe held out {probes}, majority {max(majority, 1 - majority):.3f}",
-    )  # fmt: skip
+    )
 
 
 def below_full_rank(x: Tensor, y: Tensor, found: RlaceEraser, ours: float) -> Row:
@@ -145,9 +147,11 @@ def below_full_rank(x: Tensor, y: Tensor, found: RlaceEraser, ours: float) -> Ro
     best = max(values, key=lambda rate: values[rate])
     solution = found.solution
     return Row(
-        f"R-LACE game, digit in MLP features, n = {len(x):,}, d = {x.shape[1]}, rank {found.rank}", ours, taken,
+        f"R-LACE game, digit in MLP features, n = {len(x):,}, d = {x.shape[1]}, rank {found.rank}",
+        ours,
+        taken,
         f"published SGD, {iterations:,} iterations, best of lr {', '.join(map(str, RATES))}",
         f"value {solution.value:.4f} (stationary to {solution.stationarity:.0e}, bound "
         f"{solution.suboptimality_bound:.2f}, inner gradient {solution.grad_norm:.0e}) against {values[best]:.4f} "
         f"(lr {best})",
-    )  # fmt: skip
+    )

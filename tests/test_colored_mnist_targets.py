@@ -27,11 +27,7 @@ SEEDS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def records(parts_of: Callable[..., GridRun]) -> dict[str, list[Record]]:
-    rows = {
-        "none": ["method=none"],
-        "leace": ["method=leace"],
-        "refitted": ["method=leace", "method.refit_head=true"],
-    }
+    rows = {"none": ["method=none"], "leace": ["method=leace"], "refitted": ["method=leace", "method.refit_head=true"]}
     return {
         name: [
             base.execute(parts_of("dataset=colored_mnist", f"seed={seed}", *overrides), say=lambda message: None)

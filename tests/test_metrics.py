@@ -9,8 +9,11 @@ def test_keys_and_headings_are_unique() -> None:
 
 def test_objective_direction_is_that_of_the_metric() -> None:
     wanted = {
-        "accuracy": "higher", "counterfactual_bias": "lower", "tpr_gap_correlation": "zero", "disparate_impact": "one",
-    }  # fmt: skip
+        "accuracy": "higher",
+        "counterfactual_bias": "lower",
+        "tpr_gap_correlation": "zero",
+        "disparate_impact": "one",
+    }
     assert {name: objective_direction(name) for name in wanted} == wanted
 
 

@@ -97,12 +97,7 @@ def test_half_precision_is_accumulated_in_float32() -> None:
         (torch.zeros(3, 6), torch.zeros(3, 3), None, r"x has shape \[3, 6\]"),
         (torch.zeros(3, 7), torch.zeros(4, 3), None, "x has 3 samples but z has 4"),
         (torch.full((3, 7), torch.nan), torch.zeros(3, 3), None, "x has 21 NaN or infinite values"),
-        (
-            torch.zeros(3, 7),
-            torch.tensor([[0.0, 0, torch.inf]] * 3),
-            None,
-            "z has 3 NaN .* row 0, column 2",
-        ),
+        (torch.zeros(3, 7), torch.tensor([[0.0, 0, torch.inf]] * 3), None, "z has 3 NaN .* row 0, column 2"),
         (torch.zeros(3, 7), torch.zeros(3, 3), torch.ones(2), "weight has shape"),
         (torch.zeros(3, 7), torch.zeros(3, 3), -torch.ones(3), "weight has negative"),
     ],

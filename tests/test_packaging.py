@@ -89,11 +89,7 @@ def test_missing_extra_is_named(code: str, installed_extras: tuple[str, ...], ex
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [
-        (["logger=wandb"], "wandb"),
-        (["dataset=adult", "data_dir=nowhere"], "adult"),
-        (["dataset=celeba"], "vision"),
-    ],
+    [(["logger=wandb"], "wandb"), (["dataset=adult", "data_dir=nowhere"], "adult"), (["dataset=celeba"], "vision")],
 )
 def test_missing_extra_of_an_option_is_named(arguments: list[str], extra: str, tmp_path: Path) -> None:
     done = python(hiding("grid") + "from efface.cli.entry import run; run()", *arguments, f"results_dir={tmp_path}")
@@ -154,9 +150,20 @@ def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "nothing", "%", "../../evil", "erasers rlace_rank", "$(shell touch {})", "erasers';touch {};'",
-             "\";touch {};\"", "erasers $(shell touch {})", "erasers`touch {}`"],
-)  # fmt: skip
+    "name",
+    [
+        "",
+        "nothing",
+        "%",
+        "../../evil",
+        "erasers rlace_rank",
+        "$(shell touch {})",
+        "erasers';touch {};'",
+        '";touch {};"',
+        "erasers $(shell touch {})",
+        "erasers`touch {}`",
+    ],
+)
 def test_make_reproduce_refuses_what_is_no_experiment(name: str, tmp_path: Path) -> None:
     """Covers faults B16."""
     done = make("reproduce", "EXPERIMENT=" + name.format(tmp_path / "PWN"), folder=tmp_path)

@@ -8,9 +8,12 @@ from efface.problem import Features
 
 def features(n: int, *, weight: bool = True, cluster: bool = True) -> Features:
     return Features(
-        torch.arange(2.0 * n).view(n, 2), torch.arange(n), torch.arange(n) % 2,
-        weight=torch.arange(n) + 0.5 if weight else None, cluster=torch.arange(n) // 2 if cluster else None,
-    )  # fmt: skip
+        torch.arange(2.0 * n).view(n, 2),
+        torch.arange(n),
+        torch.arange(n) % 2,
+        weight=torch.arange(n) + 0.5 if weight else None,
+        cluster=torch.arange(n) // 2 if cluster else None,
+    )
 
 
 @pytest.mark.parametrize(

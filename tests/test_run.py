@@ -278,10 +278,12 @@ def test_objective_is_that_of_val(parts_of: Callable) -> None:
         cfg = compose(
             "config",
             overrides=[
-                f"results_dir={parts.results_dir}", f"cache_dir={parts.cache_dir}", "logger=none",
+                f"results_dir={parts.results_dir}",
+                f"cache_dir={parts.cache_dir}",
+                "logger=none",
                 "objective=accuracy",
             ],
-        )  # fmt: skip
+        )
     value = entry.job(cfg)
     record = json.loads((parts.directory / "record.json").read_text())
     assert value == record["val_metrics"]["accuracy"]
@@ -301,7 +303,5 @@ def test_objective_is_that_of_val(parts_of: Callable) -> None:
 def test_objective_that_should_be_zero_or_one_is_a_distance(
     objective: str, value: float | None, expected: float | None
 ) -> None:
-    record = Record(
-        id="0", config={}, seed=0, fingerprint="", status="done", val_metrics={objective: value}, run={}
-    )  # fmt: skip
+    record = Record(id="0", config={}, seed=0, fingerprint="", status="done", val_metrics={objective: value}, run={})
     assert entry.objective_value(record, objective) == expected

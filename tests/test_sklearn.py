@@ -181,8 +181,7 @@ def mixed(n: int = 2000) -> tuple[np.ndarray, pd.DataFrame]:
 
 
 @pytest.mark.parametrize(
-    ("names", "rank"),
-    [(["race"], 4), (["race", "age"], 5), (["sex", "age"], 2), (["race", "sex", "age", "vip"], 7)],
+    ("names", "rank"), [(["race"], 4), (["race", "age"], 5), (["sex", "age"], 2), (["race", "sex", "age", "vip"], 7)]
 )
 def test_each_column_of_a_frame_is_read_by_its_own_dtype(names: list[str], rank: int) -> None:
     """Covers faults A2: integer codes beside a float column became numbers."""

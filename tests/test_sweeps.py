@@ -119,8 +119,10 @@ def test_cluster_of_one(tmp_path: Path) -> None:
 def test_cluster_config_is_whole() -> None:
     shown = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     config = yaml.safe_load("\n".join(line for line in shown.splitlines() if not line.startswith("#")))
     assert config["_target_"].endswith("SlurmLauncher")
     cores = "${hydra.launcher.cpus_per_task}"

@@ -182,12 +182,7 @@ class NewtonCg(Generic[P]):
     """
 
     def __init__(
-        self,
-        factor: StaleFactor[P] | None,
-        *,
-        rtol: Callable[[Tensor], float],
-        max_products: int,
-        caution: float = 0.0,
+        self, factor: StaleFactor[P] | None, *, rtol: Callable[[Tensor], float], max_products: int, caution: float = 0.0
     ) -> None:
         self.factor, self._rtol, self._max = factor, rtol, max_products
         self._least, self._caution = caution, 0.0

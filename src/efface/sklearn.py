@@ -158,9 +158,15 @@ class RLACE(_AffineTransformer):
         if x.shape[1] <= self.rank:
             raise ValueError(f"X has n_features = {x.shape[1]}, but must have more than rank = {self.rank}")
         return RlaceEraser.fit(
-            x, z, rank=self.rank, solver=self.solver, weight=weight, affine=self.affine, l2=self.l2,
+            x,
+            z,
+            rank=self.rank,
+            solver=self.solver,
+            weight=weight,
+            affine=self.affine,
+            l2=self.l2,
             restarts=self.restarts,
-        )  # fmt: skip
+        )
 
 
 class OracleLEACE(_Transformer):

@@ -27,13 +27,23 @@ def people(n: int, seed: int) -> list[list[str]]:
         relationship = ("Husband" if male else "Wife") if married else "Not-in-family"
         rows.append(
             [
-                str(rng.integers(17, 90)), str(rng.choice(["Private", "State-gov"], p=[0.8, 0.2])), "100",
-                EDUCATION[years - 1], str(years), "Married-civ-spouse" if married else "Never-married", str(occupation),
-                relationship, "White" if white else "Black", "Male" if male else "Female",
-                str(int(rng.integers(1000, 9000) * (rng.random() < 0.1))), "0", str(hours), str(country),
+                str(rng.integers(17, 90)),
+                str(rng.choice(["Private", "State-gov"], p=[0.8, 0.2])),
+                "100",
+                EDUCATION[years - 1],
+                str(years),
+                "Married-civ-spouse" if married else "Never-married",
+                str(occupation),
+                relationship,
+                "White" if white else "Black",
+                "Male" if male else "Female",
+                str(int(rng.integers(1000, 9000) * (rng.random() < 0.1))),
+                "0",
+                str(hours),
+                str(country),
                 ">50K" if rich else "<=50K",
             ]
-        )  # fmt: skip
+        )
     return rows
 
 

@@ -174,10 +174,7 @@ def swapped(line: str, i: int, j: int) -> str:
         (lambda line: line.rsplit(",", 1)[0] + ", 60K", r"line 7: income is '60K', but must be <=50K or >50K"),
         (lambda line: line.replace("Male", "male").replace("Female", "f"), r"line 7: sex is '(fe)?male|f'"),
         (lambda line: line.replace("White", "white").replace("Black", "black"), r"line 7: race is '(white|black)'"),
-        (
-            lambda line: re.sub(r"White|Black", "?", line),
-            r"line 7: race is '\?', but must be one of Amer",
-        ),
+        (lambda line: re.sub(r"White|Black", "?", line), r"line 7: race is '\?', but must be one of Amer"),
         (lambda line: swapped(line, 1, 3), r"line 7: workclass is '.*', but must be one of Federal-gov, .*, \?"),
         (lambda line: swapped(line, 5, 7), "line 7: marital-status is '.*', but must be one of"),
         (lambda line: "inf" + line[2:], "line 7: age is 'inf', but must be a number"),

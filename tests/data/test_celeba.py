@@ -97,10 +97,7 @@ def test_several_attributes_give_all_combinations(official: Path) -> None:
     data = load(official, attributes=["Male", "Smiling"])
     values = celeba_files.people()["values"][data.train.index.numpy() - 1]
     np.testing.assert_array_equal(data.train.a, (values[:, 2] == 1) + 2 * (values[:, 3] == 1))
-    assert data.attributes == (
-        *("not Male, not Smiling", "Male, not Smiling"),
-        *("not Male, Smiling", "Male, Smiling"),
-    )
+    assert data.attributes == (*("not Male, not Smiling", "Male, not Smiling"), *("not Male, Smiling", "Male, Smiling"))
 
 
 def test_txt_and_csv_layouts_give_the_same_data(official: Path, tmp_path: Path) -> None:
@@ -175,25 +172,10 @@ def edit(data_dir: Path, name: str, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        (
-            "list_eval_partition.txt",
-            "000005.jpg 0",
-            "000005.jpg 3",
-            r"partition.txt, line 5: the part is 3",
-        ),
+        ("list_eval_partition.txt", "000005.jpg 0", "000005.jpg 3", r"partition.txt, line 5: the part is 3"),
         ("list_eval_partition.txt", "000005.jpg 0", "000005.jpg", r"partition.txt, line 5: '000005.jpg', but must be"),
-        (
-            "list_eval_partition.txt",
-            "000005.jpg 0\n",
-            "",
-            r"1 images of .*attr.* are not in .*partition.*: 000005",
-        ),
-        (
-            "identity_CelebA.txt",
-            "000005.jpg 101",
-            "000099.jpg 101",
-            r"1 images of .*attr_celeba.* .*identity.*000005",
-        ),
+        ("list_eval_partition.txt", "000005.jpg 0\n", "", r"1 images of .*attr.* are not in .*partition.*: 000005"),
+        ("identity_CelebA.txt", "000005.jpg 101", "000099.jpg 101", r"1 images of .*attr_celeba.* .*identity.*000005"),
         ("identity_CelebA.txt", "000001.jpg", "000099.jpg 9\n000001.jpg", r"images of .*identity.*attr.*: 000099.jpg"),
         ("list_attr_celeba.txt", "000002.jpg  -1  1", "000002.jpg  -1  2", r"celeba.txt, line 4: .*'2', but must"),
         ("list_attr_celeba.txt", "000002.jpg  -1", "000002.jpg", r"line 4: 5 fields, but there must be 6"),

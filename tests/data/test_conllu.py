@@ -31,8 +31,12 @@ def test_documents_hold_text_and_words(tmp_path: Path) -> None:
     first, second = documents(path)
     assert first.text == "Don't go!\nÉté x"
     assert [(first.text[i:j], tag) for i, j, tag in first.words] == [
-        ("Do", "AUX"), ("n't", "PART"), ("go", "VERB"), ("!", "PUNCT"), ("Été", "NOUN"),
-    ]  # fmt: skip
+        ("Do", "AUX"),
+        ("n't", "PART"),
+        ("go", "VERB"),
+        ("!", "PUNCT"),
+        ("Été", "NOUN"),
+    ]
     assert second.text == "gotcha"
     assert [(second.text[i:j], tag) for i, j, tag in second.words] == [("got", "VERB")]
     other = next(documents(path, "deprel"))

@@ -27,10 +27,13 @@ def test_fantope_projection_is_that_of_a_brute_force_solver(rank: int) -> None:
         # The nearest point shares eigenvectors with R: what remains is a quadratic program in the eigenvalues.
         target = torch.linalg.eigvalsh(R).numpy()
         brute = minimize(
-            lambda v, target=target: np.square(v - target).sum(), np.full(5, rank / 5), method="SLSQP",
+            lambda v, target=target: np.square(v - target).sum(),
+            np.full(5, rank / 5),
+            method="SLSQP",
             bounds=[(0, 1)] * 5,
-            constraints={"type": "eq", "fun": lambda v: v.sum() - rank}, options={"ftol": 1e-14, "maxiter": 500},
-        )  # fmt: skip
+            constraints={"type": "eq", "fun": lambda v: v.sum() - rank},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
         assert float((projected - R).square().sum()) == pytest.approx(brute.fun, rel=1e-6)
         np.testing.assert_allclose(np.sort(values.numpy()), np.sort(brute.x), atol=1e-5)
 
@@ -47,9 +50,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     return ((x - x.mean(0)) / x.std(0)).numpy().astype(np.float32), y.numpy()
 
 
-FAST: dict[str, Any] = {
-    "optimizer_params_P": {"lr": 0.1}, "optimizer_params_predictor": {"lr": 0.1}, "progress": False
-}  # fmt: skip
+FAST: dict[str, Any] = {"optimizer_params_P": {"lr": 0.1}, "optimizer_params_predictor": {"lr": 0.1}, "progress": False}
 
 
 def test_solve_adv_game_finds_a_projection_that_hides_the_label(problem: tuple[np.ndarray, np.ndarray]) -> None:
@@ -91,9 +92,16 @@ def test_defaults_are_those_of_the_original() -> None:
         "optimizer_params_predictor",
     ]
     expected = {
-        "rank": 1, "device": "cpu", "out_iters": 75_000, "in_iters_adv": 1, "in_iters_clf": 1, "epsilon": 0.0015,
-        "batch_size": 128, "evalaute_every": 1000, "optimizer_class": torch.optim.SGD,
-    }  # fmt: skip
+        "rank": 1,
+        "device": "cpu",
+        "out_iters": 75_000,
+        "in_iters_adv": 1,
+        "in_iters_clf": 1,
+        "epsilon": 0.0015,
+        "batch_size": 128,
+        "evalaute_every": 1000,
+        "optimizer_class": torch.optim.SGD,
+    }
     assert expected.items() <= defaults.items()
     assert adversarial._OPTIMIZER_PARAMS == {"lr": 0.005, "weight_decay": 1e-4}
 
@@ -251,6 +259,14 @@ def test_diverging_optimiser_raises(problem: tuple[np.ndarray, np.ndarray]) -> N
     X, y = problem
     with pytest.raises(FloatingPointError, match="lower the lr in optimizer_params"):
         solve_adv_game(
-            X, y, X, y, 1, out_iters=200, evalaute_every=50, progress=False, optimizer_params_P={"lr": 1e30},
+            X,
+            y,
+            X,
+            y,
+            1,
+            out_iters=200,
+            evalaute_every=50,
+            progress=False,
+            optimizer_params_P={"lr": 1e30},
             optimizer_params_predictor={"lr": 1e30},
-        )  # fmt: skip
+        )

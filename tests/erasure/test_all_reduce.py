@@ -30,8 +30,10 @@ WEIGHT = torch.rand(len(X), generator=torch.Generator().manual_seed(3), dtype=X.
 
 def fitter(kind: str, d: int = 12, k: int = 4, dtype: torch.dtype = torch.float64) -> Fitter[Any]:
     makers: dict[str, Callable[..., Fitter[Any]]] = {
-        "leace": LeaceFitter, "oracle": OracleFitter, "quadratic": QuadraticFitter
-    }  # fmt: skip
+        "leace": LeaceFitter,
+        "oracle": OracleFitter,
+        "quadratic": QuadraticFitter,
+    }
     return makers[kind](d, k, dtype=dtype)
 
 

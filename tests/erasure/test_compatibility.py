@@ -120,8 +120,9 @@ def test_transport_and_shrinkage(theirs: ModuleType) -> None:
     torch.testing.assert_close(
         efface.optimal_linear_shrinkage(Ks / 8, torch.tensor([8, 9, 10]).view(3, 1, 1)),
         theirs.optimal_linear_shrinkage(Ks / 8, torch.tensor([8, 9, 10]).view(3, 1, 1)),
-        rtol=1e-8, atol=1e-8,
-    )  # fmt: skip
+        rtol=1e-8,
+        atol=1e-8,
+    )
 
 
 def test_groupby(theirs: ModuleType) -> None:

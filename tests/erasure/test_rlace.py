@@ -232,8 +232,12 @@ def test_weights_count_as_repetitions() -> None:
     for solver in ("squared", "game"):
         weighted = RlaceEraser.fit(x, y, rank=1, solver=solver, weight=repeat.double(), tol=1e-6)  # type: ignore[arg-type]
         repeated = RlaceEraser.fit(
-            x.repeat_interleave(repeat, 0), y.repeat_interleave(repeat), rank=1, solver=solver, tol=1e-6  # type: ignore[arg-type]
-        )  # fmt: skip
+            x.repeat_interleave(repeat, 0),
+            y.repeat_interleave(repeat),
+            rank=1,
+            solver=solver,
+            tol=1e-6,  # type: ignore[arg-type]
+        )
         assert solution_of(weighted).value == pytest.approx(solution_of(repeated).value, abs=1e-7)
         torch.testing.assert_close(weighted.bias, repeated.bias)
 
@@ -242,8 +246,11 @@ def test_weights_count_as_repetitions() -> None:
 def test_concepts_of_every_kind(concept: str) -> None:
     x, y = mixture(k=2)
     z: Any = {
-        "labels": y, "one-hot": torch.nn.functional.one_hot(y), "booleans": y.bool(), "column": y[:, None].float()
-    }[concept]  # fmt: skip
+        "labels": y,
+        "one-hot": torch.nn.functional.one_hot(y),
+        "booleans": y.bool(),
+        "column": y[:, None].float(),
+    }[concept]
     torch.testing.assert_close(RlaceEraser.fit(x, z).P, RlaceEraser.fit(x, y).P)
 
 
@@ -288,9 +295,13 @@ def test_concept_uncorrelated_with_x() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(
-    n=st.integers(8, 60), d=st.integers(2, 12), k=st.integers(2, 4), rank=st.integers(1, 11),
-    dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 99),
-)  # fmt: skip
+    n=st.integers(8, 60),
+    d=st.integers(2, 12),
+    k=st.integers(2, 4),
+    rank=st.integers(1, 11),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 99),
+)
 def test_result_is_a_projection(n: int, d: int, k: int, rank: int, dtype: torch.dtype, seed: int) -> None:
     rank = min(rank, d - 1)
     x, y = mixture(n, d, k, dtype, seed)

@@ -20,9 +20,12 @@ def erasers() -> dict[str, Any]:
     fitter = QuadraticFitter.fit(x, y)
     scrubber = ConceptScrubber(erasers={"layers.0.norm": LeaceEraser.fit(x, y)})
     return {
-        "leace": LeaceEraser.fit(x, y), "oracle": OracleEraser.fit(x, y), "quadratic": fitter.eraser,
-        "editor": fitter.editor(), "scrubber": scrubber,
-    }  # fmt: skip
+        "leace": LeaceEraser.fit(x, y),
+        "oracle": OracleEraser.fit(x, y),
+        "quadratic": fitter.eraser,
+        "editor": fitter.editor(),
+        "scrubber": scrubber,
+    }
 
 
 @pytest.mark.parametrize("name", ["leace", "oracle", "quadratic", "editor", "scrubber"])

@@ -7,8 +7,13 @@ import torch
 
 from efface.evaluation import confusion
 
-AIF360 = ("statistical_parity_difference", "disparate_impact", "equal_opportunity_difference",
-          "average_odds_difference", "theil_index")  # fmt: skip
+AIF360 = (
+    "statistical_parity_difference",
+    "disparate_impact",
+    "equal_opportunity_difference",
+    "average_odds_difference",
+    "theil_index",
+)
 ALIGNED = torch.tensor([[True, False], [False, True]])
 
 

@@ -64,11 +64,14 @@ def test_metrics_switched_off_or_unknown_are_null_with_a_reason(ten_classes: Pro
     debiased = Debiased(Representation(), ten_classes.head)
     result = Evaluation(probe=False, mlp_probe=False)(debiased, ten_classes.val, None, reference(ten_classes))
     told = {
-        "counterfactual_bias": "no counterfactual", "probe_information": "evaluation.probe",
-        "probe_accuracy": "evaluation.probe", "mlp_probe_information": "evaluation.mlp_probe",
-        "theil_index": "binary label", "tpr_gap_rms": "binary attribute",
+        "counterfactual_bias": "no counterfactual",
+        "probe_information": "evaluation.probe",
+        "probe_accuracy": "evaluation.probe",
+        "mlp_probe_information": "evaluation.mlp_probe",
+        "theil_index": "binary label",
+        "tpr_gap_rms": "binary attribute",
         "max_abs_cov": "no samples that an eraser was fitted on",
-    }  # fmt: skip
+    }
     for name, reason in told.items():
         assert result.metrics[name] is None
         assert reason in result.reasons[name]

@@ -221,11 +221,7 @@ NUMBERS = "a list of numbers > 0"
         (FmdPairs, {"steps": 0}, "steps is 0, but must be an integer >= 1"),
         (FmdPairs, {"layers": 0}, "layers is 0, but must be an integer >= 1"),
         (FmdPairs, {"alpha": ()}, f"alpha is (), but must be {NUMBERS} and <= 1 with one entry or more"),
-        (
-            FmdPairs,
-            {"alpha": (0.0,)},
-            f"alpha is (0.0,), but must be {NUMBERS} and <= 1 with one entry or more",
-        ),
+        (FmdPairs, {"alpha": (0.0,)}, f"alpha is (0.0,), but must be {NUMBERS} and <= 1 with one entry or more"),
         (FmdPairs, {"penalties": (-1.0,)}, f"penalties is (-1.0,), but must be {NUMBERS} with one entry or more"),
         (FmdPublishedStep, {"damping": (0.1,)}, "damping is (0.1,), but must be a number > 0"),
         (FmdPairs, {"delta": 5}, "delta is 5, but must be a number >= 0 and <= 1"),

@@ -67,9 +67,18 @@ def random_problem(seed: int) -> Problem:
     if head.bias is not None:
         head.bias.copy_(torch.randn(k, generator=g))
     return Problem(
-        train=train, val=val, pairs=pairs, pairs_cf=pairs_cf, head=head, n_classes=k, n_attributes=attributes,
-        flippable=True, seed=seed, device="cpu", source=Flipped(flipped),
-    )  # fmt: skip
+        train=train,
+        val=val,
+        pairs=pairs,
+        pairs_cf=pairs_cf,
+        head=head,
+        n_classes=k,
+        n_attributes=attributes,
+        flippable=True,
+        seed=seed,
+        device="cpu",
+        source=Flipped(flipped),
+    )
 
 
 @pytest.mark.parametrize("seed", [*range(10), *(pytest.param(i, marks=pytest.mark.slow) for i in range(10, 60))])

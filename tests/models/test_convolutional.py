@@ -115,11 +115,7 @@ def test_unreachable_weights_are_named(tmp_path: Path, monkeypatch: pytest.Monke
     ("build", "options", "message"),
     [
         (resnet, {"depth": 34}, r"^depth is 34, but must be 18 \| 50$"),
-        (
-            resnet,
-            {"pretrained": True, "weights": "IMAGENET"},
-            "weights is 'IMAGENET', but must be one of IMAGENET1K",
-        ),
+        (resnet, {"pretrained": True, "weights": "IMAGENET"}, "weights is 'IMAGENET', but must be one of IMAGENET1K"),
         (resnet, {"input_shape": (105,)}, r"inputs have shape \(105,\), but a ResNet takes images"),
         (resnet20, {"input_shape": (105,)}, "ResNet-20 takes images"),
         (convnet, {"input_shape": (105,)}, "model=convnet takes images"),

@@ -112,11 +112,14 @@ def test_weights_of_another_network_are_named_key_by_key(tmp_path: Path) -> None
     state = EfficientNetLite0()(input_shape=(3, 32, 32), n_classes=2).backbone[1].state_dict()  # type: ignore[index,union-attr]
     reshaped = {**state, "_conv_stem.weight": torch.zeros(32, 3, 5, 5)}
     for weights, message in (
-        (resnet18().state_dict(), r"another network than efficientnet_lite0: .* missing: _conv_stem.weight, .* more; "
-                                  r"122 unexpected: conv1.weight, bn1.weight, .* more"),
+        (
+            resnet18().state_dict(),
+            r"another network than efficientnet_lite0: .* missing: _conv_stem.weight, .* more; "
+            r"122 unexpected: conv1.weight, bn1.weight, .* more",
+        ),
         (reshaped, r"1 of other shapes: _conv_stem.weight \[32, 3, 5, 5\] in place of \[32, 3, 3, 3\]$"),
         ({k: v for k, v in state.items() if k != "_bn0.bias"}, "1 missing: _bn0.bias$"),
-    ):  # fmt: skip
+    ):
         torch.save(weights, tmp_path / "other.pth")
         with pytest.raises(ValueError, match=message):
             EfficientNetLite0(path=str(tmp_path / "other.pth"))(input_shape=(3, 32, 32), n_classes=2)

@@ -33,17 +33,30 @@ FULL: dict[str, Any] = {
     "metrics_ci": {"accuracy": [0.4, 0.6], "unbiased_accuracy": None},
     "val_metrics": {"accuracy": 0.5},
     "info": {
-        "rank": 1, "n_fit": 10, "d": 3, "head": "kept", "at_edge": True, "reasons": {"theil_index": "no"},
-        "uses_attribute_at_test": False, "training": {"history": [{"epoch": 0, "loss": 0.5}]},
+        "rank": 1,
+        "n_fit": 10,
+        "d": 3,
+        "head": "kept",
+        "at_edge": True,
+        "reasons": {"theil_index": "no"},
+        "uses_attribute_at_test": False,
+        "training": {"history": [{"epoch": 0, "loss": 0.5}]},
         "layers": [{"path": "a", "probe_information": 0.3}],
     },
     "artifacts": {"debiased.safetensors": "00"},
     "run": {
-        "seconds": {"method": 0.5}, "cache_hit": {"model": True}, "peak_memory_bytes": 10, "device": "cpu",
-        "threads": 1, "processor": "c", "commit": "abc", "versions": {"torch": "1"}, "host": "h",
+        "seconds": {"method": 0.5},
+        "cache_hit": {"model": True},
+        "peak_memory_bytes": 10,
+        "device": "cpu",
+        "threads": 1,
+        "processor": "c",
+        "commit": "abc",
+        "versions": {"torch": "1"},
+        "host": "h",
     },
     "reason": None,
-}  # fmt: skip
+}
 """A record with something in every place that a report reads."""
 WRONG: tuple[Any, ...] = (None, 1e308, 10**400, "a\n\\input{x}", "\x00", [[None]], {"a": {"b": [1]}})
 MORE: tuple[Any, ...] = (
@@ -129,10 +142,39 @@ def test_whatever_one_record_holds_the_others_are_reported(
 
 
 LABELS = (
-    "q$1^$.npz", "a$\\foo$b", "50%_{x}", "_hidden", "a--b", "]]>", "<script>alert(1)</script>", "a|b", "`a`", "**a**",
-    "=1+1", "@a", "nan", "NA", "null", "None", "", " ", "1e3", "a\n# b", "a\r\n|b|", "\x00\x1b[31m", "\u202egnp.exe",
-    "\u2028x", "\N{GRINNING FACE}", "ÄÖ ü", "\\input{x}", "&amp;", "\"'", "y" * 400, "y" * 399 + "z", "<!-- /table -->",
-)  # fmt: skip
+    "q$1^$.npz",
+    "a$\\foo$b",
+    "50%_{x}",
+    "_hidden",
+    "a--b",
+    "]]>",
+    "<script>alert(1)</script>",
+    "a|b",
+    "`a`",
+    "**a**",
+    "=1+1",
+    "@a",
+    "nan",
+    "NA",
+    "null",
+    "None",
+    "",
+    " ",
+    "1e3",
+    "a\n# b",
+    "a\r\n|b|",
+    "\x00\x1b[31m",
+    "\u202egnp.exe",
+    "\u2028x",
+    "\N{GRINNING FACE}",
+    "ÄÖ ü",
+    "\\input{x}",
+    "&amp;",
+    "\"'",
+    "y" * 400,
+    "y" * 399 + "z",
+    "<!-- /table -->",
+)
 
 
 @pytest.mark.slow
@@ -237,9 +279,15 @@ def test_a_wrong_cell_of_runs_csv_is_named_with_its_line(tmp_path: Path, column:
         "dataset,model,training,method,id,seed,status,reason,accuracy,accuracy_low,head,at_edge,uses_attribute_at_test"
     )
     good = dict.fromkeys(f"{names},threads,seconds_method".split(","), "") | {
-        "dataset": "d", "model": "m", "training": "t", "method": "leace", "id": "1", "seed": "0", "status": "done",
+        "dataset": "d",
+        "model": "m",
+        "training": "t",
+        "method": "leace",
+        "id": "1",
+        "seed": "0",
+        "status": "done",
         "accuracy": "0.5",
-    }  # fmt: skip
+    }
     lines = [",".join(good), ",".join(good.values()), ",".join((good | {column: cell}).values())]
     (tmp_path / "runs.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=re.escape(message)) as error:

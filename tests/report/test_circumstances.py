@@ -112,9 +112,12 @@ def test_heads_have_a_column_in_every_kind_of_table(tmp_path: Path, write_csv: C
         made = table.build(runs)
         cells = {row: made.cell(row, ("digits", "head")).text for row in made.rows}
         assert cells == {
-            "none": "kept", "leace refit_head=false": "kept", "leace refit_head=true": "fitted",
-            "fmd": "fitted (1), kept (1)", "older": "",
-        }  # fmt: skip
+            "none": "kept",
+            "leace refit_head=false": "kept",
+            "leace refit_head=true": "fitted",
+            "fmd": "fitted (1), kept (1)",
+            "older": "",
+        }
         assert any(sentence.startswith("Head: kept as the base model had it") for sentence in made.caption)
         rows = experiment.with_tables(MARKER.replace("=method ", "=method,method.refit_head:refitted "), runs)
         assert "| method | refitted | head | accuracy ↑ | n |" in rows

@@ -121,10 +121,18 @@ def test_foreign_text_stays_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "written"),
     [
-        ("=1+1", "'=1+1"), ("+cmd", "'+cmd"), ("@x", "'@x"), ("-x", "'-x"), ("'=1", "''=1"), ("-0.5", "-0.5"),
-        ("+1e-3", "+1e-3"), ("a=b", "a=b"), ("", ""), ("'a'", "'a'"),
+        ("=1+1", "'=1+1"),
+        ("+cmd", "'+cmd"),
+        ("@x", "'@x"),
+        ("-x", "'-x"),
+        ("'=1", "''=1"),
+        ("-0.5", "-0.5"),
+        ("+1e-3", "+1e-3"),
+        ("a=b", "a=b"),
+        ("", ""),
+        ("'a'", "'a'"),
     ],
-)  # fmt: skip
+)
 def test_quoted_leaves_numbers_and_plain_text(cell: str, written: str) -> None:
     assert frames.quoted(cell) == written
 
@@ -222,10 +230,15 @@ def test_layers_are_drawn_from_the_csv_as_from_the_records(
     for method, offset in (("none", 0.0), ("leace", 0.4)):
         for seed in (0, 1):
             layers = [
-                {"path": f"layers.{i}.norm", "probe_information": 0.5 - offset + seed / 100 + i / 50,
-                 "probe_accuracy": 0.6 - offset, "probe_majority": 0.2, "fit_information": None}
+                {
+                    "path": f"layers.{i}.norm",
+                    "probe_information": 0.5 - offset + seed / 100 + i / 50,
+                    "probe_accuracy": 0.6 - offset,
+                    "probe_majority": 0.2,
+                    "fit_information": None,
+                }
                 for i in range(3)
-            ]  # fmt: skip
+            ]
             metrics = {"bits_per_byte": 2.0, "probe_information": 0.5, "probe_layer": "layers.2.norm"}
             record(
                 tmp_path / "results", {"method": {"name": method}}, seed=seed, info={"layers": layers}, metrics=metrics

@@ -27,9 +27,14 @@ def write(folder: Path, config: dict[str, Any], *, accuracy: float, version: int
     identity = (run_id_v1 if version == 1 else run_id)(config)
     for seed in range(seeds):
         record = Record(
-            schema_version=version, id=identity, config=config, seed=seed, fingerprint="f", status="done",
+            schema_version=version,
+            id=identity,
+            config=config,
+            seed=seed,
+            fingerprint="f",
+            status="done",
             metrics={"accuracy": accuracy},
-        )  # fmt: skip
+        )
         path = folder / identity / f"seed={seed}" / RECORD
         path.parent.mkdir(parents=True)
         path.write_text(record.to_json())
@@ -44,10 +49,11 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "strings that differ in blanks": ({"dataset": {"folder": "a b"}}, {"dataset": {"folder": "ab"}}),
     "the evaluation": ({"evaluation": {"bootstrap": 100}}, {"evaluation": {"bootstrap": 200}}),
     "one key in method and evaluation": (
-        {"method": {"l2": 1}, "evaluation": {"l2": 2}}, {"method": {"l2": 1}, "evaluation": {"l2": 3}},
+        {"method": {"l2": 1}, "evaluation": {"l2": 2}},
+        {"method": {"l2": 1}, "evaluation": {"l2": 3}},
     ),
     "lists": ({"method": {"alpha": [0.5, 1]}}, {"method": {"alpha": [0.5, 2]}}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -116,9 +122,13 @@ def frame(configs: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 values = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=False),
-    st.sampled_from(["a", "b c", "1", "true"]), st.lists(st.integers(0, 2), max_size=2),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(allow_nan=False),
+    st.sampled_from(["a", "b c", "1", "true"]),
+    st.lists(st.integers(0, 2), max_size=2),
+)
 nodes = st.fixed_dictionaries({}, optional={"p": values, "q": values, "_target_": st.sampled_from(["x", "y"])})
 
 

@@ -14,9 +14,14 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("chromium") is None, reason="install chromium, see .ci/run"),
 ]
 CHROMIUM = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +54,9 @@ def test_page_is_read_sorted_and_traced_without_a_network(
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # only tables scroll sideways
 
     def column(at: int) -> list[str]:
-        return list(page.eval_on_selector_all(
-            "#table tbody tr", f"rows => rows.map(row => row.cells[{at}].textContent.trim())"
-        ))  # fmt: skip
+        return list(
+            page.eval_on_selector_all("#table tbody tr", f"rows => rows.map(row => row.cells[{at}].textContent.trim())")
+        )
 
     head = page.locator("#table thead tr:last-child th")
     titles = head.all_text_contents()

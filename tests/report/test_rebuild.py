@@ -51,12 +51,19 @@ def test_a_report_and_its_page_are_rebuilt_from_committed_files(
 
 RUNS = pd.DataFrame(
     {
-        "dataset": "digits", "model": "mlp", "training": "erm", "evaluation": "default",
-        "method": ["none", "none", "leace", "leace", "rlace"], "id": ["0", "0", "1", "2", "3"], "seed": [0, 1, 0, 0, 0],
-        "status": ["done"] * 4 + ["failed"], "reason": None, "accuracy": [0.5, 0.7, 0.8, 0.9, None],
+        "dataset": "digits",
+        "model": "mlp",
+        "training": "erm",
+        "evaluation": "default",
+        "method": ["none", "none", "leace", "leace", "rlace"],
+        "id": ["0", "0", "1", "2", "3"],
+        "seed": [0, 1, 0, 0, 0],
+        "status": ["done"] * 4 + ["failed"],
+        "reason": None,
+        "accuracy": [0.5, 0.7, 0.8, 0.9, None],
         "method_options": ["{}", "{}", '{"rank": 1}', '{"rank": 10}', '{"rank": 1}'],
     }
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -75,12 +82,15 @@ def table(words: str, runs: pd.DataFrame) -> list[str]:
 
 def test_a_table_has_the_rows_and_columns_that_its_marker_names(runs: pd.DataFrame) -> None:
     assert table("rows=method,method.rank:directions_removed metrics=accuracy,n", runs) == [
-        "| `none` |  | 0.600 ± 0.141 | 2 |", "| `leace` | 1 | 0.800 | 1 |", "| `leace` | 10 | 0.900 | 1 |",
+        "| `none` |  | 0.600 ± 0.141 | 2 |",
+        "| `leace` | 1 | 0.800 | 1 |",
+        "| `leace` | 10 | 0.900 | 1 |",
         "| `rlace` | 1 | – | 0 of 1 |",
-    ]  # fmt: skip
+    ]
     assert table("rows=method.rank method=leace method.rank=10.0,1 metrics=accuracy", runs) == [
-        "| 10 | 0.900 |", "| 1 | 0.800 |",
-    ]  # fmt: skip
+        "| 10 | 0.900 |",
+        "| 1 | 0.800 |",
+    ]
 
 
 @pytest.mark.parametrize(

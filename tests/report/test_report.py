@@ -230,9 +230,12 @@ def test_runs_that_are_hard_to_compare_are_flagged(copy: Path, capsys: pytest.Ca
     path.write_text(record.model_copy(update=update).to_json())
     assert main([str(copy)]) == 0
     expected = {
-        "commit": "0123456789ab (1 runs)", "versions": "mixed versions of torch: 1.0 (1 runs)",
-        "device": "a card (1 runs)", "threads": "99 (1 runs)", "fingerprint": "of other data",
-    }  # fmt: skip
+        "commit": "0123456789ab (1 runs)",
+        "versions": "mixed versions of torch: 1.0 (1 runs)",
+        "device": "a card (1 runs)",
+        "threads": "99 (1 runs)",
+        "fingerprint": "of other data",
+    }
     assert f"flagged: {'mixed' if field != 'fingerprint' else BIASED}" in capsys.readouterr().err
     assert expected[field] in (copy / "report" / "table.md").read_text()
 

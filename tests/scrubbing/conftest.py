@@ -60,13 +60,22 @@ def trained(text: TaggedText) -> Callable[[str], LanguageModel]:
     def get(architecture: str) -> LanguageModel:
         if architecture not in made:
             source = TinyModel(
-                architecture=architecture, hidden_size=32, layers=2, heads=4, intermediate_size=64, vocab_size=320,
+                architecture=architecture,
+                hidden_size=32,
+                layers=2,
+                heads=4,
+                intermediate_size=64,
+                vocab_size=320,
                 max_length=48,
-            )  # fmt: skip
+            )
             made[architecture] = source.load(
-                text, LmTraining(epochs=12, batch_size=8, lr=1e-2), seed=0, device="cpu", cached=lambda build: build(),
+                text,
+                LmTraining(epochs=12, batch_size=8, lr=1e-2),
+                seed=0,
+                device="cpu",
+                cached=lambda build: build(),
                 progress=False,
-            )  # fmt: skip
+            )
         return made[architecture]
 
     return get

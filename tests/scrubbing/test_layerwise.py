@@ -21,9 +21,14 @@ from efface.scrubbing.measure import bits_per_byte, largest_covariances, states_
 from efface.scrubbing.tokens import TokenData
 
 TINY = {
-    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 50,
-    "max_position_embeddings": 32, "num_key_value_heads": 2,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 50,
+    "max_position_embeddings": 32,
+    "num_key_value_heads": 2,
+}
 
 
 def random_model(family: str) -> Any:
@@ -151,8 +156,11 @@ def test_padding_and_unlabelled_tokens_take_no_part(words: dict[str, Tensor]) ->
 def test_batch_size_and_container_do_not_matter(words: dict[str, Tensor]) -> None:
     datasets = pytest.importorskip("datasets")
     model = random_model("gpt_neox")
-    lists = {name: [row[: int(m.sum())].tolist() for row, m in zip(column, words["attention_mask"], strict=True)]
-             for name, column in words.items() if name != "attention_mask"}  # fmt: skip
+    lists = {
+        name: [row[: int(m.sum())].tolist() for row, m in zip(column, words["attention_mask"], strict=True)]
+        for name, column in words.items()
+        if name != "attention_mask"
+    }
     one, _ = scrub(model, words, "pos", batch_size=40, progress=False)
     other, _ = scrub(model, datasets.Dataset.from_dict(lists), "pos", batch_size=1, progress=False)
     assert one is not None

@@ -19,8 +19,12 @@ pytestmark = [
 ]
 
 SMALL = (
-    "model.hidden_size=64", "model.layers=2", "model.intermediate_size=128", "model.vocab_size=512", "training.epochs=2"
-)  # fmt: skip
+    "model.hidden_size=64",
+    "model.layers=2",
+    "model.intermediate_size=128",
+    "model.vocab_size=512",
+    "training.epochs=2",
+)
 METHODS = ("none", "random", "leace", "orth")
 
 

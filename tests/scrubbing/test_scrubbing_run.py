@@ -22,10 +22,20 @@ from efface.scrubbing.evaluation import ScrubbingEvaluation
 from efface.scrubbing.language_models import LanguageModel, LmTraining, NoTraining, PretrainedModel, TinyModel
 
 SMALL = (
-    "model.hidden_size=32", "model.layers=2", "model.intermediate_size=64", "model.vocab_size=320",
-    "model.max_length=48", "training.epochs=12", "training.batch_size=8", "training.lr=0.01",
-    "dataset.name=small", "dataset.folder=sentences", "dataset.prefix=small", "logger=none", "device=cpu",
-)  # fmt: skip
+    "model.hidden_size=32",
+    "model.layers=2",
+    "model.intermediate_size=64",
+    "model.vocab_size=320",
+    "model.max_length=48",
+    "training.epochs=12",
+    "training.batch_size=8",
+    "training.lr=0.01",
+    "dataset.name=small",
+    "dataset.folder=sentences",
+    "dataset.prefix=small",
+    "logger=none",
+    "device=cpu",
+)
 QUIET: dict[str, Any] = {"say": lambda message: None}
 
 
@@ -184,9 +194,12 @@ def test_the_experiment_composes_and_its_page_has_the_command() -> None:
     ],
 )
 def test_bad_input(
-    parts_of: Callable[..., ScrubbingRun], overrides: list[str], message: str, tmp_path: Path,
+    parts_of: Callable[..., ScrubbingRun],
+    overrides: list[str],
+    message: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     same = ("dataset", "logger") if overrides[0].startswith(("model=", "training=")) else ("",)
     small = [o for o in SMALL if o.startswith(same)]
     places = [f"data_dir={parts_of().data_dir}", f"results_dir={tmp_path}"]

@@ -6,15 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.unlearning.bias import CounterfactualBias
-from efface.unlearning.edits import (
-    check_labels,
-    check_pairs,
-    debias_head,
-    external,
-    published_step,
-    replaced,
-    without,
-)
+from efface.unlearning.edits import check_labels, check_pairs, debias_head, external, published_step, replaced, without
 from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.layers import Layers
 from efface.unlearning.objective import TrainingObjective

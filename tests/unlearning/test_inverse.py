@@ -8,13 +8,7 @@ from torch import Tensor
 from efface.newton import conjugate_gradients
 from efface.softmax import FACTORED, BinaryObjective, SoftmaxObjective, curved_factor, mean_block, minimise
 from efface.unlearning.head import Head
-from efface.unlearning.inverse import (
-    CgInverse,
-    CholeskyInverse,
-    LissaInverse,
-    NotPositiveDefiniteError,
-    head_inverse,
-)
+from efface.unlearning.inverse import CgInverse, CholeskyInverse, LissaInverse, NotPositiveDefiniteError, head_inverse
 from efface.unlearning.objective import TrainingObjective
 
 

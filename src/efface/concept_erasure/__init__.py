@@ -15,6 +15,17 @@ from efface.concept_erasure.shrinkage import optimal_linear_shrinkage
 from efface.concept_erasure.utils import assert_type
 
 __all__ = [
-    "ConceptScrubber", "ErasureMethod", "GroupedTensor", "LeaceEraser", "LeaceFitter", "OracleEraser", "OracleFitter",
-    "QuadraticEditor", "QuadraticEraser", "QuadraticFitter", "assert_type", "groupby", "optimal_linear_shrinkage",
-]  # fmt: skip
+    "ConceptScrubber",
+    "ErasureMethod",
+    "GroupedTensor",
+    "LeaceEraser",
+    "LeaceFitter",
+    "OracleEraser",
+    "OracleFitter",
+    "QuadraticEditor",
+    "QuadraticEraser",
+    "QuadraticFitter",
+    "assert_type",
+    "groupby",
+    "optimal_linear_shrinkage",
+]

@@ -149,19 +149,31 @@ class Adult:
         columns = tuple(table.feature_names)
         splits: dict[str, Split] = {
             name: AdultSplit(
-                index=index[rows], y=codes[LABEL][rows], a=codes[self.attribute][rows], x=x[rows], columns=columns,
-                attribute_column=columns.index(self.attribute), table=table, rows=rows,
+                index=index[rows],
+                y=codes[LABEL][rows],
+                a=codes[self.attribute][rows],
+                x=x[rows],
+                columns=columns,
+                attribute_column=columns.index(self.attribute),
+                table=table,
+                rows=rows,
             )
             for name, rows in parts.items()
-        }  # fmt: skip
+        }
         require_every_class(splits, CLASSES)
         generator = torch.Generator().manual_seed(0)
         pairs = {name: flip_pairs(splits[name], 2, generator) for name in ("val", "pairs", "test")}
         return Dataset.from_parts(
-            splits, pairs, classes=CLASSES, attributes=ATTRIBUTES[self.attribute], input_shape=(len(columns),),
-            flippable=True, fingerprint=fingerprint, attribute_columns=(columns.index(self.attribute),),
+            splits,
+            pairs,
+            classes=CLASSES,
+            attributes=ATTRIBUTES[self.attribute],
+            input_shape=(len(columns),),
+            flippable=True,
+            fingerprint=fingerprint,
+            attribute_columns=(columns.index(self.attribute),),
             per_sample_inputs=False,  # train sets means, scales and which categories are merged
-        )  # fmt: skip
+        )
 
     def _people(self, data_dir: Path) -> tuple["pd.DataFrame", np.ndarray]:
         """Read both files, without the people to drop; return the table, and a mask of the official test's rows."""
@@ -285,14 +297,17 @@ def _encode(people: "pd.DataFrame", train: np.ndarray, min_rows: int) -> Any:
 
     # Functions, not lists of values: AIF360 compares lists in a way that pandas 3 refuses on text columns.
     return StandardDataset(
-        df=pd.DataFrame(people), label_name=LABEL, favorable_classes=equals(CLASSES[1]),
-        protected_attribute_names=list(ATTRIBUTES), privileged_classes=[equals(v[1]) for v in ATTRIBUTES.values()],
+        df=pd.DataFrame(people),
+        label_name=LABEL,
+        favorable_classes=equals(CLASSES[1]),
+        protected_attribute_names=list(ATTRIBUTES),
+        privileged_classes=[equals(v[1]) for v in ATTRIBUTES.values()],
         categorical_features=list(CATEGORICAL),
         metadata={
             "label_maps": [{1.0: CLASSES[1], 0.0: CLASSES[0]}],
             "protected_attribute_maps": [{1.0: v[1], 0.0: v[0]} for v in ATTRIBUTES.values()],
         },
-    )  # fmt: skip
+    )
 
 
 def merge_rare(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "pd.Series[Any]":

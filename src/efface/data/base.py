@@ -107,9 +107,14 @@ class Dataset:
             facts: the other fields.
         """
         return cls(
-            train=splits["train"], val=splits["val"], pairs=pairs["pairs"], test=splits["test"],
-            val_pairs=pairs["val"], test_pairs=pairs["test"], **facts,
-        )  # fmt: skip
+            train=splits["train"],
+            val=splits["val"],
+            pairs=pairs["pairs"],
+            test=splits["test"],
+            val_pairs=pairs["val"],
+            test_pairs=pairs["test"],
+            **facts,
+        )
 
 
 class Source(Protocol):

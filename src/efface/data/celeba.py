@@ -106,27 +106,46 @@ class CelebA:
         attributes = tuple(_value_name(self.attributes, value) for value in range(2 ** len(self.attributes)))
         partition = torch.tensor(folder.numbers(_PARTITION, names, allowed=list(_PARTS.values())))
         parts = _parts(partition, groups(y, a, len(attributes)), identity)
-        images = decoded(
-            [folder.images / name for name in names], size=SIZE, crop=CROP, resolution=self.resolution,
-            grayscale=self.grayscale, cache_dir=cache_dir, content=content,
-        )  # fmt: skip
+        images = self._decoded([folder.images / name for name in names], content, cache_dir)
         index = torch.tensor([int(name.partition(".")[0]) for name in names])
         splits: dict[str, Split] = {
             name: CelebASplit(
-                index=index[rows], y=y[rows], a=a[rows], rows=rows, images=images,
+                index=index[rows],
+                y=y[rows],
+                a=a[rows],
+                rows=rows,
+                images=images,
                 cluster=None if identity is None else identity[rows],
             )
             for name, rows in parts.items()
-        }  # fmt: skip
+        }
         _require_values(folder, splits, classes, attributes)
         generator = torch.Generator().manual_seed(0)
         pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
         _warn_of_gaps(folder, splits, pairs["pairs"], classes, attributes, identity is not None)
         return Dataset.from_parts(
-            splits, pairs, classes=classes, attributes=attributes, input_shape=images.shape, flippable=False,
-            fingerprint=self.fingerprint(data_dir), per_sample_inputs=True,
+            splits,
+            pairs,
+            classes=classes,
+            attributes=attributes,
+            input_shape=images.shape,
+            flippable=False,
+            fingerprint=self.fingerprint(data_dir),
+            per_sample_inputs=True,
             inputs_key=f"celeba {content} {self.resolution} {self.grayscale}",
-        )  # fmt: skip
+        )
+
+    def _decoded(self, files: list[Path], content: str, cache_dir: Path) -> Images:
+        """Decode the images at this resolution, or find them in the cache."""
+        return decoded(
+            files,
+            size=SIZE,
+            crop=CROP,
+            resolution=self.resolution,
+            grayscale=self.grayscale,
+            cache_dir=cache_dir,
+            content=content,
+        )
 
     def _labels(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Return y and a of the images, from rows of 0 or 1 in the target and in each attribute."""

@@ -24,10 +24,30 @@ from efface.data.download import download_folder
 from efface.files import file_digest
 from efface.options import Ge, Le, Len, options
 
-_LFF = ((220, 30, 40), (40, 180, 60), (40, 70, 230), (240, 220, 40), (240, 50, 230),
-        (60, 230, 240), (240, 130, 30), (140, 70, 20), (130, 40, 180), (150, 150, 150))  # fmt: skip
-_REBIAS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (225, 225, 0), (225, 0, 225),
-           (0, 255, 255), (255, 128, 0), (255, 0, 128), (128, 0, 255), (128, 128, 128))  # fmt: skip
+_LFF = (
+    (220, 30, 40),
+    (40, 180, 60),
+    (40, 70, 230),
+    (240, 220, 40),
+    (240, 50, 230),
+    (60, 230, 240),
+    (240, 130, 30),
+    (140, 70, 20),
+    (130, 40, 180),
+    (150, 150, 150),
+)
+_REBIAS = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (225, 225, 0),
+    (225, 0, 225),
+    (0, 255, 255),
+    (255, 128, 0),
+    (255, 0, 128),
+    (128, 0, 255),
+    (128, 128, 128),
+)
 _JITTER = (0.0, 0.05, 0.02, 0.01, 0.005, 0.002)
 """Standard deviation of a colour by severity; 0 is none, and 1 the strongest, as in the paper's protocol."""
 
@@ -124,10 +144,15 @@ class ColoredMnist:
         require_every_class(splits, classes)
         pairs = {name: flip_pairs(splits[name], len(chosen), generator) for name in ("val", "pairs", "test")}
         return Dataset.from_parts(
-            splits, pairs, classes=classes, attributes=tuple(f"colour of {digit}" for digit in chosen),
-            input_shape=(3, 28, 28), flippable=True, fingerprint=fingerprint,
+            splits,
+            pairs,
+            classes=classes,
+            attributes=tuple(f"colour of {digit}" for digit in chosen),
+            input_shape=(3, 28, 28),
+            flippable=True,
+            fingerprint=fingerprint,
             per_sample_inputs=True,  # a digit and its colour, which together are the sample
-        )  # fmt: skip
+        )
 
 
 def _draw_colours(y: Tensor, n_colours: int, ratio: float, generator: torch.Generator) -> Tensor:

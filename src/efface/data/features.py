@@ -107,10 +107,16 @@ class FeatureFile:
         require_two_attributes(splits["train"], attributes, self.path)
         pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
         return Dataset.from_parts(
-            splits, pairs, classes=classes, attributes=attributes, input_shape=tuple(x.shape[1:]), flippable=False,
-            fingerprint=fingerprint, attribute_columns=self._columns(x),
+            splits,
+            pairs,
+            classes=classes,
+            attributes=attributes,
+            input_shape=tuple(x.shape[1:]),
+            flippable=False,
+            fingerprint=fingerprint,
+            attribute_columns=self._columns(x),
             per_sample_inputs=False if self.standardise else self.per_sample_inputs,
-        )  # fmt: skip
+        )
 
     def _columns(self, x: Tensor) -> tuple[int, ...] | None:
         """Check that `attribute_columns` are columns of x."""

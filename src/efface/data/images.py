@@ -71,9 +71,15 @@ class Images:
 
 
 def decoded(
-    files: Sequence[Path], *, size: tuple[int, int], crop: int, resolution: int, grayscale: bool, cache_dir: Path,
+    files: Sequence[Path],
+    *,
+    size: tuple[int, int],
+    crop: int,
+    resolution: int,
+    grayscale: bool,
+    cache_dir: Path,
     content: str,
-) -> Images:  # fmt: skip
+) -> Images:
     """Load the images of `files` in order from the cache, or decode them and put them there.
 
     Each is cropped to its central square of `crop` pixels and resized with Pillow's bilinear filter: torchvision's

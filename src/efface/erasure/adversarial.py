@@ -94,9 +94,12 @@ def solve_adv_game(
         FloatingPointError: an optimiser has diverged.
     """
     _require_positive(
-        out_iters=out_iters, in_iters_adv=in_iters_adv, in_iters_clf=in_iters_clf, batch_size=batch_size,
+        out_iters=out_iters,
+        in_iters_adv=in_iters_adv,
+        in_iters_clf=in_iters_clf,
+        batch_size=batch_size,
         evalaute_every=evalaute_every,
-    )  # fmt: skip
+    )
     x, x_dev = _matrix(X_train, "X_train", device), _matrix(X_dev, "X_dev", device)
     y, y_dev, n_classes = _encode(y_train, y_dev, device)
     _require_same_features(x, y, x_dev, y_dev)

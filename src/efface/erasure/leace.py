@@ -94,9 +94,15 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
         if shrinkage not in (True, False, "correlation"):
             raise ValueError(f"shrinkage is {shrinkage!r}, but must be True, False or 'correlation'")
         super().__init__(
-            x_dim, z_dim, device=device, dtype=dtype, svd_tol=svd_tol, rtol=rtol, track_xx=method == "leace",
+            x_dim,
+            z_dim,
+            device=device,
+            dtype=dtype,
+            svd_tol=svd_tol,
+            rtol=rtol,
+            track_xx=method == "leace",
             weights=weights,
-        )  # fmt: skip
+        )
         self.method = method
         self.affine, self.constrain_cov_trace, self.shrinkage = affine, constrain_cov_trace, shrinkage
 

@@ -108,11 +108,7 @@ def orthogonal_directions(
 
 
 def eraser_factors(
-    upper: Tensor,
-    C: Tensor,
-    is_significant: Callable[[Tensor], Tensor],
-    dtype: torch.dtype,
-    std: Tensor | None = None,
+    upper: Tensor, C: Tensor, is_significant: Callable[[Tensor], Tensor], dtype: torch.dtype, std: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute the factors of the LEACE eraser: B spanning the significant part of C, and (Bᴴ Σ⁻¹ B)⁻¹ Bᴴ Σ⁻¹.
 

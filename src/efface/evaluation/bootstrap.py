@@ -37,11 +37,7 @@ def sums(values: Tensor, cells: Tensor, n_cells: int, times: Tensor) -> Tensor:
 
 
 def intervals(
-    n: int,
-    repeats: int,
-    replicate: Callable[[Tensor], dict[str, Tensor]],
-    *,
-    cluster: Tensor | None = None,
+    n: int, repeats: int, replicate: Callable[[Tensor], dict[str, Tensor]], *, cluster: Tensor | None = None
 ) -> dict[str, list[float] | None]:
     """Return the central 95 % of each metric over resamples; None where it is not defined in one in twenty of them.
 

@@ -35,7 +35,7 @@ def measure(y_pred: Tensor, y: Tensor, a: Tensor, share: Tensor, aligned: Tensor
     counts = count(y, a, y_pred, n_classes, n_attributes)
     scalars = Measured.from_values(
         metrics(counts, share, aligned), lambda name: _why_null(name, n_classes, n_attributes)
-    )  # fmt: skip
+    )
     per_group = accuracies(counts)
     groups = [(i, j) for i in range(n_classes) for j in range(n_attributes)]
     tables = {

@@ -94,7 +94,7 @@ class Evaluation:
             p_y_cf = p_cf.gather(1, y[:, None])[:, 0]
         leakage = Leakage.measure(
             features, represented, reference.standardise, n_attributes, linear=self.probe, mlp=self.mlp_probe
-        )  # fmt: skip
+        )
         measured = (
             confusion.measure(y_pred, y, a, reference.share, reference.aligned)
             | _counterfactual_bias(p_y, p_y_cf, known=counterfactual is not None)
@@ -159,7 +159,7 @@ def _counterfactual_bias(p_y: Tensor, p_y_cf: Tensor, *, known: bool) -> Measure
     bias = (p_y - p_y_cf).abs().mean() if known else None
     return Measured.from_values(
         {"counterfactual_bias": bias}, lambda name: "no counterfactual of a sample exists in these data"
-    )  # fmt: skip
+    )
 
 
 def _edit_metrics(debiased: Debiased, before: Tensor, after: Tensor, n_attributes: int) -> Measured:

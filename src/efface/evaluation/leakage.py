@@ -35,9 +35,15 @@ class Leakage:
 
     @classmethod
     def measure(
-        cls, features: Features, represented: Tensor, standardise: Standardiser, n_attributes: int, *, linear: bool,
+        cls,
+        features: Features,
+        represented: Tensor,
+        standardise: Standardiser,
+        n_attributes: int,
+        *,
+        linear: bool,
         mlp: bool,
-    ) -> "Leakage":  # fmt: skip
+    ) -> "Leakage":
         """Train and score probes on one split.
 
         Args:
@@ -70,7 +76,7 @@ class Leakage:
             if weight is not None:
                 results["balanced_probe"] = probes.linear_probe(
                     x, a, strata, n_attributes, weight=weight, cluster=cluster
-                )  # fmt: skip
+                )
         if mlp:
             results["mlp_probe"] = probes.mlp_probe(x, a, strata, n_attributes, cluster=cluster)
         return cls(results, {name: why for name, why in missing.items() if name not in results})

@@ -55,9 +55,12 @@ class RemovalOfSurplus(Method):
     def _debiased(self, train: Features, model: LinearModel, remaining: Tensor, info: dict[str, Any]) -> Debiased:
         """Put together what came out; `info` of the procedure joins what both record."""
         facts = {
-            "epsilon": self.epsilon, "delta": self.delta, "loss": model.loss, "removed": len(train) - len(remaining),
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "loss": model.loss,
+            "removed": len(train) - len(remaining),
             "n_fit": len(remaining),
-        }  # fmt: skip
+        }
         return Debiased(
             represent=InUnitBall(max_norm=torch.tensor(self.max_norm, device=train.x.device)),
             head=model.head(train.x.dtype),
@@ -90,17 +93,23 @@ class Certified(RemovalOfSurplus):
         train = self.training_data(problem)
         auto: Link = "softmax" if problem.n_classes > 2 else "logistic"
         model = CertifiedLogisticRegression(
-            self.lam, self.epsilon, self.delta, residual=self.residual, max_norm=self.max_norm,
+            self.lam,
+            self.epsilon,
+            self.delta,
+            residual=self.residual,
+            max_norm=self.max_norm,
             loss=auto if self.loss == "auto" else self.loss,
             generator=None if self.secret else torch.Generator().manual_seed(problem.seed),
-        ).fit(train.x, train.y, n_classes=problem.n_classes)  # fmt: skip
+        ).fit(train.x, train.y, n_classes=problem.n_classes)
         for batch in choose(train, self.removals, problem).split(self.batch_size):
             model.remove(batch)
         release, reason = model.release(), self._reason_uncertified(problem)
         info = {
-            "certified": reason is None, "certified_reason": reason, "residual": self.residual,
+            "certified": reason is None,
+            "certified_reason": reason,
+            "residual": self.residual,
             "noise": release.certificate.noise,
-        }  # fmt: skip
+        }
         return self._debiased(train, release, model.remaining, info)
 
     def _reason_uncertified(self, problem: Problem) -> str | None:
@@ -140,9 +149,13 @@ class PublishedCertified(RemovalOfSurplus):
     def fit(self, problem: Problem) -> Debiased:
         train = self.training_data(problem)
         model = PublishedRemoval(
-            self.lam, self.sigma, self.epsilon, self.delta, max_norm=self.max_norm,
+            self.lam,
+            self.sigma,
+            self.epsilon,
+            self.delta,
+            max_norm=self.max_norm,
             generator=torch.Generator().manual_seed(problem.seed),
-        ).fit(train.x, train.y, n_classes=problem.n_classes)  # fmt: skip
+        ).fit(train.x, train.y, n_classes=problem.n_classes)
         batches = choose(train, self.removals, problem).split(self.batch_size)
         steps = [model.remove(batch, retrain=True) for batch in batches]
         first_retraining = next((i for i, step in enumerate(steps) if step.retrained), len(steps))
@@ -150,10 +163,13 @@ class PublishedCertified(RemovalOfSurplus):
             "certified": False,
             "certified_reason": "the published procedure trains anew by a bound that depends on its own perturbation, "
             "so that its (ε, δ) does not hold: method=certified",
-            "sigma": self.sigma, "budget_allowed": model.allowance, "budget_spent": model.spent,
+            "sigma": self.sigma,
+            "budget_allowed": model.allowance,
+            "budget_spent": model.spent,
             "removed_before_retraining": sum(step.removed for step in steps[:first_retraining]),
-            "retrained": sum(step.retrained for step in steps), "cg_steps": sum(step.cg_steps for step in steps),
-        }  # fmt: skip
+            "retrained": sum(step.retrained for step in steps),
+            "cg_steps": sum(step.cg_steps for step in steps),
+        }
         debiased = self._debiased(train, model.model, model.remaining, info)
         debiased.arrays["budget_spent"] = torch.tensor([step.spent for step in steps], dtype=torch.float64)
         return debiased

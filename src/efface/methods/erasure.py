@@ -148,9 +148,13 @@ class RankedErasure(Erasure):
 
     def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
         eraser = self.eraser_class.fit(
-            drop(data.x), data.a, rank=self.rank_in(problem), weight=data.weight, affine=self.affine,
+            drop(data.x),
+            data.a,
+            rank=self.rank_in(problem),
+            weight=data.weight,
+            affine=self.affine,
             **self.eraser_options(problem),
-        )  # fmt: skip
+        )
         return eraser, {}
 
 

@@ -50,15 +50,20 @@ class FmdPublishedStep(FmdBase):
             added = problem.counterfactual(rows) if self.strategy == "replace" else None
             size = {"samples": len(rows), "predicted_change": influence.predicted_change(rows)}
         theta = published_step(
-            part.trainable, objective, part.theta,
+            part.trainable,
+            objective,
+            part.theta,
             part.trainable.inverse(objective, part.theta, self.solver, problem.seed),
-            removed=(removed.x, removed.y), added=None if added is None else (added.x, added.y),
-        )  # fmt: skip
+            removed=(removed.x, removed.y),
+            added=None if added is None else (added.x, added.y),
+        )
         info = {
             # Neither end of the step is a minimum, or near one for all that is known.
-            "steps": 1, "converged": None, "grad_norm": None,
+            "steps": 1,
+            "converged": None,
+            "grad_norm": None,
             "edit": {"damping": self.damping, "l2": objective.l2, **size},
-        }  # fmt: skip
+        }
         return Edited(
             strategy=self.strategy, model=part.model(theta), objective=objective, influence=influence, info=info
         )

@@ -38,7 +38,14 @@ class Inlp(Erasure):
         self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
     ) -> tuple[InlpEraser, dict[str, Any]]:
         eraser = InlpEraser.fit(
-            drop(data.x), data.a, rank=self.rank, iterations=self.iterations, weight=data.weight, affine=self.affine,
-            l2=self.l2, x_dev=drop(problem.val.x), z_dev=problem.val.a,
-        )  # fmt: skip
+            drop(data.x),
+            data.a,
+            rank=self.rank,
+            iterations=self.iterations,
+            weight=data.weight,
+            affine=self.affine,
+            l2=self.l2,
+            x_dev=drop(problem.val.x),
+            z_dev=problem.val.a,
+        )
         return eraser, {"val_accuracies": list(eraser.accuracies)}

@@ -103,9 +103,13 @@ class PathMethod(Method):
         candidates = [PathCandidate(part=part)]
         for edit in edits:
             points = penalty_path(
-                part.trainable, edit.objective, part.theta, self.penalties, max_iter=self.steps,
+                part.trainable,
+                edit.objective,
+                part.theta,
+                self.penalties,
+                max_iter=self.steps,
                 from_scratch=from_scratch,
-            )  # fmt: skip
+            )
             candidates += [PathCandidate(part=part, point=point, setting=edit.setting) for point in points]
         chosen, facts = closest_on_val(candidates, part.problem, self.select)
         return chosen, chosen.ending() | facts

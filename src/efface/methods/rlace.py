@@ -35,9 +35,12 @@ class Rlace(RankedErasure):
 
     def eraser_options(self, problem: Problem) -> dict[str, Any]:
         return {
-            "solver": self.solver, "l2": self.l2, "max_iter": self.max_iter, "restarts": self.restarts,
+            "solver": self.solver,
+            "l2": self.l2,
+            "max_iter": self.max_iter,
+            "restarts": self.restarts,
             "seed": problem.seed,
-        }  # fmt: skip
+        }
 
     def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
         eraser, _ = super().erase(data, drop, problem)

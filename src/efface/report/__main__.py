@@ -21,15 +21,20 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m efface.report", description=__doc__)
     parser.add_argument(
-        "results", nargs="*", default=[Path("results")], type=Path,
+        "results",
+        nargs="*",
+        default=[Path("results")],
+        type=Path,
         help="folders of records, or with a runs.csv and perhaps a published.csv; each is reported (default: results)",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, help="where to write (default: <results>/report)")
     parser.add_argument("--metrics", help="keys of the metrics in the table, with commas (default: all)")
     parser.add_argument(
-        "--spread", choices=("std", "interval"), default="std",
+        "--spread",
+        choices=("std", "interval"),
+        default="std",
         help="behind each mean: standard deviation over seeds, or half-width of its 95 %% t interval (default: std)",
-    )  # fmt: skip
+    )
     parser.add_argument("--published", type=Path, help="published numbers (default: <results>/published.csv, if any)")
     options = parser.parse_args(argv)
     if options.out is not None and len(options.results) > 1:

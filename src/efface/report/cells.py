@@ -227,9 +227,14 @@ def head_of(done: pd.DataFrame) -> str:
 
 
 def cells(
-    settings: Sequence[Block], columns: Sequence[Slot], rows: Mapping[str, str], numbers: Values,
-    marked: Mapping[Place, Mark], published: Quotes, kind: Spread,
-) -> dict[tuple[str, Column], Cell]:  # fmt: skip
+    settings: Sequence[Block],
+    columns: Sequence[Slot],
+    rows: Mapping[str, str],
+    numbers: Values,
+    marked: Mapping[Place, Mark],
+    published: Quotes,
+    kind: Spread,
+) -> dict[tuple[str, Column], Cell]:
     """Return the cells by row and column; no entry where no run belongs."""
     by_setting = {block.setting: block for block in settings}
     table = {}

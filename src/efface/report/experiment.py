@@ -22,17 +22,7 @@ import pandas as pd
 
 from efface.files import write_atomically
 from efface.metrics import METRICS
-from efface.report.cells import (
-    COSTS,
-    EMPTY,
-    HEAD,
-    half_width_within,
-    head_of,
-    heading,
-    knows_heads,
-    number,
-    numbers_of,
-)  # fmt: skip
+from efface.report.cells import COSTS, EMPTY, HEAD, half_width_within, head_of, heading, knows_heads, number, numbers_of
 from efface.report.labels import LEVELS, method_order, natural, same, show
 from efface.report.render import pipes, plain
 from efface.report.signs import LEGEND, footnotes, signed

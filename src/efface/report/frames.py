@@ -17,9 +17,21 @@ _NEEDED = (*LEVELS, "id", "seed", "status", "reason")
 _METRICS = frozenset(metric.key for metric in METRICS)
 _STATUSES = ("done", "not_applicable", "failed")
 _TEXTS = (
-    *LEVELS, "evaluation", "method_name", "id", "commit", "device", "processor", "versions", "head", "fingerprint",
-    "reasons", "reason", "path", "site",
-)  # fmt: skip
+    *LEVELS,
+    "evaluation",
+    "method_name",
+    "id",
+    "commit",
+    "device",
+    "processor",
+    "versions",
+    "head",
+    "fingerprint",
+    "reasons",
+    "reason",
+    "path",
+    "site",
+)
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """How a cell begins that a spreadsheet would run, or that was quoted because it did."""
 

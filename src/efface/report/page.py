@@ -27,10 +27,16 @@ def page(table: Table, collection: Collection, plots: Sequence[Plot]) -> str:
     )
     recorded = [metric for metric in METRICS if metric.key in collection.runs]
     return environment.get_template("page.html").render(
-        title=table.title, table=render.to_html(table), caption=table.caption, notes=table.notes,
-        problems=collection.problems, facts=_facts(collection.runs), runs=_runs(collection.runs), metrics=recorded,
+        title=table.title,
+        table=render.to_html(table),
+        caption=table.caption,
+        notes=table.notes,
+        problems=collection.problems,
+        facts=_facts(collection.runs),
+        runs=_runs(collection.runs),
+        metrics=recorded,
         plots=[(plot.name, plot.caption, _uri(plot)) for plot in plots],
-    )  # fmt: skip
+    )
 
 
 def _uri(plot: Plot) -> str:
@@ -45,7 +51,7 @@ def _facts(runs: pd.DataFrame) -> str:
     parts = [
         *(f"{count} {what}{'s' if count != 1 else ''}" for what, count in counts.items()),
         *([f"code at {', '.join(map(one_line, commits))}"] if commits else []),
-    ]  # fmt: skip
+    ]
     return " · ".join(parts)
 
 
@@ -53,7 +59,7 @@ def _runs(runs: pd.DataFrame) -> str:
     """Return the list of runs as HTML, without the columns that hold nothing."""
     names = [
         name for name in map(str, runs) if runs[name].notna().any() and not any(part in name for part in _LEFT_OUT)
-    ]  # fmt: skip
+    ]
     names += ["seconds_method"] if "seconds_method" in runs else []
     head = "".join(f'<th scope="col">{html.escape(name.replace("_", " "))}</th>' for name in names)
     columns = [[_cell(value) for value in runs[name].tolist()] for name in names]

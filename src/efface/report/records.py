@@ -127,7 +127,7 @@ def _run(file: Path, results: Path) -> _Run:
     history = mapping(record.info, "training").get("history") or []
     layers = [
         {"layer": i, "site": site.get("path"), **site} for i, site in enumerate(record.info.get("layers") or (), 1)
-    ]  # fmt: skip
+    ]
     place = {"path": path.as_posix()}
     return _Run(
         path=path,

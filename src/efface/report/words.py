@@ -77,9 +77,13 @@ def definitions(metrics: Iterable[Metric], columns: Sequence[Slot]) -> tuple[str
 
 
 def notes(
-    runs: pd.DataFrame, settings: Sequence[Block], metrics: Sequence[Metric], numbers: Values, columns: Sequence[Slot],
+    runs: pd.DataFrame,
+    settings: Sequence[Block],
+    metrics: Sequence[Metric],
+    numbers: Values,
+    columns: Sequence[Slot],
     failures: Sequence[str],
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """Return why cells are empty, what failed, and what is hard to compare; each is one line."""
     lines = [
         *(line for block in settings for line in _open_runs(block)),

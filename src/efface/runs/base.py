@@ -153,17 +153,17 @@ def _logger_may_fail() -> Iterator[None]:
 
 def _follow(run: Run) -> None:
     run.tracker.start(
-        config={**run.config, "seed": run.seed}, name=f"{run.label or run.config['method']['name']} seed={run.seed}",
-        group=str(run_subdir(run.config, run.seed).parent), directory=run.directory,
-    )  # fmt: skip
+        config={**run.config, "seed": run.seed},
+        name=f"{run.label or run.config['method']['name']} seed={run.seed}",
+        group=str(run_subdir(run.config, run.seed).parent),
+        directory=run.directory,
+    )
 
 
 def _run(run: Run, say: Callable[[str], None]) -> Record:
     _follow(run)
     fingerprint = run.fingerprint()
-    session = Session(
-        device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say
-    )  # fmt: skip
+    session = Session(device=run.device, cache_dir=run.cache_dir, tracker=run.tracker, progress=run.progress, say=say)
     outcome = run.compute(session)
     now = run.fingerprint()
     if now != fingerprint:
@@ -174,9 +174,14 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
 
     def record_of(artifacts: dict[str, str | None]) -> Record:
         return Record(
-            id=run_id(run.config), config=identity(run.config), seed=run.seed, fingerprint=fingerprint,
-            artifacts=artifacts, run=session.circumstances(run.packages), **_content(run, outcome),
-        )  # fmt: skip
+            id=run_id(run.config),
+            config=identity(run.config),
+            seed=run.seed,
+            fingerprint=fingerprint,
+            artifacts=artifacts,
+            run=session.circumstances(run.packages),
+            **_content(run, outcome),
+        )
 
     return results.publish(run.directory, outcome.writers, record_of)
 
@@ -227,10 +232,14 @@ def _finished(run: Run, *, say: Callable[[str], None]) -> Record | None:
 def _leave_error(run: Run, error: Exception) -> None:
     with contextlib.suppress(Exception):  # the disk may be what failed, or the configuration; what went first matters
         record = Record(
-            id=run_id(run.config), config=_replaced(identity(run.config), by=str), seed=run.seed, fingerprint=None,
-            status="failed", reason=f"{type(error).__name__}: {error}",
+            id=run_id(run.config),
+            config=_replaced(identity(run.config), by=str),
+            seed=run.seed,
+            fingerprint=None,
+            status="failed",
+            reason=f"{type(error).__name__}: {error}",
             run={"traceback": traceback.format_exc()},
-        )  # fmt: skip
+        )
         write_atomically(run.directory / ERROR, lambda path: path.write_text(record.to_json()))
         error.add_note(f"The run's configuration and the traceback are in {run.directory / ERROR}")
 

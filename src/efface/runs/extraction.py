@@ -113,21 +113,32 @@ class Extraction:
         """Return what a method sees at a cut. Test stays here."""
         features, dataset = self.features(cut), self.dataset
         return Problem(
-            train=features.train, val=features.val, pairs=features.pairs, pairs_cf=features.pairs_cf,
-            head=self.model.head, n_classes=len(dataset.classes), n_attributes=len(dataset.attributes),
-            flippable=dataset.flippable, seed=self.seed, device=self.device,
-            attribute_columns=dataset.attribute_columns, per_sample_inputs=dataset.per_sample_inputs,
-            features_are_inputs=not _has_parameters(self.model.cut(cut)[0]), depth=cut, source=self,
-        )  # fmt: skip
+            train=features.train,
+            val=features.val,
+            pairs=features.pairs,
+            pairs_cf=features.pairs_cf,
+            head=self.model.head,
+            n_classes=len(dataset.classes),
+            n_attributes=len(dataset.attributes),
+            flippable=dataset.flippable,
+            seed=self.seed,
+            device=self.device,
+            attribute_columns=dataset.attribute_columns,
+            per_sample_inputs=dataset.per_sample_inputs,
+            features_are_inputs=not _has_parameters(self.model.cut(cut)[0]),
+            depth=cut,
+            source=self,
+        )
 
     def _read(self, cut: int, views: Mapping[str, _View]) -> dict[str, Tensor]:
         backbone = self.model.cut(cut)[0]
         if not _has_parameters(backbone):  # the features are the inputs
             return {name: self._read_view(backbone, view, name) for name, view in views.items()}
         key = {
-            "backbone": content_digest(backbone.state_dict()), "cut": cut,
+            "backbone": content_digest(backbone.state_dict()),
+            "cut": cut,
             "precision": str(resolve_precision(self.precision, backbone, self.device)),
-        }  # fmt: skip
+        }
         if self.dataset.inputs_key is not None:
             return self._taken(*self._read_all(backbone, key), views)
 
@@ -138,8 +149,12 @@ class Extraction:
 
     def _read_all(self, backbone: nn.Module, key: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the sorted ids `[n]` of all samples, and features `[n, d]`: one entry for every task on them."""
-        splits = {"train": self.dataset.train, "val": self.dataset.val, "pairs": self.dataset.pairs.split,
-                  "test": self.dataset.test}  # fmt: skip
+        splits = {
+            "train": self.dataset.train,
+            "val": self.dataset.val,
+            "pairs": self.dataset.pairs.split,
+            "test": self.dataset.test,
+        }
         index, order = torch.cat([split.index for split in splits.values()]).sort()
 
         def build() -> Entry:
@@ -155,16 +170,23 @@ class Extraction:
 
     def _read_view(self, backbone: nn.Module, view: _View, name: str | None = None) -> Tensor:
         return read_out(
-            backbone, view.split, rows=view.rows, a=view.a if view.flipped else None, device=self.device,
-            precision=self.precision, progress=name if self.progress else None,
-        )  # fmt: skip
+            backbone,
+            view.split,
+            rows=view.rows,
+            a=view.a if view.flipped else None,
+            device=self.device,
+            precision=self.precision,
+            progress=name if self.progress else None,
+        )
 
     def _labelled(self, x: Tensor, view: _View) -> Features:
         cluster = view.split.cluster
         return Features(
-            x.to(self.device), view.split.y[view.rows].to(self.device), view.a.to(self.device),
+            x.to(self.device),
+            view.split.y[view.rows].to(self.device),
+            view.a.to(self.device),
             cluster=None if cluster is None else cluster[view.rows].to(self.device),
-        )  # fmt: skip
+        )
 
 
 def _views(dataset: Dataset) -> dict[str, _View]:
@@ -177,10 +199,12 @@ def _views(dataset: Dataset) -> dict[str, _View]:
         return _View(pairs.split, pairs.rows_cf, pairs.a_cf, flipped=dataset.flippable)
 
     views = {
-        "train": whole(dataset.train), "val": whole(dataset.val), "test": whole(dataset.test),
+        "train": whole(dataset.train),
+        "val": whole(dataset.val),
+        "test": whole(dataset.test),
         "pairs": _View(dataset.pairs.split, dataset.pairs.rows, dataset.pairs.a),
         "pairs_cf": counterfactual(dataset.pairs),
-    }  # fmt: skip
+    }
     if dataset.flippable:
         views |= {"val_cf": counterfactual(dataset.val_pairs), "test_cf": counterfactual(dataset.test_pairs)}
     return views

@@ -55,11 +55,15 @@ class GridRun(Run):
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
         extraction = Extraction(
-            model=model, dataset=dataset, seed=self.seed, device=session.device, precision=self.training.precision,
+            model=model,
+            dataset=dataset,
+            seed=self.seed,
+            device=session.device,
+            precision=self.training.precision,
             inputs={name: key[name] for name in ("dataset", "seed", "fingerprint", "content")},
             cached=lambda what, build: session.cached("features", {"model": key["model"], **what}, build),
             progress=session.progress,
-        )  # fmt: skip
+        )
         trained = self._train(extraction, key, session)
         with session.clock("features"):
             problem = extraction.problem(1)
@@ -88,7 +92,7 @@ class GridRun(Run):
         def build() -> Entry:
             trained = self.training.fit(
                 learner, dataset, seed=self.seed, device=session.device, progress=session.progress
-            )  # fmt: skip
+            )
             require_finite(learner.state_dict(), what="the base model")
             return dict(learner.state_dict()), vars(trained)
 
@@ -130,10 +134,14 @@ class GridRun(Run):
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
         }
         return Outcome(
-            metrics=test.metrics, metrics_ci=self.evaluation.intervals(test, features.test, reference),
-            val_metrics=val.metrics, reasons=test.reasons, val_reasons=val.reasons, info=info,
+            metrics=test.metrics,
+            metrics_ci=self.evaluation.intervals(test, features.test, reference),
+            val_metrics=val.metrics,
+            reasons=test.reasons,
+            val_reasons=val.reasons,
+            info=info,
             writers=writers_of(debiased, dataset, test.predictions),
-        )  # fmt: skip
+        )
 
 
 def computes_the_same(layer: nn.Linear, other: nn.Linear) -> bool:

@@ -54,7 +54,7 @@ class ScrubbingRun(Run):
         with session.clock("method"):
             scrubber = self.method.fit(
                 lm, train, seed=self.seed, batch_size=self.evaluation.batch_size, progress=session.progress
-            )  # fmt: skip
+            )
         with session.clock("evaluation"):
             return self._evaluate(lm, scrubber, train, dev, test, text.tags, session.progress)
 
@@ -69,16 +69,22 @@ class ScrubbingRun(Run):
 
         lm = self.model.load(
             text, self.training, seed=self.seed, device=session.device, cached=cached, progress=session.progress
-        )  # fmt: skip
+        )
         if isinstance(self.training, LmTraining) and self.training.epochs == 0:
             session.say(UNTRAINED)
         session.trained(lm.facts.get("history", []), lm.facts.get("training_seconds", 0.0))
         return lm
 
     def _evaluate(
-        self, lm: LanguageModel, scrubber: ConceptScrubber, train: TokenData, dev: TokenData, test: TokenData,
-        tags: tuple[str, ...], progress: bool,
-    ) -> Outcome:  # fmt: skip
+        self,
+        lm: LanguageModel,
+        scrubber: ConceptScrubber,
+        train: TokenData,
+        dev: TokenData,
+        test: TokenData,
+        tags: tuple[str, ...],
+        progress: bool,
+    ) -> Outcome:
         evaluation, n_labels = self.evaluation, len(tags)
         scales = evaluation.scales(lm, scrubber, train, evaluation.sites(lm, scrubber), progress=progress)
         on_val, on_test = (evaluation(lm, scrubber, data, scales, n_labels, progress=progress) for data in (dev, test))
@@ -99,10 +105,13 @@ class ScrubbingRun(Run):
             **_about(lm, test),
         }
         return Outcome(
-            metrics=on_test.metrics | {"max_abs_cov": largest}, val_metrics=on_val.metrics,
+            metrics=on_test.metrics | {"max_abs_cov": largest},
+            val_metrics=on_val.metrics,
             reasons=on_test.reasons | ({"max_abs_cov": "nothing is erased"} if largest is None else {}),
-            val_reasons=on_val.reasons, info=info, writers={SCRUBBER_FILE: scrubber.save},
-        )  # fmt: skip
+            val_reasons=on_val.reasons,
+            info=info,
+            writers={SCRUBBER_FILE: scrubber.save},
+        )
 
 
 def _about(lm: LanguageModel, test: TokenData) -> dict[str, Any]:

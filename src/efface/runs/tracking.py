@@ -101,14 +101,24 @@ class Wandb:
 
         # Neither the machine, nor the code, nor what is printed: only what a record holds.
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
-            x_disable_machine_info=True, x_disable_meta=True, x_save_requirements=False,
-        )  # fmt: skip
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
+        )
         try:
             return wandb.init(
-                project=self.project, entity=self.entity, mode=self.mode, settings=settings,  # type: ignore[arg-type]
-                reinit="finish_previous", **options,
-            )  # fmt: skip
+                project=self.project,
+                entity=self.entity,
+                mode=self.mode,
+                settings=settings,  # type: ignore[arg-type]
+                reinit="finish_previous",
+                **options,
+            )
         except wandb.errors.Error as error:
             raise RuntimeError(
                 f"Weights & Biases did not start in mode {self.mode} ({error}): set WANDB_API_KEY, "

@@ -19,6 +19,17 @@ from efface.scrubbing.scrubber import ConceptScrubber
 from efface.scrubbing.tokens import UNLABELLED, TokenData, align, tokenise
 
 __all__ = [
-    "FAMILIES", "UNLABELLED", "ConceptScrubber", "Family", "Site", "TokenData", "align", "family_of", "fold",
-    "random_scrub", "random_scrubber", "scrub", "tokenise",
-]  # fmt: skip
+    "FAMILIES",
+    "UNLABELLED",
+    "ConceptScrubber",
+    "Family",
+    "Site",
+    "TokenData",
+    "align",
+    "family_of",
+    "fold",
+    "random_scrub",
+    "random_scrubber",
+    "scrub",
+    "tokenise",
+]

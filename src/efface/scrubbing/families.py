@@ -88,24 +88,26 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
 
 
 def _llama(
-    *,
-    attention_flag: str | None = None,
-    mlp_flag: str | None = None,
-    mlp_norm: str = "post_attention_layernorm",
+    *, attention_flag: str | None = None, mlp_flag: str | None = None, mlp_norm: str = "post_attention_layernorm"
 ) -> Family:
     return Family(
         blocks="layers",
         sites=(
             Site(
-                path="input_layernorm", consumers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                bias_flag=attention_flag, biased_too=("self_attn.o_proj",),
+                path="input_layernorm",
+                consumers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                bias_flag=attention_flag,
+                biased_too=("self_attn.o_proj",),
             ),
             Site(
-                path=mlp_norm, consumers=("mlp.gate_proj", "mlp.up_proj"), sublayer=True, bias_flag=mlp_flag,
+                path=mlp_norm,
+                consumers=("mlp.gate_proj", "mlp.up_proj"),
+                sublayer=True,
+                bias_flag=mlp_flag,
                 biased_too=("mlp.down_proj",),
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 FAMILIES: dict[str, Family] = {

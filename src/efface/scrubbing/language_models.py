@@ -50,9 +50,14 @@ class LanguageModel:
     def tokenise(self, documents: Sequence[Document], tags: Sequence[str]) -> TokenData:
         """Cut labelled documents into sequences of labelled tokens."""
         return tokenise(
-            documents, tags, self.encode, max_length=self.max_length, prefix=self.prefix, suffix=self.suffix,
+            documents,
+            tags,
+            self.encode,
+            max_length=self.max_length,
+            prefix=self.prefix,
+            suffix=self.suffix,
             pad=self.pad,
-        )  # fmt: skip
+        )
 
 
 class ModelSource(Protocol):
@@ -218,11 +223,19 @@ class TinyModel:
 
         auto: Any = AutoModelForCausalLM
         config = AutoConfig.for_model(
-            self.architecture, hidden_size=self.hidden_size, num_hidden_layers=self.layers,
-            num_attention_heads=self.heads, num_key_value_heads=self.heads, intermediate_size=self.intermediate_size,
-            vocab_size=self.vocab_size, max_position_embeddings=self.max_length, tie_word_embeddings=False,
-            bos_token_id=0, eos_token_id=0, pad_token_id=1,
-        )  # fmt: skip
+            self.architecture,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            intermediate_size=self.intermediate_size,
+            vocab_size=self.vocab_size,
+            max_position_embeddings=self.max_length,
+            tie_word_embeddings=False,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=1,
+        )
         torch.manual_seed(seed)
         return auto.from_config(config)
 
@@ -338,9 +351,11 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<s>", "<pad>"], show_progress=False,
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "<pad>"],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return json.dumps(json.loads(tokenizer.to_str()))
 

@@ -88,9 +88,14 @@ def scrub(
         if not isinstance(n_labels, int) or n_labels < 2:
             raise ValueError(f"{z_column!r} has n_labels={n_labels} classes, but needs two or more to be erased")
         make_fitter = functools.partial(
-            LeaceFitter, z_dim=n_labels, method=method, affine=affine, dtype=torch.float32, shrinkage=shrinkage,
+            LeaceFitter,
+            z_dim=n_labels,
+            method=method,
+            affine=affine,
+            dtype=torch.float32,
+            shrinkage=shrinkage,
             rtol=rtol,
-        )  # fmt: skip
+        )
         scrubber = ConceptScrubber(pre_hook)
         stages = _stages(model, family, sublayers)
         total = len(batches) * sum(len(paths) + 1 for _, paths in stages)
@@ -185,11 +190,7 @@ class _Walk:
         """The block whose inputs are stored; None while passes begin at the tokens."""
 
     def fit(
-        self,
-        path: str,
-        scrubber: ConceptScrubber,
-        bar: "tqdm[Any]",
-        make_fitter: Callable[..., LeaceFitter],
+        self, path: str, scrubber: ConceptScrubber, bar: "tqdm[Any]", make_fitter: Callable[..., LeaceFitter]
     ) -> LeaceEraser:
         """Fit the eraser at a path on all batches; `make_fitter` takes the width and the device of the states."""
         fitter: LeaceFitter | None = None

@@ -46,9 +46,18 @@ class Scrubbing:
         self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
     ) -> ConceptScrubber:
         scrubber, _ = scrub(
-            lm.model, train.columns(), "z", self.affine, batch_size, self.method, self.sublayers,
-            rtol=self.rtol, shrinkage=self.shrinkage, states=self.states, progress=progress,
-        )  # fmt: skip
+            lm.model,
+            train.columns(),
+            "z",
+            self.affine,
+            batch_size,
+            self.method,
+            self.sublayers,
+            rtol=self.rtol,
+            shrinkage=self.shrinkage,
+            states=self.states,
+            progress=progress,
+        )
         assert scrubber is not None
         return scrubber
 

@@ -193,9 +193,14 @@ class Batches:
     """
 
     def __init__(
-        self, data: Any, z_column: str | None, batch_size: int, device: torch.device | str = "cpu", *,
+        self,
+        data: Any,
+        z_column: str | None,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
         vocabulary: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be an integer, at least 1")
         names = list(data) if isinstance(data, Mapping) else list(data.column_names)

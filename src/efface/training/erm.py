@@ -108,15 +108,7 @@ class Erm:
         """Whether training ends early, so many epochs after the best one on val."""
         return False
 
-    def fit(
-        self,
-        model: Model,
-        dataset: Dataset,
-        *,
-        seed: int,
-        device: str,
-        progress: bool = True,
-    ) -> Trained:
+    def fit(self, model: Model, dataset: Dataset, *, seed: int, device: str, progress: bool = True) -> Trained:
         """Train `model` in place on `dataset.train`.
 
         Raises:

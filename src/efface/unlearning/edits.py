@@ -30,13 +30,7 @@ STRATEGIES = ("external", "unlearn", "replace")
 
 
 def external(
-    objective: TrainingObjective,
-    centre: Tensor,
-    x_cf: Tensor,
-    y: Tensor,
-    *,
-    alpha: float,
-    weight: Tensor | None = None,
+    objective: TrainingObjective, centre: Tensor, x_cf: Tensor, y: Tensor, *, alpha: float, weight: Tensor | None = None
 ) -> TrainingObjective:
     """Return (1 − α) · mean over train of ℓ + α · mean over members of pairs of ℓ(x_cf) + λ/2 ‖θ − θ̂‖².
 

@@ -30,9 +30,15 @@ class Head:
     def objective(self, training: TrainingObjective) -> SoftmaxObjective:
         """Return the objective of a head, in all its derivatives."""
         return SoftmaxObjective(
-            training.x, training.y, n_classes=self.n_classes, weight=training.weight, l2=training.l2, bias=self.bias,
-            penalise_bias=True, centre=training.centre,
-        )  # fmt: skip
+            training.x,
+            training.y,
+            n_classes=self.n_classes,
+            weight=training.weight,
+            l2=training.l2,
+            bias=self.bias,
+            penalise_bias=True,
+            centre=training.centre,
+        )
 
     def entrance(self, theta: Tensor, d: int) -> tuple[Tensor, Tensor | None]:
         return theta[:, :d], theta[:, d] if self.bias else None

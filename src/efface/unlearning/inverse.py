@@ -102,9 +102,12 @@ class CgInverse:
 
     def __call__(self, b: Tensor) -> Tensor:
         solved = conjugate_gradients(
-            lambda v: self._product(v) + self.damping * v, b,
-            precondition=self._precondition, tol=self._tol, max_iter=self._max_iter,
-        )  # fmt: skip
+            lambda v: self._product(v) + self.damping * v,
+            b,
+            precondition=self._precondition,
+            tol=self._tol,
+            max_iter=self._max_iter,
+        )
         if solved.curvature <= 0:
             raise NotPositiveDefiniteError(solved.curvature, self.damping)
         if not solved.residual <= self._tol:
@@ -267,9 +270,12 @@ def _lissa(objective: SoftmaxObjective, probabilities: Tensor, damping: float, s
     # Σ_k p_k (δ_kl − p_l) has no eigenvalue above ½, so that no batch's Hessian has one above this.
     largest = objective.x.square().sum(1) * objective.weight * len(objective.y) / 2
     return LissaInverse(
-        _Rows(objective, probabilities), n=len(objective.y), damping=damping,
-        scale=float(largest.max()) + float(objective.penalty.max()) + damping, seed=seed,
-    )  # fmt: skip
+        _Rows(objective, probabilities),
+        n=len(objective.y),
+        damping=damping,
+        scale=float(largest.max()) + float(objective.penalty.max()) + damping,
+        seed=seed,
+    )
 
 
 def _checked(damping: float) -> float:

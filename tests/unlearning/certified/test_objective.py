@@ -21,9 +21,12 @@ def loss_of(link: Link, n: int = 200, p: int = 6, k: int = 3, **changed: Any) ->
     x = torch.randn(n, p, generator=g, dtype=torch.float64) / p**0.5
     y = (x @ torch.randn(p, k, generator=g, dtype=torch.float64)).argmax(1)
     options: dict[str, Any] = {
-        "x": x, "targets": torch.nn.functional.one_hot(y, k).double(), "l2": 0.5, "link": link,
+        "x": x,
+        "targets": torch.nn.functional.one_hot(y, k).double(),
+        "l2": 0.5,
+        "link": link,
         "perturbation": torch.randn(p, k, generator=g, dtype=torch.float64),
-    }  # fmt: skip
+    }
     return PenalisedLoss(**{**options, **changed})
 
 

@@ -10,8 +10,17 @@ from efface.report.plots.tradeoff import accuracy_against_bias
 from efface.report.plots.training import time_against_size, training_curves
 from efface.report.records import Collection
 
-__all__ = ["Plot", "accuracy_against_bias", "draw", "influence", "leakage", "probe_against_rank", "probe_by_layer",
-           "time_against_size", "training_curves"]  # fmt: skip
+__all__ = [
+    "Plot",
+    "accuracy_against_bias",
+    "draw",
+    "influence",
+    "leakage",
+    "probe_against_rank",
+    "probe_by_layer",
+    "time_against_size",
+    "training_curves",
+]
 
 
 def draw(collection: Collection, folder: Path) -> list[Plot]:

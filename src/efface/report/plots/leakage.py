@@ -23,7 +23,7 @@ from efface.report.plots.style import (
     settings,
     several,
     styled,
-)  # fmt: skip
+)
 from efface.report.seeds import interval
 
 PROBES = {"probe_information": ("linear probe", "#0072B2", "o"), "mlp_probe_information": ("MLP probe", "#D55E00", "D")}
@@ -157,6 +157,13 @@ def _dotted(ax: Axes, level: float, name: str) -> None:
     ax.axhline(level, linestyle=":", color=GREY, linewidth=0.9)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
     ax.annotate(
-        name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=GREY, bbox=box,
+        name,
+        (1, level),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=7,
+        color=GREY,
+        bbox=box,
         zorder=1.5,
-    )  # fmt: skip
+    )

@@ -35,14 +35,30 @@ MOST_PIXELS = 2**16 - 1
 """Of a side of a PNG that matplotlib writes."""
 
 _STYLE: dict[str, Any] = {
-    "svg.hashsalt": "efface", "svg.fonttype": "path", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "axes.axisbelow": True,
-    "lines.linewidth": 1.2, "figure.dpi": 100, "axes.edgecolor": "#444444",
+    "svg.hashsalt": "efface",
+    "svg.fonttype": "path",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.2,
+    "figure.dpi": 100,
+    "axes.edgecolor": "#444444",
     "axes.unicode_minus": True,
     "text.parse_math": False,  # a `$` in the name of a run is a dollar
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,11 +143,7 @@ def solve_error(point: LossPoint, rhs: Tensor, step: Tensor) -> float:
 
 
 def minimise(
-    start: LossPoint,
-    factor: StaleFactor[LossPoint],
-    *,
-    tol: float,
-    max_iter: int = 100,
+    start: LossPoint, factor: StaleFactor[LossPoint], *, tol: float, max_iter: int = 100
 ) -> tuple[LossPoint, Minimum, int]:
     """Take Newton steps until ‖∇L‖ <= tol (Frobenius), or no step lowers L any more.
 

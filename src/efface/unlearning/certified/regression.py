@@ -6,13 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from efface.unlearning.certified.objective import (
-    Link,
-    LossPoint,
-    PenalisedLoss,
-    kept_factor,
-    minimise,
-)
+from efface.unlearning.certified.objective import Link, LossPoint, PenalisedLoss, kept_factor, minimise
 from efface.unlearning.certified.rows import Rows, augmented, require_samples
 
 

@@ -79,8 +79,10 @@ class CertifiedRelease(LinearModel):
         """
         facts = {
             "certificate": {name: getattr(self.certificate, name) for name in _CERTIFICATE},
-            "n_classes": self.n_classes, "loss": self.loss, "max_norm": self.max_norm,
-        }  # fmt: skip
+            "n_classes": self.n_classes,
+            "loss": self.loss,
+            "max_norm": self.max_norm,
+        }
         tensorfiles.write(path, {"theta": self.theta}, kind=CertifiedRelease.__name__, facts=facts)
 
     @classmethod
@@ -95,9 +97,12 @@ class CertifiedRelease(LinearModel):
         try:
             theta = tensors["theta"]
             release = cls(
-                theta=theta, n_classes=facts["n_classes"], loss=facts["loss"], max_norm=facts["max_norm"],
+                theta=theta,
+                n_classes=facts["n_classes"],
+                loss=facts["loss"],
+                max_norm=facts["max_norm"],
                 certificate=RemovalCertificate(**facts["certificate"]),
-            )  # fmt: skip
+            )
             require_weights(theta, release.loss, release.n_classes)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a whole release ({error}): save it again") from error

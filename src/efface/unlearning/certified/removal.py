@@ -169,9 +169,12 @@ class CertifiedLogisticRegression:
             noise = gaussian(tuple(state.theta.shape), self._generator).to(state.theta)
             state.releases += 1
             return CertifiedRelease(
-                theta=state.theta + certificate.noise * noise, n_classes=state.n_classes, loss=self.loss,
-                max_norm=self.max_norm, certificate=certificate,
-            )  # fmt: skip
+                theta=state.theta + certificate.noise * noise,
+                n_classes=state.n_classes,
+                loss=self.loss,
+                max_norm=self.max_norm,
+                certificate=certificate,
+            )
 
     @property
     def exact_theta(self) -> Tensor:
@@ -202,10 +205,13 @@ class CertifiedLogisticRegression:
         with self._lock:
             state = self._state
             facts = {
-                "options": {name: getattr(self, name) for name in _OPTIONS}, "n_classes": state.n_classes,
-                "total": state.data.total, "has_removed": state.has_removed, "releases": state.releases,
+                "options": {name: getattr(self, name) for name in _OPTIONS},
+                "n_classes": state.n_classes,
+                "total": state.data.total,
+                "has_removed": state.has_removed,
+                "releases": state.releases,
                 "digest": state.data.digest,
-            }  # fmt: skip
+            }
             tensors = {"exact_theta": state.theta, "remaining": self.remaining}
             tensorfiles.write(path, tensors, kind=CertifiedLogisticRegression.__name__, facts=facts)
 
