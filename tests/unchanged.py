@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 STORED = Path(__file__).with_name("unchanged.json")
 METHODS = (
     "none,leace,leace_orth,oracle_leace,qleace,rlace,inlp,mean_projection,pca,random_projection,unaware,converge,"
-    "fmd,fmd_unlearn,fmd_replace,retrain,dfr"
+    "fmd,fmd_unlearn,fmd_replace,retrain,dfr,dfr_published"
 )
 QUICK = ("evaluation.mlp_probe=false", "evaluation.bootstrap=0")
 COMMANDS: dict[str, tuple[str, ...]] = {

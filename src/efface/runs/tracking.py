@@ -114,8 +114,8 @@ class Wandb:
             return wandb.init(
                 project=self.project,
                 entity=self.entity,
-                mode=self.mode,
-                settings=settings,  # type: ignore[arg-type]
+                mode=self.mode,  # type: ignore[arg-type]
+                settings=settings,
                 reinit="finish_previous",
                 **options,
             )
