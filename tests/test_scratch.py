@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from tests.conftest import CONF
 
 from efface.files import scratch
@@ -47,6 +49,21 @@ def test_only_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     with scratch(tmp_path, prefix=".one-"):
         assert not used.exists()
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_folders_of_other_users_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, folder = hold(tmp_path)
+    end(process)
+    stat = os.stat
+
+    def refused(path: str | Path, *args: object, **options: Any) -> os.stat_result:
+        if Path(path).parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with scratch(tmp_path, prefix=".one-"):
+        assert folder.is_dir()
 
 
 def test_command_removes_what_a_killed_one_left(tmp_path: Path) -> None:

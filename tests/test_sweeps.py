@@ -162,6 +162,24 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     assert left == []
 
 
+PARENT = """
+import subprocess, sys, time; from pathlib import Path
+process = subprocess.Popen(sys.argv[2:])
+while not list(Path(sys.argv[1]).rglob("seed=*/.lock")):
+    assert process.poll() is None
+    time.sleep(0.05)
+"""
+"""A shell that is closed as soon as the first job runs."""
+
+
+@pytest.mark.slow
+def test_sweep_in_the_command_itself_outlives_its_shell(tmp_path: Path) -> None:
+    one = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "seed=0,1,2"]
+    shell = [sys.executable, "-c", PARENT, str(tmp_path), *command(tmp_path, *one)]
+    subprocess.run(shell, capture_output=True, cwd=tmp_path, check=True)  # until the command, too, closes its output
+    assert sorted(record.seed for record in records(tmp_path)) == [0, 1, 2]
+
+
 @pytest.mark.slow
 def test_sweep_killed_five_times_and_repeated_is_as_if_undisturbed(tmp_path: Path) -> None:
     grid = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=none,leace,mean_projection"]

@@ -117,7 +117,8 @@ def _drop_abandoned(folder: Path) -> None:
     from filelock import FileLock, Timeout
 
     # Without this file its process may live, and be about to take the lock.
-    if not (folder / _LOCKED).is_file():
+    # Of another user's folder nothing can be asked: `Path.is_file` then raises, `os.path.isfile` says no.
+    if not os.path.isfile(folder / _LOCKED):
         return
     with contextlib.suppress(Timeout, OSError), FileLock(folder / _ALIVE).acquire(timeout=0):
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from efface.cli.conf import CONF, root_of
 from efface.cli.errors import explain
-from efface.cli.main import FAILURES, main
+from efface.cli.main import COMMAND, FAILURES, main
 from efface.cli.resolvers import SCRATCH
 from efface.files import scratch
 from efface.options import OptionError
@@ -35,6 +35,7 @@ def run() -> None:
     os.environ[FULL] = "1"  # hand exceptions on, to be said here
     _end_orderly()
     with _scratch() as folder:
+        os.environ[COMMAND] = str(os.getpid())
         try:
             sys.argv[1:] = with_root(per_job(flags_first(sys.argv[1:])), root)
             main()

@@ -33,6 +33,8 @@ register()
 UNNAMED = ("logger", "device", "overwrite", "dry_run", "data_dir", "cache_dir", "results_dir", "seed")
 HEADLINE = ("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information", "bits_per_byte")
 """The metrics that a person wants first."""
+COMMAND = "EFFACE_COMMAND"
+"""Environment variable that holds the process id of the command, so that a job can tell whether it runs there."""
 FAILURES = "failures"
 """File in the scratch folder to which jobs append their failures, each ended by a NUL."""
 
@@ -79,7 +81,9 @@ def _label() -> str:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the value of its objective, for sweepers."""
-    if HydraConfig.get().launcher["_target_"].endswith("JoblibLauncher"):
+    # One job at a time runs in the command itself, whose parent is a shell that may be closed.
+    in_command = os.environ.get(COMMAND) == str(os.getpid())
+    if HydraConfig.get().launcher["_target_"].endswith("JoblibLauncher") and not in_command:
         _end_with(os.getppid())
     try:
         return job(cfg)
