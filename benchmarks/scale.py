@@ -255,8 +255,8 @@ CASES: tuple[Case, ...] = (
         name="mean projection",
         prepare=lambda size: _fitted(functools.partial(MeanProjectionEraser.fit, rank=size.k - 1), size),
         sizes=_sizes((20_000, 1024, 2), (20_000, 4096, 10)),
-        time="n d k",
-        memory="8 n d + 8 n k",
+        time="n d",
+        memory="8 n d",
         reference=Size(1_000_000, 1024, 10),
     ),
     Case(

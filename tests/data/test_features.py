@@ -99,6 +99,13 @@ def test_bad_arrays(tmp_path: Path, changes: dict, message: str) -> None:
         load(save(tmp_path, **changes), standardise=False)
 
 
+def test_constant_that_float32_cannot_hold_exactly_is_taken(tmp_path: Path) -> None:
+    x = arrays()["x"].astype(np.float64)
+    x[:, 2] = 0.1
+    data = load(save(tmp_path, x=x), standardise=False)
+    assert data.train.inputs(torch.arange(3))[:, 2].tolist() == [np.float32(0.1)] * 3
+
+
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"numpy.savez\(path"):
         load(str(tmp_path / "none.npz"))

@@ -60,7 +60,7 @@ def test_removal_is_certified_on_inputs_of_each_sample_alone_and_with_a_secret(t
     for problem, options, reason in (
         (replace(inputs, features_are_inputs=False), {}, "extractor"),
         (replace(inputs, per_sample_inputs=None), {}, "dataset.per_sample_inputs=true says so"),
-        (replace(inputs, per_sample_inputs=False), {}, "scaled or merged"),
+        (replace(inputs, per_sample_inputs=False), {}, "dataset.standardise=false dataset.per_sample_inputs=true"),
         (inputs, {"secret": False}, "seed"),
     ):
         info = Certified(**few, **options).fit(problem).info

@@ -11,7 +11,7 @@ from efface.report import experiment, render, table
 from efface.report.cells import Number, half_width_within, number
 from efface.report.circumstances import flags, mixed, shared
 from efface.report.records import collect
-from efface.report.signs import AT_EDGE, MIXED
+from efface.report.signs import AT_EDGE, AT_TEST, MIXED
 
 DONE = {
     "device": "cpu",
@@ -59,6 +59,18 @@ def test_circumstances_that_differ_within_a_cell_are_signed_and_named(
     assert r"\textdaggerdbl{}" in render.latex(made)
 
 
+def test_use_of_the_attribute_at_test_is_explained_where_it_is_signed(tmp_path: Path) -> None:
+    seeds(tmp_path, {}, [DONE, DONE], info={"uses_attribute_at_test": True})
+    seeds(tmp_path, {"method": {"name": "none"}}, [DONE, DONE])
+    runs = collect(tmp_path).runs
+    page = experiment.with_tables(MARKER, runs)
+    assert f"| `leace` {AT_TEST} |" in page
+    assert (
+        f"\n\n{AT_TEST} uses the protected attribute at test time, and is left out when the best is marked.\n" in page
+    )
+    assert not any(AT_TEST in note for note in table.build(runs).notes)
+
+
 def test_circumstances_that_differ_between_cells_are_flagged_and_not_signed(tmp_path: Path) -> None:
     seeds(tmp_path, {}, [DONE, DONE])
     seeds(tmp_path, {"method": {"name": "none"}}, [{**DONE, "threads": 2}] * 2)
@@ -68,6 +80,11 @@ def test_circumstances_that_differ_between_cells_are_flagged_and_not_signed(tmp_
     assert shared(runs) == (
         "All runs were made with numbers of threads that differ, on AMD EPYC (AVX512), under python=3.11 torch=2.14."
     )
+
+
+def test_threads_that_some_runs_did_not_record_are_not_said_to_differ(tmp_path: Path) -> None:
+    seeds(tmp_path, {}, [DONE, DONE, {**DONE, "threads": None}])
+    assert shared(collect(tmp_path).runs).startswith("All runs were made with 1 thread where it is recorded, on AMD")
 
 
 def test_circumstances_that_are_shared_are_stated_below_the_table(tmp_path: Path) -> None:

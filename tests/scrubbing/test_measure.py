@@ -30,6 +30,28 @@ def test_states_come_as_many_sites_at_a_time_as_memory_holds(lm: LanguageModel, 
         handle.remove()
 
 
+def test_scales_and_probes_hold_as_few_sites_as_they_are_allowed(
+    lm: LanguageModel, train: TokenData, text: TaggedText
+) -> None:
+    passes: list[int] = []
+    handle = lm.model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))  # type: ignore[operator, union-attr]
+    paths = family_of(lm.model).paths(lm.model)[:2]
+
+    def measured(fit_bytes: int) -> tuple[list[dict], int]:
+        passes.clear()
+        evaluation = ScrubbingEvaluation(batch_size=8, probe_tokens=200, fit_bytes=fit_bytes)
+        scales = evaluation.scales(lm, ConceptScrubber(), train, paths)
+        return evaluation(lm, ConceptScrubber(), train, scales, len(text.tags)).layers, len(passes)
+
+    try:
+        (together, few), (one_by_one, many) = measured(1 << 30), measured(0)
+    finally:
+        handle.remove()
+    assert one_by_one == together
+    # A pass each for bits, scales and probes, and for each of two sites where they come one by one.
+    assert few / 3 == many / 5
+
+
 def test_evaluation_on_the_data_fitted_on_holds_as_few_sites_as_it_is_allowed(
     lm: LanguageModel, train: TokenData, text: TaggedText
 ) -> None:

@@ -96,6 +96,7 @@ class CelebA:
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
         """Read the lists, and decode the images if the cache does not have them. `seed` changes nothing."""
+        fingerprint = self.fingerprint(data_dir)  # before the files are read, which may change meanwhile
         folder = _Folder.find(data_dir)
         table = list(folder.attributes([self.target, *self.attributes]))
         names = [name for name, _ in table]
@@ -130,7 +131,7 @@ class CelebA:
             attributes=attributes,
             input_shape=images.shape,
             flippable=False,
-            fingerprint=self.fingerprint(data_dir),
+            fingerprint=fingerprint,
             per_sample_inputs=True,
             inputs_key=f"celeba {content} {self.resolution} {self.grayscale}",
         )

@@ -85,10 +85,11 @@ class Treebank:
         return digest.hexdigest()[:16]
 
     def load(self, data_dir: Path) -> TaggedText:
+        fingerprint = self.fingerprint(data_dir)  # before the files are read, which may change meanwhile
         parts = {name: tuple(documents(path, self.column)) for name, path in self._files(data_dir).items()}
         parts["train"] = parts["train"][: self.train_documents]
         tags = {tag for document in parts["train"] for _, _, tag in document.words}
-        return TaggedText(**parts, tags=tuple(sorted(tags)), fingerprint=self.fingerprint(data_dir))
+        return TaggedText(**parts, tags=tuple(sorted(tags)), fingerprint=fingerprint)
 
     def _files(self, data_dir: Path) -> dict[str, Path]:
         files = {part: data_dir / self.folder / f"{self.prefix}-{part}.conllu" for part in ("train", "dev", "test")}

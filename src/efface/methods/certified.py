@@ -125,7 +125,10 @@ class Certified(RemovalOfSurplus):
                 "where they were, dataset.per_sample_inputs=true says so (dataset=features)"
             )
         if not problem.per_sample_inputs:
-            return "the inputs of the remaining samples were scaled or merged by statistics of the removed ones too"
+            return (
+                "the inputs of the remaining samples were scaled or merged by statistics of the removed ones too; "
+                "of your own features, dataset.standardise=false dataset.per_sample_inputs=true"
+            )
         if not self.secret:
             return "the noise was drawn from the seed, which the record holds: secret=true keeps it secret"
         return None

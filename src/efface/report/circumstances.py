@@ -71,17 +71,23 @@ def shared(runs: pd.DataFrame) -> str:
         return ""
     known = {column: [value for value in _values(done, column) if value != _UNKNOWN] for column in CIRCUMSTANCES}
     one = {column: values[0] for column, values in known.items() if len(values) == len(done) and len(set(values)) == 1}
-    if "threads" in one:
-        threads = f"with {one['threads']} thread{'' if one['threads'] == '1' else 's'}"
-    else:
-        threads = f"with {'numbers of threads that differ' if known['threads'] else 'a number of threads not recorded'}"
     parts = [
-        threads,
+        f"with {_threads(known['threads'], len(done))}",
         *([f"on {one['processor']}"] if "processor" in one else []),
         *([f"and {one['device']}"] if one.get("device", "cpu") != "cpu" else []),
         *([f"under {one['versions']}"] if one.get("versions") else []),
     ]
     return f"All runs were made {', '.join(parts)}."
+
+
+def _threads(known: Sequence[str], n_runs: int) -> str:
+    """Return in words with how many threads runs were made, some of which may not have recorded it."""
+    if not known:
+        return "a number of threads not recorded"
+    if len(set(known)) > 1:
+        return "numbers of threads that differ"
+    gaps = " where it is recorded" if len(known) < n_runs else ""
+    return f"{known[0]} thread{'' if known[0] == '1' else 's'}{gaps}"
 
 
 def _by_plural(runs: pd.DataFrame) -> dict[str, list[str]]:

@@ -128,9 +128,9 @@ def _below(groups: Mapping[str, pd.DataFrame], columns: Iterable[str]) -> list[s
         paragraphs.append(WITHIN)
     notes = {row: footnotes(group) for row, group in groups.items()}
     for sign, meaning in LEGEND.items():
-        of_rows = [f"{row}, {note[sign]}" for row, note in notes.items() if sign in note]
-        if of_rows:
-            paragraphs.append(f"{sign} {meaning}: {plain('; '.join(of_rows))}.")
+        if any(sign in note for note in notes.values()):
+            of_rows = "; ".join(f"{row}, {note[sign]}" for row, note in notes.items() if note.get(sign))
+            paragraphs.append(f"{sign} {meaning}{': ' if of_rows else ''}{plain(of_rows)}.")
     return paragraphs
 
 

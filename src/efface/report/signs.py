@@ -28,8 +28,11 @@ def signed(name: str, runs: pd.DataFrame) -> str:
 
 
 def footnotes(cell: pd.DataFrame) -> dict[str, str]:
-    """Return what the signs of one cell stand for in particular: which circumstances, which seeds."""
-    notes = {}
+    """Return the signs of one cell, with what they stand for in particular: which circumstances, which seeds.
+
+    A sign that says all there is to say has an empty note.
+    """
+    notes = {AT_TEST: ""} if cell["uses_attribute_at_test"].any() else {}
     if differs := mixed(cell):
         notes[MIXED] = "; ".join(differs.values())
     if seeds := _seeds_at_edge(cell):

@@ -111,6 +111,7 @@ def _signed(block: Block) -> list[str]:
         f"{block.setting} / {method}: {sign} {note}"
         for method, cell in block.done.items()
         for sign, note in footnotes(cell).items()
+        if note
     ]
 
 

@@ -44,14 +44,18 @@ class GridRun(Run):
         return self.method.uses_attribute_at_test
 
     def fingerprint(self) -> str:
-        data = self.dataset.fingerprint(self.data_dir)
+        return self._with_weights(self.dataset.fingerprint(self.data_dir))
+
+    def _with_weights(self, data: str) -> str:
+        """Return a digest of the fingerprints of the data and of a pretrained model; of others, that of the data."""
         weights = self.model.fingerprint() if isinstance(self.model, Pretrained) else ""
         return digest(data.encode(), weights.encode()) if weights else data
 
     def compute(self, session: Session) -> Outcome:
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
-        key = {**self.model_key(self.fingerprint()), "content": _content(dataset)}
+        # Of the data as they were read: the files may have changed since.
+        key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": _content(dataset)}
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
         extraction = Extraction(

@@ -43,7 +43,8 @@ class ScrubbingEvaluation:
         probe_tokens: labelled tokens that it is trained and scored on, drawn at random; all if there are fewer.
         fit_information: measure what a linear probe gains on the data fitted on, all of them; nil if the concept is
             guarded. For erasers that promise it, and states of at most `fit_bytes`.
-        fit_bytes: bytes of the states that are in memory at once for `fit_information`, and so the most of one site.
+        fit_bytes: bytes of the states that are in memory at once, of several sites or of one that has more. At such a
+            site `fit_information` is not measured.
         batch_size: sequences that the model reads at a time, when it is evaluated and when erasers are fitted. Lower
             it for a large model. Sums are then taken in another order, so metrics differ in their last digits, and a
             run has another id.
@@ -67,7 +68,14 @@ class ScrubbingEvaluation:
         """Return the scale of the states at each site in the model as it is, from tokens of train."""
         untouched = ConceptScrubber(scrubber.pre_hook)
         states = states_by_site(
-            lm, untouched, train, paths, batch_size=self.batch_size, tokens=self._sample(train), progress=progress
+            lm,
+            untouched,
+            train,
+            paths,
+            batch_size=self.batch_size,
+            tokens=self._sample(train),
+            max_bytes=self.fit_bytes,
+            progress=progress,
         )
         return {path: Standardiser.of(x.double()) for path, x in states}
 
@@ -163,7 +171,14 @@ class ScrubbingEvaluation:
         tokens = self._sample(data)
         z = data.z[tokens]
         states = states_by_site(
-            lm, scrubber, data, list(scales), batch_size=self.batch_size, tokens=tokens, progress=progress
+            lm,
+            scrubber,
+            data,
+            list(scales),
+            batch_size=self.batch_size,
+            tokens=tokens,
+            max_bytes=self.fit_bytes,
+            progress=progress,
         )
         layers = []
         off = None if progress else True  # None: off where there is no terminal

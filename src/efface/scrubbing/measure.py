@@ -89,7 +89,7 @@ def states_by_site(
     *,
     batch_size: int,
     tokens: Tensor,
-    max_bytes: int = 1 << 30,
+    max_bytes: int,
     progress: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each path with its states, as `states_behind` returns them, of as many paths at a time as fit in memory.
