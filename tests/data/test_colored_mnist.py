@@ -133,6 +133,29 @@ def test_missing_mnist_names_the_folder_searched(tmp_path: Path, monkeypatch: py
         assert part in str(error.value)
 
 
+def test_archives_that_are_there_are_unpacked_beside_them_as_whole_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in colored_mnist._SHA256:
+        (raw / f"{name}.gz").write_text(name)
+
+    def unpack(*, root: Path, download: bool) -> None:
+        assert download
+        assert sorted(path.suffix for path in raw.iterdir()) == [".gz"] * 4
+        for archive in list((root / "MNIST" / "raw").iterdir()):
+            archive.with_suffix("").write_text(archive.read_text())
+        assert sorted(path.suffix for path in raw.iterdir()) == [".gz"] * 4
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", unpack)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in colored_mnist._SHA256}
+    monkeypatch.setattr(colored_mnist, "_SHA256", digests)
+    ColoredMnist().fingerprint(tmp_path)
+    assert len(list(raw.iterdir())) == 8
+    assert list(tmp_path.iterdir()) == [tmp_path / "MNIST"]
+
+
 def test_files_that_are_not_mnist_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Covers faults B15: whatever is damaged, flipped labels too, is seen by the checksum."""
     raw = tmp_path / "MNIST" / "raw"

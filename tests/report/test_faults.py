@@ -265,3 +265,12 @@ def test_small_and_empty_spreads_are_shown_with_their_power() -> None:
     assert number(of_values(2e-7, 2e-7), 3, "std") == "2e−7 ± 0"
     assert number(of_values(0.5), 3, "std") == "0.500"
     assert number(of_values(1.0, 3.0), 0, "std") == "2 ± 1"
+
+
+def test_report_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    record(tmp_path)
+    abandoned = tmp_path / "report" / ".report-abandoned"
+    abandoned.mkdir(parents=True)
+    (abandoned / ".locked").touch()
+    assert main([str(tmp_path)]) == 0
+    assert not list((tmp_path / "report").glob(".*"))

@@ -117,6 +117,9 @@ def test_all_families_and_state_options_agree(
     model = random_model(family)
     pre_hook = not sublayers
     options = {"batch_size": 16, "sublayers": sublayers, "pre_hook": pre_hook, "progress": False}
+    abandoned = tmp_path / ".scrub-abandoned"  # by a process that was killed
+    abandoned.mkdir()
+    (abandoned / ".locked").touch()
     results = {
         states: scrub(model, words, "pos", states=states, states_dir=tmp_path, **options)  # type: ignore[arg-type]
         for states in ("memory", "disk", "recompute")

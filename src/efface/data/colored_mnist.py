@@ -9,8 +9,8 @@ Two variants of the literature, which are different data sets (`variant`):
 """
 
 import hashlib
+import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -203,8 +203,12 @@ def _mnist_files(data_dir: Path) -> list[Path]:
     folder = data_dir / "MNIST" / "raw"
     files = [folder / name for name in _SHA256]
     if not all(file.is_file() for file in files):
-        try:  # archives that are there already need only be unpacked
-            with nullcontext(data_dir) if folder.is_dir() else download_folder(data_dir) as root:
+        try:
+            with download_folder(data_dir) as root:
+                raw = root / "MNIST" / "raw"
+                raw.mkdir(parents=True)
+                for archive in folder.glob("*.gz"):  # need only be unpacked
+                    shutil.copyfile(archive, raw / archive.name)
                 MNIST(root=root, download=True)
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(

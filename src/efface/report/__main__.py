@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
+from efface.files import scratch
 from efface.report import experiment, frames, published, render, table
 from efface.report.circumstances import flags
 from efface.report.page import page
@@ -87,8 +87,7 @@ def _made(results: Path, options: argparse.Namespace) -> tuple[Collection, Table
 def _write(out: Path, made: Table, collection: Collection) -> list[str]:
     """Write all files to a temporary folder and rename them into `out`: a full disk leaves an old report as it was."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as name:
-        folder = Path(name)
+    with scratch(out, prefix=".report-") as folder:
         plots = draw(collection, folder)
         texts = {
             "index.html": page(made, collection, plots),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from efface.erasure.leace import ErasureMethod, LeaceEraser, LeaceFitter
+from efface.files import scratch
 from efface.scrubbing.families import Family, base_model, family_of
 from efface.scrubbing.scrubber import ConceptScrubber, Hook, hooked
 from efface.scrubbing.tokens import Batch, Batches, predicted, token_nats
@@ -164,8 +165,8 @@ class _States:
 def _open_states(states: StatesOption, folder: str | Path | None) -> Iterator[_States | None]:
     """Open a store of states; None if they are to be computed anew."""
     if states == "disk":
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            yield _States(Path(temporary))
+        with scratch(Path(folder or tempfile.gettempdir()), prefix=".scrub-") as temporary:
+            yield _States(temporary)
     else:
         yield _States() if states == "memory" else None
 
