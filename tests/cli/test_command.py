@@ -1,4 +1,7 @@
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hydra.errors import OverrideParseException
@@ -57,3 +60,15 @@ def test_another_primary_config_brings_its_folder() -> None:
     assert config_name(["method=leace"]) == ""
     assert with_root(["seed=0"], CONF) == ["seed=0"]
     assert with_root(["seed=0"], CONF / "scrubbing") == ["--config-path", str(CONF / "scrubbing"), "seed=0"]
+
+
+@pytest.mark.parametrize(("several", "is_hinted"), [([], True), (["-m", "method=none", "seed=0"], False)])
+def test_an_experiment_that_is_run_once_says_how_to_run_its_sweep(
+    several: list[str], is_hinted: bool, tmp_path: Path
+) -> None:
+    places = [f"{name}={tmp_path / name}" for name in ("results_dir", "cache_dir")]
+    small = ["experiment=erasers", "dataset=colored_mnist_mini", "dry_run=true", "logger=none", *places]
+    command = [sys.executable, str(CONF.parent / "run.py"), *several, *small]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    hint = "this is one run of a sweep over method, dataset.bias_ratio, seed: add -m to run all of them"
+    assert (hint in done.stderr) is is_hinted

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,20 @@ def test_cached_models_of_data_that_changed_while_they_were_read_are_not_used(
 def test_cache_key_holds_all_that_makes_the_model(parts_of: Build, finished: Any, change: str) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false"]
     assert base.execute(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False
+
+
+@pytest.mark.slow
+def test_versions_of_a_models_code_are_recorded_and_share_no_features(
+    parts_of: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    network = ["model=timm", "model.architecture=test_resnet", "model.pretrained=false", "training.epochs=0"]
+    parts = parts_of(*network, "evaluation.probe=false", "evaluation.mlp_probe=false")
+    record = base.execute(replace(parts, results_dir=tmp_path / "one"), **QUIET)
+    assert record.run["versions"]["timm"] == version("timm")
+    monkeypatch.setattr("efface.runs.grid.version", lambda name: "0.1")
+    other = base.execute(replace(parts, results_dir=tmp_path / "other"), **QUIET)
+    assert other.run["cache_hit"] == {"model": False, "features": False}
 
 
 def test_the_seed_draws_the_initial_weights(parts_of: Build, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` a
 import contextlib
 import functools
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from efface.cli.conf import CONF
@@ -81,6 +83,7 @@ def _label() -> str:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the value of its objective, for sweepers."""
+    _hint_of_sweep()
     # One job at a time runs in the command itself, whose parent is a shell that may be closed.
     in_command = os.environ.get(COMMAND) == str(os.getpid())
     if HydraConfig.get().launcher["_target_"].endswith("JoblibLauncher") and not in_command:
@@ -94,6 +97,14 @@ def main(cfg: DictConfig) -> float | None:
         with contextlib.suppress(OSError), (Path(os.environ[SCRATCH]) / FAILURES).open("a") as file:
             file.write(f"{said}\0")
         raise
+
+
+def _hint_of_sweep() -> None:
+    """Say that an experiment's sweep needs `-m`, where one run is all that was asked for."""
+    config = HydraConfig.get()
+    if config.mode == RunMode.RUN and config.sweeper.get("params"):
+        several = ", ".join(config.sweeper.params)
+        print(f"this is one run of a sweep over {several}: add -m to run all of them", file=sys.stderr)
 
 
 @functools.cache

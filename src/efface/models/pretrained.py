@@ -4,6 +4,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,9 @@ class Pretrained(ABC):
         pretrained: start at weights from elsewhere, instead of random ones.
         path: the file of weights, `.safetensors` or a state dict that `torch.save` wrote; None for the usual ones.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Those that hold the network's code: their versions are recorded, and the cache shares nothing between them."""
 
     pretrained: bool = True
     path: str | None = None

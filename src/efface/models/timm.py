@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ class Timm(Pretrained):
     Args:
         architecture: timm's name, such as `resnet18.a1_in1k`; what follows the dot names the weights on the hub.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("timm",)
 
     architecture: str
 

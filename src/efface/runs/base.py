@@ -71,6 +71,11 @@ class Run(ABC):
         """Whether the method needs the protected attribute of a sample that it debiases."""
         return False
 
+    @property
+    def model_packages(self) -> tuple[str, ...]:
+        """Packages that hold the code of the base model, beside those of every run of this kind."""
+        return ()
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a digest of all files that the run reads; quick."""
@@ -179,7 +184,7 @@ def _run(run: Run, say: Callable[[str], None]) -> Record:
             seed=run.seed,
             fingerprint=fingerprint,
             artifacts=artifacts,
-            run=session.circumstances(run.packages),
+            run=session.circumstances((*run.packages, *run.model_packages)),
             **_content(run, outcome),
         )
 

@@ -5,6 +5,7 @@ The base model and the features are shared by all methods through the cache.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,10 @@ class GridRun(Run):
     def uses_attribute_at_test(self) -> bool:
         return self.method.uses_attribute_at_test
 
+    @property
+    def model_packages(self) -> tuple[str, ...]:
+        return self.model.packages if isinstance(self.model, Pretrained) else ()
+
     def fingerprint(self) -> str:
         return self._with_weights(self.dataset.fingerprint(self.data_dir))
 
@@ -54,8 +59,9 @@ class GridRun(Run):
     def compute(self, session: Session) -> Outcome:
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
+        code = {"versions": {name: version(name) for name in self.model_packages}} if self.model_packages else {}
         # Of the data as they were read: the files may have changed since.
-        key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": _content(dataset)}
+        key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": _content(dataset), **code}
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
         extraction = Extraction(
@@ -65,7 +71,7 @@ class GridRun(Run):
             device=session.device,
             precision=self.training.precision,
             inputs={name: key[name] for name in ("dataset", "seed", "fingerprint", "content")},
-            cached=lambda what, build: session.cached("features", {"model": key["model"], **what}, build),
+            cached=lambda what, build: session.cached("features", {"model": key["model"], **code, **what}, build),
             progress=session.progress,
         )
         trained = self._train(extraction, key, session)
