@@ -72,6 +72,19 @@ def test_run_killed_between_its_record_and_the_end_of_its_log_is_logged_again(tm
     assert len(list(tmp_path.rglob("record.json"))) == 1
 
 
+def test_log_of_a_record_that_another_took_the_place_of_is_made_anew_and_sent_once(tmp_path: Path) -> None:
+    assert repeat(tmp_path) == 0
+    (stale,) = folders(tmp_path)
+    assert repeat(tmp_path, "logger=none", "overwrite=true") == 0
+    assert folders(tmp_path) == [stale]
+    assert repeat(tmp_path) == 0
+    (present,) = folders(tmp_path)
+    assert present != stale
+    (present / "run-aaaaaaaa.wandb.synced").touch()
+    assert repeat(tmp_path) == 0
+    assert folders(tmp_path) == [present]
+
+
 def test_failed_attempts_leave_the_folder_of_the_result_that_counts(tmp_path: Path) -> None:
     assert repeat(tmp_path) == 0
     (whole,) = folders(tmp_path)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from efface.extras import require
+from efface.files import file_digest
 from efface.record import RECORD, Record
 
 _FINISHED = ".finished"
-"""File in the folder of an offline run that has ended with its record."""
+"""File in the folder of an offline run that has ended with its record, whose digest it holds."""
 
 
 class Tracker(Protocol):
@@ -34,7 +35,10 @@ class Tracker(Protocol):
         ...
 
     def is_cut_off(self, directory: Path) -> bool:
-        """Return whether the finished run there began to be followed, but no log has its record; removes halves."""
+        """Return whether the finished run there began to be followed, but no log has its record.
+
+        If one has, the logs of later attempts that were killed or failed are removed.
+        """
         ...
 
 
@@ -152,18 +156,22 @@ class Wandb:
         run.finish(exit_code=0 if record is not None else 1)
         if record is not None and self.mode == "offline":
             mine = Path(run.dir).resolve().parent
-            (mine / _FINISHED).touch()
+            (mine / _FINISHED).write_text(file_digest(self._directory / RECORD))
             _drop(folder for folder in _offline(self._directory) if folder != mine)
 
     def is_cut_off(self, directory: Path) -> bool:
-        return self.mode == "offline" and self._drop_unfinished(directory) and not _offline(directory)
+        if self.mode != "offline":
+            return False
+        logs = _logs(directory)
+        if any(_finished_with(folder) == file_digest(directory / RECORD) for folder in logs):
+            self._drop_unfinished(directory)
+            return False
+        return bool(logs)  # of attempts that were killed or failed, or of a record that another took the place of
 
     @staticmethod
-    def _drop_unfinished(directory: Path) -> bool:
-        """Remove the logs of attempts that were killed or failed; return whether there were any."""
-        halves = [folder for folder in _offline(directory) if not (folder / _FINISHED).exists()]
-        _drop(halves)
-        return bool(halves)
+    def _drop_unfinished(directory: Path) -> None:
+        """Remove the logs of attempts that were killed or failed."""
+        _drop(folder for folder in _offline(directory) if _finished_with(folder) is None)
 
     def log_report(self, folder: Path) -> None:
         """Log a report's files as a run of its own: an artifact, and its plots as images.
@@ -194,8 +202,18 @@ class Wandb:
 
 def _offline(directory: Path) -> list[Path]:
     """Return the folders of a run's offline logs, but for those that have been sent, which wandb marks."""
-    folders = directory.resolve().glob("wandb/offline-run-*")
-    return [folder for folder in folders if not list(folder.glob("*.synced"))]
+    return [folder for folder in _logs(directory) if not list(folder.glob("*.synced"))]
+
+
+def _logs(directory: Path) -> list[Path]:
+    """Return the folders of a run's offline logs, those that have been sent too."""
+    return list(directory.resolve().glob("wandb/offline-run-*"))
+
+
+def _finished_with(folder: Path) -> str | None:
+    """Return the digest of the record with which an offline log ended; None if it was cut off."""
+    file = folder / _FINISHED
+    return file.read_text() if file.is_file() else None
 
 
 def _drop(folders: Iterable[Path]) -> None:
