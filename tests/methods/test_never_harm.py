@@ -109,6 +109,19 @@ def test_no_method_is_below_the_model_on_val(seed: int) -> None:
             assert debiased.info["gain"] <= debiased.info["gain_error"]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_two_layers_are_not_below_the_model_on_val(two_classes: Problem, rule: Rule) -> None:
+    earlier, val = two_classes.cut(2)[0].val, two_classes.val
+
+    def score(logits: Tensor) -> float:
+        return val_score(logits, val.y, val.a, 2, two_classes.n_attributes, rule)
+
+    debiased = FmdPairs(layers=2, steps=2, select=rule, penalties=(1.0, 1e-2)).fit(two_classes)
+    assert debiased.cut == 2
+    before, after = score(two_classes.head(val.x)), score(debiased(earlier.x))
+    assert after >= before or after == pytest.approx(before, abs=1e-6), "the same model, cut elsewhere"
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_units_of_the_features_do_not_matter(two_classes: Problem, bias: bool) -> None:
     g = torch.Generator().manual_seed(0)

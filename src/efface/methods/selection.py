@@ -1,7 +1,8 @@
 """Choose among candidates on val, and say in the record what was chosen from what.
 
 Two rules. `best_on_val` takes the highest score. `closest_on_val` is for candidates that are ever further from a model
-as it was trained, which is one of them: of those that are not told from the best, it takes the closest.
+as it was trained, which is one of them: of those that are not told from the best, it takes the closest, by the
+largest λ in units of its curvature.
 """
 
 from collections.abc import Iterable, Sequence
