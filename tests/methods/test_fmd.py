@@ -19,13 +19,15 @@ from efface.methods.fmd_pairs import FmdPairs
 from efface.methods.fmd_published import FmdPublishedStep
 from efface.methods.fmd_samples import FmdSamples
 from efface.methods.gathering import drawn_pairs
-from efface.methods.retraining import part_of
+from efface.methods.retraining import part_of, standardised
 from efface.methods.selection import Judge
 from efface.problem import Features, Problem
 from efface.representations import Rectified
 from efface.runs import base, grid
 from efface.runs.artifacts import images_of_rows
 from efface.unlearning.influence import Influence
+from efface.unlearning.objective import TrainingObjective
+from efface.unlearning.path import penalty_path
 
 
 def unbiased(debiased: Debiased, problem: Problem) -> float:
@@ -90,7 +92,24 @@ def test_replace_and_retrain_reach_the_same_minima(two_classes: Problem) -> None
     assert moved.info["converged"]
     assert scratch.info["converged"]
     assert scratch.info["steps"] > moved.info["steps"], "from scratch it is further"
+    assert scratch.info["steps_total"] == scratch.info["steps"]
     torch.testing.assert_close(moved(two_classes.val.x), scratch(two_classes.val.x), atol=2e-2, rtol=0)
+
+
+def test_minima_of_the_default_path_are_the_same_from_scratch(two_classes: Problem) -> None:
+    part = standardised(part_of(two_classes, 1))
+    objective = TrainingObjective(x=part.train.x, y=part.train.y)
+    warm, cold = (
+        [
+            part.trainable.logits(point.minimum.theta, part.scaled(two_classes.val).x)
+            for point in penalty_path(part.trainable, objective, part.theta, from_scratch=from_scratch)
+            if point.multiple >= 1e-5
+        ]
+        for from_scratch in (False, True)
+    )
+    assert len(warm) == 7
+    for one, other in zip(warm, cold, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-2, rtol=0)
 
 
 def test_no_harmful_sample_leaves_the_model(two_classes: Problem) -> None:

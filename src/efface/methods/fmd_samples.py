@@ -28,8 +28,9 @@ class FmdSamples(FmdPath):
         strategy: `unlearn` leaves samples out, `replace` puts their counterfactuals in their place.
         number: how many samples, the most harmful first. None for the best on val of a quarter, a half, three quarters
             and all of those that `unlearn` may leave out, or that `replace` finds harmful.
-        from_scratch: start every minimisation at zero instead of where the last one ended: the same minima, and what
-            unlearning has to be faster than. Of the head only, whose objective has one minimum.
+        from_scratch: start every minimisation at zero instead of where the last one ended: the same minima, to the
+            tolerance of the gradient, and what unlearning has to be faster than. Of the head only, whose
+            objective has one minimum.
     """
 
     strategy: Literal["unlearn", "replace"] = "unlearn"

@@ -52,8 +52,8 @@ def penalty_path(
         centre: θ̂, the model as it was trained.
         multiples: λ over the largest curvature of the loss, in any order.
         max_iter: steps for each λ at most.
-        from_scratch: start each minimisation at zero instead of where the last one ended: the same minima, found
-            without a model.
+        from_scratch: start each minimisation at zero instead of where the last one ended: the same minima, to the
+            tolerance of the gradient. θ̂ is their centre all the same.
     """
     around = trainable.around(objective, centre)
     start, steps = torch.zeros_like(centre) if from_scratch else centre, 0
