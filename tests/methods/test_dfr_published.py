@@ -48,6 +48,15 @@ def test_more_classes_are_fitted_one_against_the_rest(ten_classes: Problem) -> N
     assert float((debiased(data.x).argmax(1) == data.y).double().mean()) > 0.6
 
 
+def test_pairs_of_different_people_count_once(two_classes: Problem) -> None:
+    unflippable = replace(two_classes, flippable=False, source=None)
+    debiased = DfrPublished(c=(0.1,), class_weights=(1.0,), fits=2).fit(unflippable)
+    data = debiased.fitted_on
+    assert data is not None
+    assert len(data) == len(two_classes.pairs), "the other member of a pair is in the set as itself"
+    assert debiased.head.weight.isfinite().all()
+
+
 def test_groups_without_a_sample_are_named(ten_classes: Problem) -> None:
     debiased = DfrPublished(c=(1.0,), fits=1, number=60).fit(ten_classes)
     assert len(debiased.info["empty_cells"]) >= 100 - 10 - 60, "60 own members are in few more than ten cells"

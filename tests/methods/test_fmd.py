@@ -19,11 +19,15 @@ from efface.methods.fmd_pairs import FmdPairs
 from efface.methods.fmd_published import FmdPublishedStep
 from efface.methods.fmd_samples import FmdSamples
 from efface.methods.gathering import drawn_pairs
+from efface.methods.retraining import part_of, standardised
 from efface.methods.selection import Judge
 from efface.problem import Features, Problem
 from efface.representations import Rectified
 from efface.runs import base, grid
 from efface.runs.artifacts import images_of_rows
+from efface.unlearning.influence import Influence
+from efface.unlearning.objective import TrainingObjective
+from efface.unlearning.path import penalty_path
 
 
 def unbiased(debiased: Debiased, problem: Problem) -> float:
@@ -88,16 +92,46 @@ def test_replace_and_retrain_reach_the_same_minima(two_classes: Problem) -> None
     assert moved.info["converged"]
     assert scratch.info["converged"]
     assert scratch.info["steps"] > moved.info["steps"], "from scratch it is further"
+    assert scratch.info["steps_total"] == scratch.info["steps"]
     torch.testing.assert_close(moved(two_classes.val.x), scratch(two_classes.val.x), atol=2e-2, rtol=0)
+
+
+def test_minima_of_the_default_path_are_the_same_from_scratch(two_classes: Problem) -> None:
+    part = standardised(part_of(two_classes, 1))
+    objective = TrainingObjective(x=part.train.x, y=part.train.y)
+    warm, cold = (
+        [
+            part.trainable.logits(point.minimum.theta, part.scaled(two_classes.val).x)
+            for point in penalty_path(part.trainable, objective, part.theta, from_scratch=from_scratch)
+            if point.multiple >= 1e-5
+        ]
+        for from_scratch in (False, True)
+    )
+    assert len(warm) == 7
+    for one, other in zip(warm, cold, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-2, rtol=0)
 
 
 def test_no_harmful_sample_leaves_the_model(two_classes: Problem) -> None:
     blank = torch.nn.Linear(100, 2).requires_grad_(False)
     blank.weight.zero_()
     blank.bias.copy_(torch.tensor([60.0, -60.0]))  # sure of one class, whoever it sees: no sample changes anything
-    unlearned = FmdSamples(strategy="unlearn").fit(replace(two_classes, head=blank))
-    assert unlearned.info["unchanged"]
-    torch.testing.assert_close(unlearned.head.bias, blank.bias)
+    for number in (None, 5):
+        unlearned = FmdSamples(strategy="unlearn", number=number).fit(replace(two_classes, head=blank))
+        assert unlearned.info["unchanged"]
+        assert "no training sample raises it" in unlearned.info["unchanged_reason"]
+        torch.testing.assert_close(unlearned.head.bias, blank.bias)
+
+
+def test_number_that_takes_the_last_sample_of_a_class_is_refused(two_classes: Problem) -> None:
+    part = part_of(two_classes, 1)
+    y = part.train.y
+    first_class_first = Influence(bias=9.0, values=1.0 + (y == 0).double(), weight=torch.full((len(y),), 1 / len(y)))
+    most = int((y == 0).sum()) - 1
+    assert FmdSamples(number=most)._numbers(first_class_first, part) == [most]
+    assert FmdSamples()._numbers(first_class_first, part)[-1] == most
+    with pytest.raises(ValueError, match=f"^number is {most + 1}, but a class would lose its last sample after {most}"):
+        FmdSamples(number=most + 1)._numbers(first_class_first, part)
 
 
 @pytest.mark.parametrize("strategy", ["external", "unlearn", "replace"])
@@ -227,7 +261,8 @@ NUMBERS = "a list of numbers > 0"
         (FmdPairs, {"delta": 5}, "delta is 5, but must be a number >= 0 and <= 1"),
         (FmdPairs, {"select": "test_accuracy"}, "select is 'test_accuracy', but must be unbiased_accuracy | "),
         (FmdPairs, {"bias": "kindness"}, "bias is 'kindness', but must be counterfactual | signed_counterfactual | "),
-        (FmdPairs, {"solver": "qr"}, "solver is 'qr', but must be auto | cholesky | cg | lissa"),
+        (FmdPairs, {"solver": "qr"}, "solver is 'qr', but must be auto | cholesky | cg"),
+        (FmdPairs, {"solver": "lissa"}, "solver is 'lissa', but must be auto | cholesky | cg"),
         (FmdPairs, {"steps": 1}, "steps is 1: the published single Newton step is FmdPublishedStep"),
         (FmdSamples, {"from_scratch": True, "steps": 1}, "steps is 1: the published"),
         (FmdSamples, {"from_scratch": True, "layers": 2}, "from_scratch is True, but layers=2"),

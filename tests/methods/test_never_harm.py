@@ -109,6 +109,19 @@ def test_no_method_is_below_the_model_on_val(seed: int) -> None:
             assert debiased.info["gain"] <= debiased.info["gain_error"]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_two_layers_are_not_below_the_model_on_val(two_classes: Problem, rule: Rule) -> None:
+    earlier, val = two_classes.cut(2)[0].val, two_classes.val
+
+    def score(logits: Tensor) -> float:
+        return val_score(logits, val.y, val.a, 2, two_classes.n_attributes, rule)
+
+    debiased = FmdPairs(layers=2, steps=2, select=rule, penalties=(1.0, 1e-2)).fit(two_classes)
+    assert debiased.cut == 2
+    before, after = score(two_classes.head(val.x)), score(debiased(earlier.x))
+    assert after >= before or after == pytest.approx(before, abs=1e-6), "the same model, cut elsewhere"
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_units_of_the_features_do_not_matter(two_classes: Problem, bias: bool) -> None:
     g = torch.Generator().manual_seed(0)
@@ -198,13 +211,80 @@ def test_standard_error_is_that_of_the_difference(two_classes: Problem) -> None:
     val = replace(two_classes.val, a=two_classes.val.y)
     problem = replace(two_classes, val=val)
     tried = [one.logits for one in steps(problem, [range(30), range(0)])]
-    error = float(Judge(problem, "unbiased_accuracy").errors(tried, 1)[0])
+    error = float(Judge(problem, "unbiased_accuracy").errors(tried, 1, within_groups=True)[0])
     per_class = [(tried[0].argmax(1) != val.y)[val.y == c].double() for c in (0, 1)]
     exact = math.sqrt(sum(float(w.var(correction=0)) / len(w) for w in per_class)) / 2
     assert error == pytest.approx(exact, rel=0.15)
-    assert Judge(problem, "unbiased_accuracy").errors(tried, 1)[1] == 0
+    assert Judge(problem, "unbiased_accuracy").errors(tried, 1, within_groups=True)[1] == 0
     people = replace(problem, val=replace(val, cluster=torch.arange(len(val)) // 15))
-    assert float(Judge(people, "unbiased_accuracy").errors(tried, 1)[0]) > 1.5 * error, "errors come by person"
+    assert float(Judge(people, "unbiased_accuracy").errors(tried, 1, within_groups=True)[0]) > 1.5 * error, (
+        "errors come by person"
+    )
+
+
+def two_models(problem: Problem, val: Features, right: tuple[Tensor, Tensor]) -> tuple[Problem, list[Tensor]]:
+    """The problem with that val, and logits of two models that are right in these samples `[n]`."""
+    k = problem.n_classes
+    logits = [nn.functional.one_hot(torch.where(where, val.y, (val.y + 1) % k), k).double() for where in right]
+    return replace(problem, val=val), logits
+
+
+def test_standard_error_over_val_sees_groups_of_one_sample(ten_classes: Problem) -> None:
+    differences, within, over_val = [], [], []
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        y = torch.arange(5000) % 10
+        conflicting = torch.rand(5000, generator=g) > 0.995
+        a = torch.where(conflicting, (y + torch.randint(1, 10, (5000,), generator=g)) % 10, y)
+        one, other = (~conflicting | (torch.rand(5000, generator=g) < share) for share in (0.5, 0.55))
+        problem, logits = two_models(ten_classes, Features(torch.zeros(5000, 1), y, a), (one, other))
+        judge = Judge(problem, "unbiased_accuracy")
+        differences.append(judge.score(logits[1]) - judge.score(logits[0]))
+        if seed < 5:
+            within.append(float(judge.errors(logits, 1, within_groups=True)[0]))
+            over_val.append(float(judge.errors(logits, 1, within_groups=False)[0]))
+    true = float(torch.tensor(differences).std())
+    assert max(within) < 0.4 * true
+    assert all(0.4 * true < error < true for error in over_val)
+
+
+@pytest.mark.parametrize(("rule", "loss"), [("worst_group_accuracy", 1.0), ("unbiased_accuracy", 1 / 4)])
+def test_standard_error_where_a_group_is_missing_from_resamples(two_classes: Problem, rule: Rule, loss: float) -> None:
+    rows = torch.arange(200)
+    y = rows % 2
+    a = torch.where((y == 0) & (rows < 100), 1, y)
+    a[199] = 0  # the only sample with label 1 and attribute 0
+    right = torch.ones(200, dtype=torch.bool)
+    problem, logits = two_models(two_classes, Features(torch.zeros(200, 1), y, a), (rows != 199, right))
+    judge = Judge(problem, rule)
+    # The scores differ, by about `loss`, where the sample is drawn, with probability 1 − 1/e.
+    drawn = 1 - math.exp(-1)
+    expected = loss * math.sqrt(drawn * (1 - drawn))
+    assert float(judge.errors(logits, 1, within_groups=False)[0]) == pytest.approx(expected, rel=0.1)
+    assert float(judge.errors(logits, 1, within_groups=True)[0]) == 0
+
+
+def test_gain_that_is_less_than_its_error_over_val_moves_nothing(ten_classes: Problem) -> None:
+    rows = torch.arange(200)
+    y = rows % 10
+    a = y.clone()
+    a[-6:] = (y[-6:] + 1) % 10  # six groups of one sample
+    val = Features(torch.zeros(200, 1), y, a)
+    # Right in three of them, against two others.
+    problem, logits = two_models(ten_classes, val, (~torch.isin(rows, rows[-3:]), ~torch.isin(rows, rows[-6:-4])))
+    tried = [Step(torch.inf, logits[0]), Step(0.1, logits[1])]
+    _, facts = closest_on_val(tried, problem, "unbiased_accuracy")
+    assert facts["gain"] == pytest.approx(1 / 16)
+    assert facts["unchanged"]
+    assert float(Judge(problem, "unbiased_accuracy").errors(logits, 1, within_groups=True)[0]) == 0
+
+
+def test_one_person_is_drawn_by_photograph(two_classes: Problem) -> None:
+    logits = [one.logits for one in steps(two_classes, [range(30), range(0)])]
+    alone = replace(two_classes, val=replace(two_classes.val, cluster=torch.zeros_like(two_classes.val.y)))
+    errors = [Judge(one, "accuracy").errors(logits, 1, within_groups=False) for one in (alone, two_classes)]
+    assert float(errors[0][0]) > 0
+    assert torch.equal(*errors)
 
 
 def test_selection_names_the_rule_that_one_attribute_value_leaves(two_classes: Problem) -> None:

@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from efface.methods.path import Edit, PathCandidate
+from efface.methods.retraining import part_of, standardised
 from efface.methods.selection import Judge, at_edge, best_on_val
 from efface.problem import Problem
+from efface.unlearning.objective import TrainingObjective
+from efface.unlearning.path import MULTIPLES, penalty_path
 
 
 @dataclass
@@ -60,3 +64,28 @@ def test_score_on_val_is_of_val(ten_classes: Problem) -> None:
     assert Judge(ten_classes, "worst_group_accuracy").score(right) == 1
     assert Judge(ten_classes, "accuracy").score(right.roll(1, 1)) == 0
     assert Judge(ten_classes, "balanced_loss").score(100 * right) == pytest.approx(0, abs=1e-9)
+
+
+def test_edge_of_a_path_is_only_where_it_was_cut_short(two_classes: Problem) -> None:
+    part = standardised(part_of(two_classes, 1))
+    objective = TrainingObjective(x=part.train.x, y=part.train.y)
+
+    def edges(penalties: tuple[float, ...], edit: Edit) -> list[bool]:
+        points = penalty_path(part.trainable, objective, part.theta, penalties)
+        tried = [PathCandidate(part=part), *(PathCandidate(part=part, point=point, edit=edit) for point in points)]
+        return [at_edge(one, tried) for one in tried]
+
+    samples = Edit(objective, {"samples": 10, "predicted_change": -0.1})
+    assert edges((1.0, 1e-1, 1e-2), samples) == [False, False, False, True]
+    assert not any(edges((*MULTIPLES, 1e-9, 1e-11), samples)), "it converges before the last one"
+
+
+def test_edge_of_the_weight_of_the_pairs(two_classes: Problem) -> None:
+    part = standardised(part_of(two_classes, 1))
+    objective = TrainingObjective(x=part.train.x, y=part.train.y)
+    (point,) = penalty_path(part.trainable, objective, part.theta, (1.0,))
+    for name, edge in (("alpha", [True, False, True]), ("samples", [False] * 3)):
+        searched = (name,) if name == "alpha" else ()
+        edits = [Edit(objective, {name: value}, searched=searched) for value in (0.5, 0.8, 0.9)]
+        tried = [PathCandidate(part=part, point=point, edit=edit) for edit in edits]
+        assert [at_edge(one, tried) for one in tried] == edge

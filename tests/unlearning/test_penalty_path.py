@@ -34,6 +34,9 @@ def test_path_goes_from_where_nothing_moves_to_the_minimum(k: int) -> None:
     assert 0 < float(change.square().sum(1).mean().sqrt()) < float(error.square().sum(1).mean().sqrt()) / 5
     last = points[-1].minimum.theta
     assert float(f.gradient(last, f.logits(last).softmax(1)).abs().max()) < 2e-7, "at the minimum of the loss alone"
+    assert not any(point.cut_short for point in points[:-1])
+    steps = [point.minimum.iterations for point in points]
+    assert [point.steps for point in points] == [sum(steps[: i + 1]) for i in range(len(steps))]
     gaps = [gap(point, centre) for point in points]
     assert gaps == sorted(gaps)
     losses = [float(f.loss(f.logits(point.minimum.theta))) for point in points]
@@ -48,6 +51,8 @@ def test_points_are_minima_and_are_found_from_scratch_too() -> None:
         for from_scratch in (False, True)
     )
     assert [point.multiple for point in warm] == [1.0, 1e-1, 1e-3]
+    assert [point.cut_short for point in warm] == [False, False, True]
+    assert [point.steps for point in cold] == [point.minimum.iterations for point in cold]
     for one, other in zip(warm, cold, strict=True):
         theta = one.minimum.theta
         f = head.objective(TrainingObjective(x=objective.x, y=objective.y, l2=one.l2, centre=centre))

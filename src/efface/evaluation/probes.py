@@ -166,9 +166,10 @@ def linear_probe(
 
 
 def folds(strata: Tensor, cluster: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Return the number 0 … `FOLDS` − 1 of each sample's fold, `[n]`; folds are as even in all strata as they can be.
+    """Return the number 0 … `FOLDS` − 1 of each sample's fold, `[n]`.
 
-    With `cluster` `[n]`, a whole cluster is in one fold; the largest are dealt out first.
+    Folds of samples are as even in all strata as they can be. With `cluster` `[n]`, a whole cluster is in one fold; the
+    largest are dealt out first among those whose most frequent stratum is the same.
     """
     generator = torch.Generator().manual_seed(seed)
     unit = None if cluster is None else cluster.unique(return_inverse=True)[1]

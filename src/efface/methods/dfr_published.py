@@ -69,16 +69,19 @@ class DfrPublished(Method):
     def fit(self, problem: Problem) -> Debiased:
         data = self.training_data(problem)
         generator = torch.Generator().manual_seed(problem.seed)
-        best, info = best_on_val(self._candidates(_balanced(data, problem, generator), problem), problem, self.select)
-        heads = [_fit(_balanced(data, problem, generator), problem, best.c, best.weights) for _ in range(self.fits)]
+        units = _Units.of(problem.train.x)
+        tried = self._candidates(_balanced(data, problem, generator), problem, units)
+        best, info = best_on_val(tried, problem, self.select)
+        subsets = (_balanced(data, problem, generator) for _ in range(self.fits))
+        heads = [_fit(subset, problem.n_classes, units, best.c, best.weights) for subset in subsets]
         empty = cells_without_samples(data, problem)
         info |= {"fits": self.fits} | ({"empty_cells": empty} if empty else {})
         return Debiased(represent=Representation(), head=_mean(heads), fitted_on=data, info=info)
 
-    def _candidates(self, subset: Features, problem: Problem) -> "Iterator[_Candidate]":
+    def _candidates(self, subset: Features, problem: Problem, units: "_Units") -> "Iterator[_Candidate]":
         for c in self.c:
             for weights in self._weights(problem.n_classes):
-                head = _fit(subset, problem, c, weights)
+                head = _fit(subset, problem.n_classes, units, c, weights)
                 yield _Candidate(c, weights, head(problem.val.x))
 
     def _weights(self, n_classes: int) -> list[tuple[float, ...]]:
@@ -86,6 +89,21 @@ class DfrPublished(Method):
             return [(1.0,) * n_classes]
         either = [(1.0, w) for w in self.class_weights] + [(w, 1.0) for w in self.class_weights]
         return list(dict.fromkeys(either))
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Means and standard deviations `[d]` of features, float64; 1 where they do not vary."""
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "_Units":
+        """Measure those of features `[n, d]`."""
+        x = x.double()
+        std = x.std(0, correction=0)
+        return cls(x.mean(0), torch.where(std > 0, std, 1))
 
 
 @dataclass(frozen=True)
@@ -109,25 +127,23 @@ def _balanced(data: Features, problem: Problem, generator: torch.Generator) -> F
     return data.take(torch.cat(drawn).to(data.y.device))
 
 
-def _fit(data: Features, problem: Problem, c: float, weights: Sequence[float]) -> nn.Linear:
-    """Fit one head, on features standardised by train."""
+def _fit(data: Features, n_classes: int, units: _Units, c: float, weights: Sequence[float]) -> nn.Linear:
+    """Fit one head, for features as they are, on features in these units."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.multiclass import OneVsRestClassifier
 
-    train = problem.train.x.double()
-    mean, std = train.mean(0), train.std(0, correction=0)
-    scale = torch.where(std > 0, std, 1)
+    mean, scale = units.mean, units.scale
     x, y = ((data.x.double() - mean) / scale).cpu().numpy(), data.y.cpu().numpy()
     model = _regression(c, dict(enumerate(weights)))
-    if problem.n_classes > 2:
+    if n_classes > 2:
         model = OneVsRestClassifier(_regression(c, None))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the mean of the fits counts, not the last digit of one
         model.fit(x, y)
-    parts = model.estimators_ if problem.n_classes > 2 else [model]
-    weight = torch.from_numpy(np.concatenate([part.coef_ for part in parts])).to(train) / scale
-    bias = torch.from_numpy(np.concatenate([part.intercept_ for part in parts])).to(train) - weight @ mean
-    if problem.n_classes == 2:
+    parts = model.estimators_ if n_classes > 2 else [model]
+    weight = torch.from_numpy(np.concatenate([part.coef_ for part in parts])).to(mean) / scale
+    bias = torch.from_numpy(np.concatenate([part.intercept_ for part in parts])).to(mean) - weight @ mean
+    if n_classes == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return _linear(weight, bias)
 

@@ -22,7 +22,6 @@ from efface.unlearning.bias import Bias, CounterfactualBias, DemographicParity, 
 from efface.unlearning.bias import counterfactual_bias as bias_of_pairs
 from efface.unlearning.edits import Strategy, check_pairs
 from efface.unlearning.influence import Influence
-from efface.unlearning.inverse import InverseSolver
 from efface.unlearning.objective import TrainingObjective
 
 SHOWN = 24
@@ -30,6 +29,9 @@ SHOWN = 24
 
 INFLUENCE_PENALTY = 1e-4
 """λ of the objective that influence is measured on, over its largest curvature: it makes the Hessian invertible."""
+
+Solver = Literal["auto", "cholesky", "cg"]
+"""Ways to apply the inverse Hessian. LiSSA is none: it needs more damping than these objectives have."""
 
 BiasName = Literal["counterfactual", "signed_counterfactual", "demographic_parity", "equal_opportunity"]
 
@@ -53,8 +55,8 @@ class FmdBase(Method):
     """Measure the bias of a model and its causes, then move its parameters by a strategy.
 
     A strategy is a subclass that implements `edit`. Bias and influence are those of the model as it was trained.
-    Influence is exact to first order at a minimum, and elsewhere at the minimum of the training objective less its
-    slope there, which is where an unfinished training stands still.
+    An unfinished model is treated as the minimum of the training objective minus its linear term there, so that
+    influence is exact to first order.
 
     Args:
         matching: which samples are pairs, if a pair is two samples: as `given` by the data set, or each sample with
@@ -70,7 +72,7 @@ class FmdBase(Method):
     layers: Annotated[int, Ge(1)] = 1
     bias: BiasName = "counterfactual"
     delta: Annotated[float, Ge(0), Le(1)] = 0.1
-    solver: InverseSolver = "auto"
+    solver: Solver = "auto"
 
     elsewhere: ClassVar[dict[str, str]] = {
         "alpha": "FmdPairs has it (method=fmd or fmd_top)",
@@ -161,7 +163,7 @@ class FmdBase(Method):
 class FmdPath(FmdBase, PathMethod):
     """Edit the training objective, and follow its minima on a regularisation path around the model as it was trained.
 
-    A strategy is a subclass that implements `edit` with `follow`. The objective of a head is convex, so that no step
+    A strategy is a subclass that implements `edit` with `moved`. The objective of a head is convex, so that no step
     can destroy the model. That of several layers is not, and its minima are local ones.
     """
 

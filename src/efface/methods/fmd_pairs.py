@@ -46,4 +46,4 @@ class FmdPairs(FmdPath):
         weight = equal_cells(members, part.problem)
         for alpha in self.alpha:
             edited = external(objective, part.theta, members.x, members.y, alpha=alpha, weight=weight)
-            yield Edit(edited, {"alpha": alpha})
+            yield Edit(edited, {"alpha": alpha}, searched=("alpha",))

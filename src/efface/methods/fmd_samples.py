@@ -21,14 +21,16 @@ _SHARES = (0.25, 0.5, 0.75, 1.0)
 class FmdSamples(FmdPath):
     """FMD `unlearn` and `replace`: leave the most harmful training samples out, or put their counterfactuals in.
 
-    Influence functions say which samples raise the bias. Where none does, the model is returned as it is.
+    Influence functions say which samples raise the bias. Where none does, the model is returned as it is,
+    and the record says so in `unchanged_reason`.
 
     Args:
         strategy: `unlearn` leaves samples out, `replace` puts their counterfactuals in their place.
         number: how many samples, the most harmful first. None for the best on val of a quarter, a half, three quarters
             and all of those that `unlearn` may leave out, or that `replace` finds harmful.
-        from_scratch: start every minimisation at zero instead of where the last one ended: the same minima, and what
-            unlearning has to be faster than. Of the head only, whose objective has one minimum.
+        from_scratch: start every minimisation at zero instead of where the last one ended: the same minima, to the
+            tolerance of the gradient, and what unlearning has to be faster than. Of the head only, whose
+            objective has one minimum.
     """
 
     strategy: Literal["unlearn", "replace"] = "unlearn"
@@ -51,6 +53,9 @@ class FmdSamples(FmdPath):
         influence = self.influence(part, objective)
         edits = self._edits(part, objective, influence)
         edited = self.moved(self.strategy, part, objective, edits, from_scratch=self.from_scratch)
+        if not influence.raised():
+            reason = f"the bias is {influence.bias:.3g}, and no training sample raises it: nothing to unlearn"
+            edited.info["unchanged_reason"] = reason
         return replace(edited, influence=influence)
 
     def _edits(self, part: Part, objective: TrainingObjective, influence: Influence) -> Iterator[Edit]:
@@ -64,11 +69,19 @@ class FmdSamples(FmdPath):
             yield Edit(edited, {"samples": number, "predicted_change": influence.predicted_change(rows)})
 
     def _numbers(self, influence: Influence, part: Part) -> list[int]:
-        if self.number is not None:
-            return [samples_to_edit(influence, self.strategy, self.number)]
-        if not bool((influence.values > 0).any()):
+        """Return how many samples to edit, a number for each candidate; none where no sample raises the bias.
+
+        Raises:
+            ValueError: `number` is more than may be left out.
+        """
+        if not influence.raised():
             return []
-        most = samples_to_edit(influence, self.strategy, None)
-        if self.strategy == "unlearn":
-            most = min(most, removable(part.train.y, influence.ranking()))
-        return sorted({int(share * most) for share in _SHARES} - {0})
+        number = samples_to_edit(influence, self.strategy, self.number)
+        most = removable(part.train.y, influence.ranking()) if self.strategy == "unlearn" else number
+        if self.number is None:
+            return sorted({int(share * min(number, most)) for share in _SHARES} - {0})
+        if number > most:
+            raise ValueError(
+                f"number is {number}, but a class would lose its last sample after {most}: leave out at most so many"
+            )
+        return [number]

@@ -4,7 +4,7 @@ None of them can be worse on val than that model, which is the first candidate.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -26,7 +26,9 @@ class Edit(NamedTuple):
 
     objective: TrainingObjective
     setting: dict[str, Any]
-    """Hyper-parameters, for the record."""
+    """Hyper-parameters, and what they lead to, for the record."""
+    searched: tuple[str, ...] = ()
+    """Those that the grid could be widened in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +37,22 @@ class PathCandidate:
 
     part: Part
     point: PathPoint | None = None
-    setting: dict[str, Any] = field(default_factory=dict)
+    edit: Edit | None = None
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """Names of the facts that a grid was laid over."""
-        return ("penalty", *self.setting)
+        """Names of the facts that a grid was laid over, and could be laid wider.
+
+        λ is one of them only at the end of a path that was cut short: beyond the largest λ lies the model as it was
+        trained, and beyond the end of a path that converged lies nothing.
+        """
+        if self.point is None or self.edit is None:
+            return ()
+        return self.edit.searched + (("penalty",) if self.point.cut_short else ())
 
     @property
     def closeness(self) -> float:
-        """λ over the largest curvature."""
+        """λ in units of the largest curvature of the edited objective."""
         return torch.inf if self.point is None else self.point.multiple
 
     @cached_property
@@ -60,14 +68,16 @@ class PathCandidate:
     def facts(self) -> dict[str, Any]:
         """Return the setting, for the record; null for the model as it was trained."""
         point = self.point
-        return {"penalty": point and point.multiple, "l2": point and point.l2, **self.setting}
+        setting = {} if self.edit is None else self.edit.setting
+        return {"penalty": point and point.multiple, "l2": point and point.l2, **setting}
 
     def ending(self) -> dict[str, Any]:
-        """Return how the minimisation ended, for the record."""
+        """Return for the record how the minimisation ended: its steps, and all along the path to it."""
         if self.point is None:
-            return {"steps": 0, "converged": None, "grad_norm": None}
+            return {"steps": 0, "steps_total": 0, "converged": None, "grad_norm": None}
         end = self.point.minimum
-        return {"steps": end.iterations, "converged": end.converged, "grad_norm": end.grad_norm}
+        steps = {"steps": end.iterations, "steps_total": self.point.steps}
+        return steps | {"converged": end.converged, "grad_norm": end.grad_norm}
 
 
 @options
@@ -110,6 +120,6 @@ class PathMethod(Method):
                 max_iter=self.steps,
                 from_scratch=from_scratch,
             )
-            candidates += [PathCandidate(part=part, point=point, setting=edit.setting) for point in points]
+            candidates += [PathCandidate(part=part, point=point, edit=edit) for point in points]
         chosen, facts = closest_on_val(candidates, part.problem, self.select)
         return chosen, chosen.ending() | facts

@@ -1,7 +1,8 @@
 """Choose among candidates on val, and say in the record what was chosen from what.
 
 Two rules. `best_on_val` takes the highest score. `closest_on_val` is for candidates that are ever further from a model
-as it was trained, which is one of them: of those that are not told from the best, it takes the closest.
+as it was trained, which is one of them: of those that are not told from the best, it takes the closest, by the
+largest λ in units of its curvature.
 """
 
 from collections.abc import Iterable, Sequence
@@ -72,19 +73,20 @@ class Judge:
         val, problem = self.problem.val, self.problem
         return val_score(logits, val.y, val.a, problem.n_classes, problem.n_attributes, self.rule)
 
-    def errors(self, logits: Sequence[Tensor], best: int) -> Tensor:
+    def errors(self, logits: Sequence[Tensor], best: int, *, within_groups: bool) -> Tensor:
         """Estimate the standard error of how far each score is below that of the best, `[len(logits)]`.
 
-        By the bootstrap, all scores on the same resamples of val. Samples are drawn within their group of label and
-        attribute, as groups are what scores are means over; people are drawn whole, wherever their photographs are.
-        A group of one sample adds nothing, as nothing is known of its spread.
+        By the bootstrap, all scores on the same resamples of val. People are drawn whole, wherever their photographs
+        are. Other samples are drawn from all of val, or `within_groups` of label and attribute. To the latter error a
+        group of one sample adds nothing: it is far too small where most groups of conflicting samples are of that size.
 
         Cost: 400 operations for each candidate and sample.
         """
         val = self.problem.val
         values = torch.stack([self._values(one) for one in logits], 1)
         group = groups(val.y, val.a, self.problem.n_attributes)
-        times = _resamples(group, val.cluster, self.problem.seed).to(values)
+        strata = group if within_groups else torch.zeros_like(group)
+        times = _resamples(strata, val.cluster, self.problem.seed).to(values)
         members = [(group == g).nonzero()[:, 0] for g in group.unique()]
         sizes = torch.stack([times[:, rows].sum(1) for rows in members])
         sums = torch.stack([times[:, rows] @ values[rows] for rows in members])
@@ -133,8 +135,15 @@ def closest_on_val(candidates: Iterable[M], problem: Problem, rule: Rule) -> tup
     """Choose the candidate closest to the model as it was trained among those within one standard error of the best.
 
     The one-standard-error rule of Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3, with the
-    error of the difference of two scores. What scores below the model as it was trained is not chosen, and where
-    nothing beats that by more than one standard error, it is the answer. Of equally close ones the best is taken.
+    error of the difference of two scores, see `Judge.errors`. Where nothing beats the model as it was trained by more
+    than one standard error, over all of val, it is the answer. What scores below it is not chosen. How far to go from
+    it is decided by the error within groups. Of equally close ones the best is taken.
+
+    Both errors are choices by pairs that were held out, on Colored MNIST with bias 0.995, 0.99 and 0.95, two seeds
+    each. By the error over all of val alone, `FmdPairs` stopped short in one of six: their mean unbiased accuracy was
+    0.869 instead of 0.883. By the error within groups alone, `Converge` fell below the model as it was trained on 18 of
+    180 halves of val, drawn with overlap, instead of on 9. The price: on one of 180, `FmdPairs` stayed at the model as
+    it was trained, where it would have gained.
 
     Args:
         candidates: the first is the model as it was trained.
@@ -143,17 +152,26 @@ def closest_on_val(candidates: Iterable[M], problem: Problem, rule: Rule) -> tup
 
     Returns:
         The candidate, and facts for the record: those of `Judge.facts`; `best`, the best setting, and its `gain` over
-        the model as it was trained with the standard error of that; and whether the answer is that model, `unchanged`.
+        the model as it was trained with the standard error of that over all of val; and whether the answer is that
+        model, `unchanged`.
     """
     judge, tried = Judge(problem, rule), list(candidates)
     scores = [judge.score(one.logits) for one in tried]
     best = scores.index(max(scores))
-    errors = judge.errors([one.logits for one in tried], best).tolist()
-    eligible = [i for i, s in enumerate(scores) if s >= scores[0] and scores[best] - s <= errors[i]]
-    chosen = max(eligible, key=lambda i: (tried[i].closeness, scores[i]))
+    gain = scores[best] - scores[0]
+    error = float(judge.errors([tried[0].logits, tried[best].logits], 1, within_groups=False)[0])
+    chosen = _closest(tried, scores, judge) if gain > error else 0
     facts = judge.facts(chosen, tried, scores)
-    gain = {"gain": scores[best] - scores[0], "gain_error": errors[0]}
-    return tried[chosen], facts | {"best": facts["tried"][best], **gain, "unchanged": chosen == 0}
+    facts |= {"best": facts["tried"][best], "gain": gain, "gain_error": error, "unchanged": chosen == 0}
+    return tried[chosen], facts
+
+
+def _closest(tried: Sequence[Moved], scores: Sequence[float], judge: Judge) -> int:
+    """Return which candidate but the first is the closest within one standard error, within groups, of the best."""
+    best = scores.index(max(scores))
+    errors = judge.errors([one.logits for one in tried], best, within_groups=True).tolist()
+    eligible = [i for i, s in enumerate(scores) if i and s >= scores[0] and scores[best] - s <= errors[i]]
+    return max(eligible, key=lambda i: (tried[i].closeness, scores[i]))
 
 
 def at_edge(best: Candidate, tried: Sequence[Candidate]) -> bool:
@@ -167,11 +185,14 @@ def at_edge(best: Candidate, tried: Sequence[Candidate]) -> bool:
     return False
 
 
-def _resamples(group: Tensor, cluster: Tensor | None, seed: int) -> Tensor:
-    """Draw samples with replacement within their groups `[n]`, or clusters whole: how often each, `[draws, n]`."""
-    group = group.cpu()
-    if cluster is None:
-        unit, stratum = torch.arange(len(group)), group
+def _resamples(strata: Tensor, cluster: Tensor | None, seed: int) -> Tensor:
+    """Draw samples with replacement within their strata `[n]`, or clusters whole: how often each, `[draws, n]`.
+
+    A single cluster has no other to be drawn instead: its samples are.
+    """
+    strata = strata.cpu()
+    if cluster is None or len(cluster.unique()) == 1:
+        unit, stratum = torch.arange(len(strata)), strata
     else:
         names, unit = cluster.cpu().unique(return_inverse=True)
         stratum = torch.zeros_like(names)

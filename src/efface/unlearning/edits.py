@@ -4,7 +4,7 @@ Chen et al., "Fast Model Debias with Machine Unlearning", NeurIPS 2023. Three st
 
 * `unlearn` leaves the most harmful training samples out,
 * `replace` puts their counterfactuals in their place,
-* `external` adds the counterfactual members of a small external set of pairs.
+* `external` adds samples from a small external set of pairs.
 
 The published step is one Newton step of an undamped edit, in sums over samples with H of the summed loss,
 

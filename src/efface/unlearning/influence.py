@@ -40,6 +40,10 @@ class Influence:
         """Return the change of the bias when the samples in `rows` are left out, to first order."""
         return -float((self.weight * self.values)[rows].sum())
 
+    def raised(self) -> bool:
+        """Tell whether any sample raises the bias."""
+        return bool((self.values > 0).any())
+
     def removal_limit(self) -> int:
         """Return how many samples of the ranking can be left out before the predicted bias is 0, or rises again."""
         predicted = self.bias - (self.weight * self.values)[self.ranking()].cumsum(0)
@@ -85,7 +89,8 @@ def influence_on_bias(objective: SoftmaxObjective, theta: Tensor, bias: Bias, in
 
     Args:
         objective: what θ minimises, on the training samples.
-        theta: `[K, d(+1)]`, its minimum; elsewhere I is no derivative of anything.
+        theta: `[K, d(+1)]`, its minimum. Elsewhere I is that of the objective less its slope at θ:
+            f(θ′) − ∇f(θ)ᵀθ′, whose minimum is θ.
         bias: the functional B.
         inverse: of the objective's Hessian at θ, see `efface.unlearning.inverse.head_inverse`.
 

@@ -27,6 +27,10 @@ class PathPoint:
     l2: float
     """λ"""
     minimum: Minimum
+    steps: int
+    """From the start of the path: those of earlier points count where this one was found from them."""
+    cut_short: bool
+    """Whether the path ends here for want of a lower λ, and not because λ has no effect left."""
 
 
 def penalty_path(
@@ -48,16 +52,18 @@ def penalty_path(
         centre: θ̂, the model as it was trained.
         multiples: λ over the largest curvature of the loss, in any order.
         max_iter: steps for each λ at most.
-        from_scratch: start each minimisation at zero instead of where the last one ended: the same minima, found
-            without a model.
+        from_scratch: start each minimisation at zero instead of where the last one ended: the same minima, to the
+            tolerance of the gradient. θ̂ is their centre all the same.
     """
     around = trainable.around(objective, centre)
-    start = torch.zeros_like(centre) if from_scratch else centre
+    start, steps = torch.zeros_like(centre) if from_scratch else centre, 0
     for multiple in sorted(multiples, reverse=True):
         l2 = multiple * around.curvature
         minimum = around.minimise(l2, start, max_iter=max_iter)
-        yield PathPoint(multiple, l2, minimum)
-        if minimum.converged and l2 * float((minimum.theta - centre).abs().max()) <= around.tol:
+        steps = minimum.iterations + (0 if from_scratch else steps)
+        ended = minimum.converged and l2 * float((minimum.theta - centre).abs().max()) <= around.tol
+        yield PathPoint(multiple, l2, minimum, steps, cut_short=multiple == min(multiples) and not ended)
+        if ended:
             break
         if not from_scratch:
             start = minimum.theta
