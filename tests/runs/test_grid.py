@@ -353,7 +353,7 @@ def test_features_of_a_user(parts_of: Build, tmp_path: Path) -> None:
         (["method=leace"], "kept"),
         (["method=leace", "method.refit_head=true"], "fitted"),
         (["method=dfr"], "fitted"),
-        (["method=converge"], "fitted"),
+        (["method=fmd"], "fitted"),
     ],
 )
 def test_head_is_recorded_as_kept_or_fitted(parts_of: Build, overrides: list[str], head: str) -> None:
