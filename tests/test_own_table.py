@@ -36,6 +36,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:.*differ widely in scale:UserWarning")  # what the raw table is there for
 @pytest.mark.parametrize("standardise", [False, True])
 def test_fmd_does_not_harm(parts_of: Callable[..., GridRun], table: Path, standardise: bool) -> None:
     records: dict[str, Record] = {}
