@@ -34,7 +34,7 @@ class MeanProjectionEraser(AffineEraser):
             weight: importance weights `[n]`.
             affine: keep the mean of x where it is.
 
-        Cost: O(nd + Kd²).
+        Cost: O(nd + dK · min(d, K)).
 
         Raises:
             ValueError: shapes do not fit, values are not finite, z is constant, or `rank` or a weight is out of range.

@@ -17,10 +17,12 @@ from efface.data.groups import Rule, groups
 from efface.debiased import Debiased
 from efface.methods.base import Method
 from efface.methods.gathering import cells_without_samples, drawn_pairs, require_classes
+from efface.methods.retraining import Units
 from efface.methods.selection import best_on_val
 from efface.options import Ge, Gt, Len, options
 from efface.problem import Features, Problem
 from efface.representations import Representation
+from efface.unlearning.head import head_of, head_parameters
 
 _ITERATIONS = 1000
 
@@ -69,7 +71,7 @@ class DfrPublished(Method):
     def fit(self, problem: Problem) -> Debiased:
         data = self.training_data(problem)
         generator = torch.Generator().manual_seed(problem.seed)
-        units = _Units.of(problem.train.x)
+        units = Units.of(problem.train.x.double())
         tried = self._candidates(_balanced(data, problem, generator), problem, units)
         best, info = best_on_val(tried, problem, self.select)
         subsets = (_balanced(data, problem, generator) for _ in range(self.fits))
@@ -78,7 +80,7 @@ class DfrPublished(Method):
         info |= {"fits": self.fits} | ({"empty_cells": empty} if empty else {})
         return Debiased(represent=Representation(), head=_mean(heads), fitted_on=data, info=info)
 
-    def _candidates(self, subset: Features, problem: Problem, units: "_Units") -> "Iterator[_Candidate]":
+    def _candidates(self, subset: Features, problem: Problem, units: Units) -> "Iterator[_Candidate]":
         for c in self.c:
             for weights in self._weights(problem.n_classes):
                 head = _fit(subset, problem.n_classes, units, c, weights)
@@ -89,21 +91,6 @@ class DfrPublished(Method):
             return [(1.0,) * n_classes]
         either = [(1.0, w) for w in self.class_weights] + [(w, 1.0) for w in self.class_weights]
         return list(dict.fromkeys(either))
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Means and standard deviations `[d]` of features, float64; 1 where they do not vary."""
-
-    mean: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> "_Units":
-        """Measure those of features `[n, d]`."""
-        x = x.double()
-        std = x.std(0, correction=0)
-        return cls(x.mean(0), torch.where(std > 0, std, 1))
 
 
 @dataclass(frozen=True)
@@ -127,13 +114,12 @@ def _balanced(data: Features, problem: Problem, generator: torch.Generator) -> F
     return data.take(torch.cat(drawn).to(data.y.device))
 
 
-def _fit(data: Features, n_classes: int, units: _Units, c: float, weights: Sequence[float]) -> nn.Linear:
+def _fit(data: Features, n_classes: int, units: Units, c: float, weights: Sequence[float]) -> nn.Linear:
     """Fit one head, for features as they are, on features in these units."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.multiclass import OneVsRestClassifier
 
-    mean, scale = units.mean, units.scale
-    x, y = ((data.x.double() - mean) / scale).cpu().numpy(), data.y.cpu().numpy()
+    x, y = units(data.x.double()).cpu().numpy(), data.y.cpu().numpy()
     model = _regression(c, dict(enumerate(weights)))
     if n_classes > 2:
         model = OneVsRestClassifier(_regression(c, None))
@@ -141,11 +127,14 @@ def _fit(data: Features, n_classes: int, units: _Units, c: float, weights: Seque
         warnings.simplefilter("ignore", ConvergenceWarning)  # the mean of the fits counts, not the last digit of one
         model.fit(x, y)
     parts = model.estimators_ if n_classes > 2 else [model]
-    weight = torch.from_numpy(np.concatenate([part.coef_ for part in parts])).to(mean) / scale
-    bias = torch.from_numpy(np.concatenate([part.intercept_ for part in parts])).to(mean) - weight @ mean
+    weight, bias = (
+        torch.from_numpy(np.concatenate([getattr(part, name) for part in parts])).to(units.mean)
+        for name in ("coef_", "intercept_")
+    )
+    units.undo(weight, bias)
     if n_classes == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    return _linear(weight, bias)
+    return head_of(torch.cat([weight, bias[:, None]], 1))
 
 
 def _regression(c: float, class_weight: dict[int, float] | None) -> Any:
@@ -162,12 +151,4 @@ def _regression(c: float, class_weight: dict[int, float] | None) -> Any:
 
 def _mean(heads: Sequence[nn.Linear]) -> nn.Linear:
     """Return the head whose logits are the mean of all."""
-    return _linear(torch.stack([one.weight for one in heads]).mean(0), torch.stack([one.bias for one in heads]).mean(0))
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    head = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
-    with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
-    return head.requires_grad_(False)
+    return head_of(torch.stack([head_parameters(one) for one in heads]).mean(0))

@@ -33,6 +33,14 @@ class Units:
     inverse: Tensor
     """`[d]` float64: one over the standard deviation, around that mean; 0 where it is 0, up to rounding."""
 
+    @classmethod
+    def of(cls, x: Tensor, *, centred: bool = True) -> "Units":
+        """Measure those of features `[n, d]`, around their means or around zero."""
+        mean = x.mean(0, dtype=torch.float64) * centred
+        std = (x - mean.to(x)).square().mean(0, dtype=torch.float64).sqrt()
+        constant = std <= 4 * torch.finfo(x.dtype).eps * x.abs().amax(0)
+        return cls(mean, torch.where(constant, 0, 1 / std))
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return `[n, d]` in these units, in the precision of x."""
         return (x - self.mean.to(x)) * self.inverse.to(x)
@@ -131,10 +139,7 @@ def standardised(part: Part) -> Part:
     problem = part.problem
     x = torch.cat([problem.train.x, problem.pairs.x, problem.pairs_cf.x])
     centred = part.trainable.entrance(part.trained, x.shape[1])[1] is not None
-    mean = x.mean(0, dtype=torch.float64) * centred
-    std = (x - mean.to(x)).square().mean(0, dtype=torch.float64).sqrt()
-    constant = std <= 4 * torch.finfo(x.dtype).eps * x.abs().amax(0)
-    return replace(part, units=Units(mean, torch.where(constant, 0, 1 / std)))
+    return replace(part, units=Units.of(x, centred=centred))
 
 
 def training_objective(problem: Problem, damping: float) -> TrainingObjective:

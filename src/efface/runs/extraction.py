@@ -125,14 +125,14 @@ class Extraction:
             device=self.device,
             attribute_columns=dataset.attribute_columns,
             per_sample_inputs=dataset.per_sample_inputs,
-            features_are_inputs=not _has_parameters(self.model.cut(cut)[0]),
+            features_are_inputs=not has_parameters(self.model.cut(cut)[0]),
             depth=cut,
             source=self,
         )
 
     def _read(self, cut: int, views: Mapping[str, _View]) -> dict[str, Tensor]:
         backbone = self.model.cut(cut)[0]
-        if not _has_parameters(backbone):  # the features are the inputs
+        if not has_parameters(backbone):  # the features are the inputs
             return {name: self._read_view(backbone, view, name) for name, view in views.items()}
         key = {
             "backbone": content_digest(backbone.state_dict()),
@@ -210,5 +210,6 @@ def _views(dataset: Dataset) -> dict[str, _View]:
     return views
 
 
-def _has_parameters(module: nn.Module) -> bool:
+def has_parameters(module: nn.Module) -> bool:
+    """Return whether a module has any parameter, trainable or not."""
     return any(True for _ in module.parameters())

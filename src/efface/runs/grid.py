@@ -21,7 +21,7 @@ from efface.models.base import Model
 from efface.models.pretrained import Pretrained
 from efface.runs.artifacts import PREDICTIONS_FILE, writers_of
 from efface.runs.base import Outcome, Run
-from efface.runs.extraction import Extraction
+from efface.runs.extraction import Extraction, has_parameters
 from efface.runs.session import UNTRAINED, Session, require_finite
 from efface.training import Erm, Trained
 
@@ -121,7 +121,7 @@ class GridRun(Run):
         Raises:
             ValueError: its weights are random.
         """
-        if not model.pretrained and any(True for _ in model.backbone.parameters()):
+        if not model.pretrained and has_parameters(model.backbone):
             names = {node: self.config[node]["name"] for node in ("model", "training")}
             raise ValueError(
                 "training={training} leaves the backbone as it is, but that of model={model} has random weights: take "

@@ -163,7 +163,7 @@ class Wandb:
         if self.mode != "offline":
             return False
         logs = _logs(directory)
-        if any(_finished_with(folder) == file_digest(directory / RECORD) for folder in logs):
+        if logs and file_digest(directory / RECORD) in map(_finished_with, logs):
             self._drop_unfinished(directory)
             return False
         return bool(logs)  # of attempts that were killed or failed, or of a record that another took the place of
