@@ -15,7 +15,7 @@ GROUND = {"files", "identity", "record", "metrics", "options", "extras", "device
 """What anything may import; among themselves without a circle."""
 ORDER = [
     *("products", "moments", "newton", "softmax", "erasure", "unlearning", "representations", "problem", "debiased"),
-    *("data", "models", "training", "methods", "evaluation", "runs", "cli"),
+    *("data", "models", "training", "methods", "evaluation", "runs", "cli", "export", "api"),
 ]
 BESIDE = {
     "cache": set(),

@@ -1,3 +1,7 @@
+from .api import Audit as Audit
+from .api import DebiasedModel as DebiasedModel
+from .api import audit as audit
+from .api import debias as debias
 from .debiased import load as load
 from .erasure.adversarial import solve_adv_game as solve_adv_game
 from .erasure.affine import AffineEraser as AffineEraser

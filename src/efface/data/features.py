@@ -90,8 +90,8 @@ class FeatureFile:
         """Read the file and deal its rows out. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)
         arrays = self._read()
-        y, classes = _codes(arrays["y"], "y")
-        a, attributes = _codes(arrays["a"], "a")
+        y, classes = codes(arrays["y"], "y")
+        a, attributes = codes(arrays["a"], "a")
         generator = torch.Generator().manual_seed(0)
         if "split" in arrays:
             parts = self._named_parts(arrays["split"])
@@ -232,7 +232,7 @@ class FeatureFile:
         return parts
 
 
-def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
+def codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
     """Number labels 0 … K − 1 in sorted order; return them, and their names. Floats must be whole numbers."""
     if values.ndim == 1 and values.dtype.kind == "f" and len(values):
         fractions = np.flatnonzero(~(np.isfinite(values) & (np.round(values) == values) & (np.abs(values) < 2**53)))
@@ -255,13 +255,13 @@ def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
                 f"{name} holds {str(values[gaps[0]])!r} in row {gaps[0]}, which stands for a missing value: drop those "
                 "rows, or give them a value of their own, such as 'unknown'"
             )
-    names, codes = np.unique(values, return_inverse=True)
+    names, numbers = np.unique(values, return_inverse=True)
     if len(names) < 2:
         content = f"only one value, {names[0]}" if len(names) else "no rows"
         raise ValueError(f"{name} holds {content}: two or more values are needed")
     classes = tuple(str(value) for value in names)
     _require_distinct(classes, name)
-    return torch.from_numpy(codes.astype(np.int64)), classes
+    return torch.from_numpy(numbers.astype(np.int64)), classes
 
 
 def _decoded(values: np.ndarray, name: str) -> np.ndarray:
