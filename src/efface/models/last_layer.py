@@ -40,7 +40,7 @@ def find_head(module: nn.Module, head: str | None, inputs: Any) -> Head:
 
     Raises:
         HeadError: there is none, or more than one, or it is not the named one.
-        ValueError: the module returns no tensor, or one that is not finite.
+        ValueError: the module fails on the inputs, or returns no tensor, or one that is not finite.
 
     Cost: one forward pass, and one more for each linear layer of K outputs that acts on sequences.
     """
@@ -111,7 +111,7 @@ class _Trial:
         """Run a module, and see which of its linear layers gives its logits.
 
         Raises:
-            ValueError: it returns no tensor, or one that is not finite.
+            ValueError: it fails, or returns no tensor, or one that is not finite.
         """
         calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -121,6 +121,11 @@ class _Trial:
         hooks = [layer.register_forward_hook(note(name)) for name, layer in _linear_layers(module).items()]
         try:
             outputs = outputs_of(call(module, inputs))
+        except Exception as error:  # of whatever the module does
+            raise ValueError(
+                f"module fails on inputs of shape {_shapes(inputs)} ({type(error).__name__}: {error}): it must take "
+                "inputs as the data have them"
+            ) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -196,6 +201,12 @@ def _features(module: nn.Module, name: str, inputs: Any, output: int) -> Tensor 
     except Exception:  # of what comes after the layer, to which features are no logits
         return None
     return features if features.shape[1:] == (layer.in_features,) else None
+
+
+def _shapes(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name} {list(x.shape)}" for name, x in inputs.items())
+    return str(list(inputs.shape))
 
 
 def _linear_layers(module: nn.Module) -> dict[str, nn.Linear]:

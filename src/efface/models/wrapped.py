@@ -71,7 +71,7 @@ def wrap(
             `model.backbone.prepare.pack` makes of them, see `Arguments`. Without an example nothing is checked, and
             the only linear layer of the module is the head.
         prepare: makes what `module` is called with out of inputs like `example`; None where they are the same.
-        pretrained: see `Model`.
+        pretrained: whether the module has weights from elsewhere, and is of use as it is.
 
     Raises:
         HeadError: no linear layer is the head, or several are, or not that which is named: something comes after it,
@@ -157,7 +157,8 @@ def _build(module: nn.Module, name: str, prepare: nn.Module, *, output: int | No
     if single:
         weight, bias = _two_logits(weight.T).T, None if bias is None else _two_logits(bias[None])[0]
     head = _linear(weight, bias)
-    return Model(Wrapped(module, name, prepare, output=output, single=single), head, pretrained=pretrained).eval()
+    backbone = Wrapped(module, name, prepare, output=output, single=single)
+    return Model(backbone, head, pretrained=pretrained, whole=pretrained).eval()
 
 
 def _parameters(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
