@@ -55,12 +55,7 @@ class InMemoryRuns:
         Raises:
             OptionError: the method has no such option, or it is out of range.
         """
-        choices = [
-            f"method={method}",
-            "training=none",
-            f"seed={self.seed}",
-            f"device={self.device}",
-        ]
+        choices = [f"method={method}", "training=none", f"seed={self.seed}", f"device={self.device}"]
         # Of a caller's own features: its defaults of erasers are for data whose pairs are two samples.
         choices += ["dataset=features", "path=memory", *places(results_dir=self.results_dir, cache_dir=self.cache_dir)]
         run = build(composed(choices, {"method": options, "evaluation": self.evaluation}))

@@ -57,12 +57,12 @@ def split(estimator: Any, x: Any) -> Estimator:
         with torch.no_grad():
             computed = head(_columns(estimator, x)).double().softmax(1)
         if bool((computed - torch.from_numpy(estimator.predict_proba(x))).abs().max() <= _TOLERANCE):
-            return Estimator(estimator, Model(nn.Identity(), head), lambda x: _columns(estimator, x), names, True)
+            model = Model(nn.Identity(), head, whole=True)
+            return Estimator(estimator, model, lambda x: _columns(estimator, x), names, linear=True)
     identity = nn.Linear(len(names), len(names), bias=False)
     nn.init.eye_(identity.weight)
-    return Estimator(
-        estimator, Model(nn.Identity(), identity), lambda x: _log_probabilities(estimator, x), names, False
-    )
+    model = Model(nn.Identity(), identity, whole=True)
+    return Estimator(estimator, model, lambda x: _log_probabilities(estimator, x), names, linear=False)
 
 
 def with_head(estimator: Any, head: nn.Linear) -> Any:
