@@ -1,7 +1,7 @@
 """From the folder of a run to its passport."""
 
 import os
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from efface.passport.claims import claim_of
 from efface.passport.facts import Facts
 from efface.passport.figures import figures
 from efface.passport.limits import limits
+from efface.passport.render import version_here
 from efface.passport.schema import Base, Certificate, Data, Origin, Passport, Subject
 from efface.record import RECORD
 
@@ -32,9 +33,24 @@ def passport_of(run_dir: str | os.PathLike[str]) -> Passport:
     """
     directory = Path(run_dir)
     facts = Facts.read(directory)
+    files = {RECORD: facts.digest, **{name: str(digest) for name, digest in facts.record.artifacts.items()}}
+    return assemble(facts, command=_command(directory / _OVERRIDES, facts), files=files)
+
+
+def assemble(facts: Facts, *, command: str | None, files: Mapping[str, str]) -> Passport:
+    """Put a passport together.
+
+    Args:
+        facts: of the run.
+        command: what was typed, if it is known.
+        files: digests of the files that the passport is to speak of, by name.
+
+    Raises:
+        ValueError: the record lacks an option of its method.
+    """
     claim = claim_of(facts)
     return Passport(
-        written_by=_version(),
+        written_by=version_here(),
         subject=_subject(facts),
         removed=claim.removed,
         guarantee=claim.guarantee,
@@ -43,18 +59,9 @@ def passport_of(run_dir: str | os.PathLike[str]) -> Passport:
         figures=figures(facts),
         base=_base(facts),
         data=_data(facts),
-        origin=_origin(facts, directory),
-        files={RECORD: facts.digest, **{name: str(digest) for name, digest in facts.record.artifacts.items()}},
+        origin=_origin(facts, command),
+        files=dict(files),
     )
-
-
-def _version() -> str:
-    try:
-        return version("efface")
-    except PackageNotFoundError:  # a checkout on the path
-        import efface
-
-        return efface.__version__
 
 
 def _subject(facts: Facts) -> Subject:
@@ -113,11 +120,11 @@ def _data(facts: Facts) -> Data:
     )
 
 
-def _origin(facts: Facts, directory: Path) -> Origin:
+def _origin(facts: Facts, command: str | None) -> Origin:
     run = facts.record.run
     known = {name: run.get(name) for name in ("commit", "device", "processor", "threads", "platform", "finished")}
     return Origin(
-        command=_command(directory / _OVERRIDES, facts),
+        command=command,
         versions=run.get("versions", {}),
         configuration=facts.record.config,
         record=facts.digest,

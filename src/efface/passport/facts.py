@@ -4,12 +4,13 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from efface.files import file_digest
 from efface.identity import run_subdir
+from efface.passport.schema import Passport
 from efface.record import RECORD, Record
 
 PREDICTIONS = "predictions.parquet"
@@ -61,6 +62,16 @@ class Facts:
             base_digest=file_digest(base[1]) if base[0] is not None else None,
             base_reason=base[2],
         )
+
+    def with_base(self, passport: Passport) -> "Facts":
+        """Return the same with the base model's figures as a passport has them, whose record may lie elsewhere."""
+        if not passport.base.known:
+            return replace(self, base=None, base_digest=None, base_reason=passport.base.reason)
+        figures = passport.figures
+        values = {figure.key: figure.base_parts or figure.base for figure in figures}
+        bounds = {figure.key: list(figure.base_interval) for figure in figures if figure.base_interval is not None}
+        record = self.record.model_copy(update={"id": str(passport.base.run), "metrics": values, "metrics_ci": bounds})
+        return replace(self, base=record, base_digest=passport.base.record, base_reason=None)
 
     @property
     def is_language_model(self) -> bool:

@@ -49,6 +49,13 @@ def write(passport: Passport, folder: str | os.PathLike[str], files: Mapping[str
     return passport
 
 
+def version_here() -> str:
+    """Return the version of efface that runs, which decides the words of a page."""
+    import efface
+
+    return efface.__version__
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but the passport's own, by its path there, for `write`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in PASSPORT_FILES)
