@@ -149,7 +149,7 @@ def test_edited_predictions_are_noticed_under_a_right_digest(results: Path, veri
 def test_untouched_run_is_measured_again_as_it_was(
     finished: Path, method: str, cache: Path, tmp_path: Path, verified: Any
 ) -> None:
-    options = ("--data", tmp_path, "--cache", cache, "--tolerance", "1e-9")
+    options = ("--data", tmp_path, "--cache", cache, "--tolerance", "1e-5")
     assert verified(run_of(finished, method), *options) == (0, "")
 
 

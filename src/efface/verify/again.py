@@ -67,6 +67,8 @@ def check_data(directory: Path, record: Record, data: Path, cache_dir: Path, tol
         ValueError: the run is none that its configuration makes again.
         FileNotFoundError: the data are not there.
     """
+    if not data.exists():
+        raise FileNotFoundError(f"--data: there is no {data}: name the folder of the data, or their one file")
     with tempfile.TemporaryDirectory(prefix="efface-verify-") as folder:
         run = rebuilt(record, data, cache_dir=cache_dir, results_dir=Path(folder))
         fingerprint, what = run.fingerprint(), "data, with the fingerprint of the record"
