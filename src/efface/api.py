@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from efface.export.network import Network
     from efface.export.whole import Whole
     from efface.models.given import Given
+    from efface.passport import Passport
     from efface.record import Record
 
 
@@ -79,6 +80,11 @@ class DebiasedModel(nn.Module):
         return self.record.metrics_ci
 
     @property
+    def passport(self) -> "Passport":
+        """What was removed, what is guaranteed and what is not, and every metric."""
+        return self._whole.passport
+
+    @property
     def folded(self) -> bool:
         """Whether `module` has the architecture and the parameter names of the one that came in."""
         return self._network.folded
@@ -126,17 +132,8 @@ class DebiasedModel(nn.Module):
             warnings.warn(str(error), stacklevel=2)
         else:
             formats.append("torch")
-        directory.write(self._whole, Path(out), formats, finish=self._finish)
+        directory.write(self._whole, Path(out), formats)
         return Path(out)
-
-    def _finish(self, folder: Path) -> None:
-        """Add the files of the run, and rows on which a classifier of scikit-learn can be checked."""
-        from efface.export import estimator
-
-        for name, content in self._whole.run_files.items():
-            (folder / name).write_bytes(content)
-        if self._whole.estimator is not None:
-            estimator.store_rows(self._whole.rows, folder)
 
     def export(self, to: str, out: str | Path) -> Path:
         """Write the model in one format, as `python -m efface.export` does.
@@ -283,15 +280,15 @@ def _debiased_model(runs: "InMemoryRuns", finished: "Finished", before: "Record 
         rows: some rows as the model takes them, on which exports are checked.
     """
     from efface.export.pretrained import configuration
-    from efface.export.whole import whole_of
+    from efface.export.whole import run_files, whole_of
     from efface.models.estimators import with_head
+    from efface.passport import passport_of
 
     source, attributes = runs.source, runs.dataset.attributes
     debiased, x = load(finished.directory), source.encode(rows).float()
     a = torch.arange(len(x)) % len(attributes)
-    names = ("record.json", *finished.record.artifacts)
-    files = {name: (finished.directory / name).read_bytes() for name in names}
-    whole, network = whole_of(source.model, debiased, x, a, n_attributes=len(attributes), run_files=files)
+    facts = {"passport": passport_of(finished.directory), "run_files": run_files(finished.directory, finished.record)}
+    whole, network = whole_of(source.model, debiased, x, a, n_attributes=len(attributes), **facts)
     if isinstance(network.head, nn.Linear) and source.estimator is not None:
         whole = replace(whole, estimator=with_head(source.estimator.fitted, network.head), rows=rows)
     elif network.folded:

@@ -1,9 +1,9 @@
 """A directory that is written as a whole or not at all: the formats, stored inputs, and the passport."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from efface import passport
 from efface.export import estimator, onnx, pretrained, program, weights
 from efface.export.whole import INPUTS_FILE, Whole
 from efface.files import scratch
@@ -38,16 +38,13 @@ def require_format(name: str) -> None:
         raise ValueError(f"to is {name!r}, but must be one of {', '.join(FORMATS)}")
 
 
-def write(
-    whole: Whole, out: Path, formats: Sequence[str], *, finish: Callable[[Path], None] = lambda folder: None
-) -> None:
-    """Write formats, stored inputs and their logits to a new folder.
+def write(whole: Whole, out: Path, formats: Sequence[str]) -> None:
+    """Write a new folder: formats, stored inputs and their logits, the files of the run, and a passport of all these.
 
     Args:
         whole: what to write.
         out: the folder; it is there as a whole or not at all.
         formats: of `FORMATS`.
-        finish: called last, with the folder that is still to be renamed.
 
     Raises:
         FileExistsError: the folder is there.
@@ -61,8 +58,10 @@ def write(
         for name in formats:
             FORMATS[name](whole, folder)
         whole.store(folder / INPUTS_FILE)
-        if whole.preprocessing is not None:
-            shutil.copy(whole.preprocessing, folder / whole.preprocessing.name)
-        finish(folder)
+        if whole.estimator is not None:
+            estimator.store_rows(whole.rows, folder)
+        for name, content in whole.run_files.items():
+            (folder / name).write_bytes(content)
+        passport.write(whole.passport, folder, passport.digests(folder))
         require_new(out)
         folder.rename(out)

@@ -11,12 +11,10 @@ from torch.export import ExportedProgram, load
 from efface.cli.recorded import command, run_of
 from efface.debiased import load as load_debiased
 from efface.export import estimator, pretrained, program, weights
-from efface.export.whole import INPUTS_FILE, ROWS, ExportError, Whole, stored, whole_of
-from efface.record import RECORD, Record
+from efface.export.whole import INPUTS_FILE, ROWS, ExportError, Whole, run_files, stored, whole_of
+from efface.passport import Passport, passport_of
+from efface.record import PASSPORT_FILES, RECORD, Record
 from efface.runs.base_model import base_model
-
-PREPROCESSING = "preprocessing.skops"
-"""What makes the inputs of the rows of a table, among the files of a run."""
 
 
 def whole_from(directory: Path, *, data_dir: str | None = None, cache_dir: str | None = None) -> Whole:
@@ -43,14 +41,14 @@ def whole_from(directory: Path, *, data_dir: str | None = None, cache_dir: str |
         raise ValueError(f"the data in {run.data_dir} are not those of the run: name theirs with --data-dir")
     extraction = base_model(run, repeat=command(record))
     dataset, rows = extraction.dataset, torch.arange(min(ROWS, len(extraction.dataset.test)))
-    preprocessing = directory / PREPROCESSING
     whole, network = whole_of(
         extraction.model,
         debiased,
         dataset.test.inputs(rows),
         dataset.test.a[rows],
         n_attributes=len(dataset.attributes),
-        preprocessing=preprocessing if preprocessing.is_file() else None,
+        passport=passport_of(directory),
+        run_files=run_files(directory, record),
     )
     return replace(whole, transformers=pretrained.configuration(network.module)) if network.folded else whole
 
@@ -83,4 +81,6 @@ def _saved(directory: Path) -> Whole:
         transformers=pretrained.read_configuration(files[pretrained.CONFIG]),
         estimator=estimator.load(files[estimator.FILE]) if is_estimator else None,
         rows=estimator.read_rows(directory) if is_estimator else None,
+        passport=Passport.read(directory / PASSPORT_FILES[0]),
+        run_files=run_files(directory, Record.read(directory / RECORD)),
     )

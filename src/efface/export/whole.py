@@ -1,7 +1,7 @@
 """A whole debiased model: what it computes, and stored inputs with the logits that every copy of it has to give."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from efface.debiased import Debiased
 from efface.export.network import Network, debiased_network
 from efface.models.base import Model
 from efface.models.wrapped import Wrapped
+from efface.passport import Passport
+from efface.record import RECORD, Record
 
 ATTRIBUTE, INPUTS_FILE = "attribute", "inputs.safetensors"
 """Name of the input that holds the protected attribute, and of the file of stored inputs and their logits."""
@@ -77,9 +79,9 @@ class Whole:
     """A classifier of scikit-learn with the new weights."""
     rows: Any = None
     """Some rows as that classifier takes them."""
-    preprocessing: Path | None = None
-    """A file of skops that makes the inputs of the rows of a table."""
-    run_files: Mapping[str, bytes] = field(default_factory=dict)
+    passport: Passport
+    """Of its run."""
+    run_files: Mapping[str, bytes]
     """The record of its run, and the files that this names."""
 
     def require_same(self, compute: Callable[[Mapping[str, Tensor]], Tensor], *, what: str) -> None:
@@ -103,6 +105,11 @@ class Whole:
         """Write the inputs and their logits."""
         tensors = {f"input.{name}": x for name, x in self.inputs.items()} | {"logits": self.logits}
         tensorfiles.write(path, tensors, kind=_KIND, facts={"inputs": list(self.inputs), "tolerance": _TOLERANCE})
+
+
+def run_files(directory: Path, record: Record) -> dict[str, bytes]:
+    """Read the record of a run, and the files that this names."""
+    return {name: (directory / name).read_bytes() for name in (RECORD, *record.artifacts)}
 
 
 def stored(path: Path) -> tuple[dict[str, Tensor], Tensor]:
