@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -289,6 +290,9 @@ def test_grid_runs_from_photographs_to_a_record(official: Path, parts_of: Callab
     assert record.status == "done"
     assert record.metrics["counterfactual_bias"] is None
     assert record.fingerprint == parts.dataset.fingerprint(official)
+    predictions = pd.read_parquet(parts.directory / "predictions.parquet")
+    people = celeba_files.people()["identity"][predictions["index"] - 1]
+    np.testing.assert_array_equal(predictions["cluster"], people)
 
 
 def test_frozen_network_reads_photographs_once_for_all_tasks(
