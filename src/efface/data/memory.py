@@ -17,15 +17,15 @@ from efface.data.base import (
     matched_pairs,
     require_every_class,
     require_two_attributes,
-    stratified_split,
 )
-from efface.data.features import codes
 from efface.data.groups import groups
+from efface.data.labels import codes
+from efface.data.splits import dealt_parts
 from efface.data.text import some
 from efface.tensorfiles import content_digest
 
-RATIOS = (0.6, 0.1, 0.1, 0.2)
-"""Shares of train, val, pairs and test where rows are dealt out."""
+RATIOS = {"train": 0.6, "val": 0.1, "pairs": 0.1, "test": 0.2}
+"""Shares of the splits where rows are dealt out."""
 _FORMS = (
     "data must be (x, y, a), a DataLoader of (x, y, a) batches, or a mapping of either to the names "
     "train, val, test and, if you like, pairs"
@@ -63,7 +63,7 @@ class _Part:
 def from_memory(
     data: Any, *, encode: Callable[[Any], Tensor], classes: Sequence[Any], people: Any = None, what: str = "data"
 ) -> Dataset:
-    """Make a data set of what a caller holds. Rows are dealt out by `stratified_split` where they have no split.
+    """Make a data set of what a caller holds. Rows without a split are dealt out, stratified by label and attribute.
 
     Args:
         data: `(x, y, a)`; a DataLoader of such batches; or a mapping of either to `train`, `val`, `test` and, if you
@@ -225,12 +225,12 @@ def _dealt(parts: dict[str, _Part], a: Tensor, n_attributes: int, generator: tor
     }
     cluster = _clusters(list(parts.values()))
     strata = groups(y, a, n_attributes)
-    if "" in rows:
-        rows = _shares(rows[""], dict(zip(SPLITS, RATIOS, strict=True)), strata, cluster, generator)
-    elif "pairs" not in rows:
-        train = rows["train"]
-        shares = _shares(train, {"train": 0.9, "pairs": 0.1}, strata, cluster, generator)
-        rows |= shares
+    source, shares = ("", RATIOS) if "" in rows else ("train", {"train": 0.9, "pairs": 0.1})
+    if "pairs" not in rows:
+        members = rows.pop(source)
+        within = None if cluster is None else cluster[members]
+        dealt = dealt_parts(strata[members], shares, generator, within)
+        rows |= {name: members[part] for name, part in dealt.items()}
     return {
         name: TensorSplit(
             index=rows[name],
@@ -250,24 +250,6 @@ def _clusters(parts: Sequence[_Part]) -> Tensor | None:
         return None
     numbers = np.unique(np.concatenate(identities), return_inverse=True)[1]
     return torch.from_numpy(numbers.astype(np.int64))
-
-
-def _shares(
-    rows: Tensor, shares: Mapping[str, float], strata: Tensor, cluster: Tensor | None, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Deal rows out by shares, stratified by label and attribute; people as a whole, by their first row."""
-    units, member = (rows, torch.arange(len(rows))) if cluster is None else _units(rows, cluster[rows])
-    sizes = {name: int(share * len(units)) for name, share in shares.items()}
-    sizes["train"] += len(units) - sum(sizes.values())
-    parts = stratified_split(strata[units], sizes, generator)
-    return {name: rows[torch.isin(member, part)] for name, part in parts.items()}
-
-
-def _units(rows: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first row of each person, and the number of each row's person."""
-    people, member = cluster.unique(return_inverse=True)
-    first = torch.full((len(people),), len(rows)).scatter_reduce(0, member, torch.arange(len(rows)), "amin")
-    return rows[first], member
 
 
 def _given_pairs(split: TensorSplit, m: int) -> Pairs:
