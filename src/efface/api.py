@@ -98,7 +98,7 @@ class DebiasedModel(nn.Module):
         """
         if self._whole.estimator is None:
             raise AttributeError("estimator: there is one where a linear scikit-learn classifier stays one")
-        return self._whole.estimator
+        return self._whole.estimator()
 
     def forward(self, *inputs: Any, attribute: Tensor | None = None, **named: Any) -> Any:
         """Call the network as the one that came in.
@@ -290,7 +290,8 @@ def _debiased_model(runs: "InMemoryRuns", finished: "Finished", before: "Record 
     facts = {"passport": passport_of(finished.directory), "run_files": run_files(finished.directory, finished.record)}
     whole, network = whole_of(source.model, debiased, x, a, n_attributes=len(attributes), **facts)
     if isinstance(network.head, nn.Linear) and source.estimator is not None:
-        whole = replace(whole, estimator=with_head(source.estimator.fitted, network.head), rows=rows)
+        fitted, last = source.estimator.fitted, network.head
+        whole = replace(whole, estimator=lambda: with_head(fitted, last), rows=rows)
     elif network.folded:
         whole = replace(whole, transformers=configuration(network.module))
     return DebiasedModel(source, network, whole, debiased, finished.record, before=before, attributes=attributes)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.data import adult_files
 from tests.export.networks import QUICK, Small, coloured_digits, train
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ def test_attribute_is_an_input_where_the_method_needs_it(digits: Data, tmp_path:
     file = debiased.export("onnx", tmp_path / "onnx") / "model.onnx"
     expected = debiased(x[:20], attribute=a[:20])
     torch.testing.assert_close(run_onnx(file, x=x[:20], attribute=a[:20]), expected, atol=1e-5, rtol=1e-5)
-    inputs, _ = stored(tmp_path / "onnx" / "inputs.safetensors")
+    inputs, _, _ = stored(tmp_path / "onnx" / "inputs.safetensors")
     assert list(inputs) == ["x", "attribute"]
     with pytest.raises(ExportError, match="--to torch and --to onnx write the whole"):
         debiased.export("safetensors", tmp_path / "weights")
@@ -90,7 +91,7 @@ def test_saved_model_is_a_run_and_goes_into_every_format(saved: Path, debiased: 
         out = export(saved, to)
         assert out == saved / "export" / to
         assert (out / name).is_file()
-        inputs, logits = stored(out / "inputs.safetensors")
+        inputs, logits, _ = stored(out / "inputs.safetensors")
         torch.testing.assert_close(debiased(inputs["x"]), logits)
     assert load_file(saved / "export" / "safetensors" / "model.safetensors").keys() == Small().state_dict().keys()
 
@@ -100,7 +101,7 @@ def test_saved_model_is_a_run_and_goes_into_every_format(saved: Path, debiased: 
     [
         ("pickle", "to is 'pickle', but must be one of safetensors, torch, onnx, transformers, sklearn"),
         ("transformers", "the model is not one of transformers"),
-        ("sklearn", "the model did not come from scikit-learn"),
+        ("sklearn", "the model is no linear classifier of columns"),
     ],
 )
 def test_formats_that_do_not_fit_leave_nothing(saved: Path, to: str, message: str, tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def finished(parts_of: Callable[..., grid.GridRun]) -> grid.GridRun:
 
 def test_run_of_the_command_line_is_exported(finished: grid.GridRun, tmp_path: Path) -> None:
     out = export(finished.directory, "safetensors", tmp_path / "out", cache_dir=str(finished.cache_dir))
-    inputs, logits = stored(out / "inputs.safetensors")
+    inputs, logits, _ = stored(out / "inputs.safetensors")
     dataset = finished.dataset.load(data_dir=Path(), cache_dir=Path(), seed=0)
     model = finished.model(input_shape=dataset.input_shape, n_classes=10)
     model.load_state_dict(load_file(out / "model.safetensors"))
@@ -201,6 +202,29 @@ def test_cleared_cache_is_an_error_that_says_what_to_repeat(finished: grid.GridR
     assert "python run.py dataset=colored_mnist_mini model=mlp training=erm method=leace" in message
     assert "training.epochs=2 evaluation.mlp_probe=false evaluation.bootstrap=0 seed=0 overwrite=true" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_linear_run_on_a_table_is_a_classifier_of_scikit_learn(
+    parts_of: Callable[..., grid.GridRun], tmp_path: Path
+) -> None:
+    from skops import io
+
+    folder = adult_files.write(tmp_path / "data")
+    sizes = ("dataset.n_val=200", "dataset.n_pairs=100", "dataset.min_rows=30", "training.epochs=2")
+    run = parts_of("dataset=adult", "method=leace", f"data_dir={folder}", "evaluation.bootstrap=0", *sizes)
+    base.execute(run, say=lambda message: None)
+    places = {"data_dir": str(folder), "cache_dir": str(run.cache_dir)}
+    out = export(run.directory, "sklearn", tmp_path / "out", **places)
+    assert (out / "preprocessing.skops").is_file()
+    classifier = io.load(out / "model.skops", trusted=io.get_untrusted_types(file=out / "model.skops"))
+    dataset = run.dataset.load(data_dir=folder, cache_dir=tmp_path, seed=0)
+    assert classifier.classes_.tolist() == list(dataset.classes)
+    predicted = classifier.predict(dataset.test.inputs(torch.arange(len(dataset.test))).numpy())
+    accuracy = json.loads((run.directory / "record.json").read_text())["metrics"]["accuracy"]
+    assert (predicted == [dataset.classes[i] for i in dataset.test.y]).mean() == pytest.approx(accuracy, abs=1e-6)
+    with pytest.raises(FileNotFoundError):
+        export(run.directory, "sklearn", tmp_path / "other", data_dir=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])

@@ -24,8 +24,8 @@ def write(whole: Whole, folder: Path) -> None:
     from skops import io
 
     if whole.estimator is None:
-        raise ExportError("the model did not come from scikit-learn: take --to safetensors, torch or onnx")
-    io.dump(whole.estimator, folder / FILE)
+        raise ExportError("the model is no linear classifier of columns: take --to safetensors, torch or onnx")
+    io.dump(whole.estimator(), folder / FILE)
     loaded = load(folder / FILE)
     logits = torch.from_numpy(np.log(loaded.predict_proba(whole.rows).clip(min=np.finfo(np.float32).tiny)))
     # Logits are known but for a constant in each row.

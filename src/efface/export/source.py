@@ -5,16 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram, load
 
 from efface.cli.recorded import command, run_of
 from efface.debiased import load as load_debiased
 from efface.export import estimator, pretrained, program, weights
 from efface.export.whole import INPUTS_FILE, ROWS, ExportError, Whole, run_files, stored, whole_of
+from efface.models.estimators import classifier_of
 from efface.passport import Passport, passport_of
 from efface.record import PASSPORT_FILES, RECORD, Record
 from efface.runs.base_model import base_model
+from efface.runs.extraction import has_parameters
 
 
 def whole_from(directory: Path, *, data_dir: str | None = None, cache_dir: str | None = None) -> Whole:
@@ -50,6 +52,10 @@ def whole_from(directory: Path, *, data_dir: str | None = None, cache_dir: str |
         passport=passport_of(directory),
         run_files=run_files(directory, record),
     )
+    head = network.head
+    if isinstance(head, nn.Linear) and not has_parameters(extraction.model.backbone):
+        columns = whole.inputs["x"].flatten(1).numpy()
+        return replace(whole, estimator=lambda: classifier_of(head, dataset.classes), rows=columns)
     return replace(whole, transformers=pretrained.configuration(network.module)) if network.folded else whole
 
 
@@ -57,7 +63,7 @@ def _saved(directory: Path) -> Whole:
     """Read what `DebiasedModel.save` wrote."""
     from safetensors.torch import load_file
 
-    inputs, logits = stored(directory / INPUTS_FILE)
+    inputs, logits, tolerance = stored(directory / INPUTS_FILE)
     files = {name: directory / name for name in (program.FILE, weights.FILE, pretrained.CONFIG, estimator.FILE)}
     state = load_file(files[weights.FILE]) if files[weights.FILE].is_file() else None
 
@@ -75,11 +81,12 @@ def _saved(directory: Path) -> Whole:
     return Whole(
         inputs=inputs,
         logits=logits,
+        tolerance=tolerance,
         program=read_program,
         state=state,
         compute=compute,
         transformers=pretrained.read_configuration(files[pretrained.CONFIG]),
-        estimator=estimator.load(files[estimator.FILE]) if is_estimator else None,
+        estimator=(lambda: estimator.load(files[estimator.FILE])) if is_estimator else None,
         rows=estimator.read_rows(directory) if is_estimator else None,
         passport=Passport.read(directory / PASSPORT_FILES[0]),
         run_files=run_files(directory, Record.read(directory / RECORD)),

@@ -23,8 +23,9 @@ ATTRIBUTE, INPUTS_FILE = "attribute", "inputs.safetensors"
 ROWS = 8
 """How many rows are stored."""
 _KIND = "stored inputs"
-_TOLERANCE = 1e-5
-"""Greatest difference of logits that counts as rounding, as a share of the largest logit, or of 1."""
+_OF_LOGITS, _OF_TERMS = 1e-5, 5e-7
+"""Greatest difference of logits that counts as rounding: as a share of the largest logit, or of 1; or as a share of the
+sum of the sizes of the terms of a logit, where these cancel, as in a head that was fitted anew."""
 
 
 class ExportError(ValueError):
@@ -66,6 +67,8 @@ class Whole:
     """Some rows of test, as the network takes them, by name; the protected attribute last, where it needs that."""
     logits: Tensor
     """Of these rows."""
+    tolerance: float
+    """Greatest difference of logits that counts as rounding, as a share of the largest of these, or of 1."""
     program: Callable[[], ExportedProgram]
     """Traces the network, for batches of any size."""
     state: Mapping[str, Tensor] | None
@@ -75,8 +78,8 @@ class Whole:
     """Returns what the network computes with other tensors by these names."""
     transformers: Mapping[str, Any] | None = None
     """Configuration of a model of transformers."""
-    estimator: Any = None
-    """A classifier of scikit-learn with the new weights."""
+    estimator: Callable[[], Any] | None = None
+    """Makes a classifier of scikit-learn with the new weights."""
     rows: Any = None
     """Some rows as that classifier takes them."""
     passport: Passport
@@ -92,7 +95,7 @@ class Whole:
         """
         for n in (len(self.logits), 1):
             logits, expected = compute({name: x[:n] for name, x in self.inputs.items()}), self.logits[:n]
-            bound = _TOLERANCE * max(1.0, float(self.logits.abs().max()))
+            bound = self.tolerance * _size(self.logits)
             if logits.shape != expected.shape or not float((logits - expected).abs().max()) <= bound:
                 difference = float((logits - expected).abs().max()) if logits.shape == expected.shape else None
                 how = f"shape {list(logits.shape)}" if difference is None else f"differences up to {difference:.3g}"
@@ -104,7 +107,7 @@ class Whole:
     def store(self, path: Path) -> None:
         """Write the inputs and their logits."""
         tensors = {f"input.{name}": x for name, x in self.inputs.items()} | {"logits": self.logits}
-        tensorfiles.write(path, tensors, kind=_KIND, facts={"inputs": list(self.inputs), "tolerance": _TOLERANCE})
+        tensorfiles.write(path, tensors, kind=_KIND, facts={"inputs": list(self.inputs), "tolerance": self.tolerance})
 
 
 def run_files(directory: Path, record: Record) -> dict[str, bytes]:
@@ -112,10 +115,10 @@ def run_files(directory: Path, record: Record) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in (RECORD, *record.artifacts)}
 
 
-def stored(path: Path) -> tuple[dict[str, Tensor], Tensor]:
-    """Read what `Whole.store` wrote: inputs by name in the order of the network's, and their logits."""
+def stored(path: Path) -> tuple[dict[str, Tensor], Tensor, float]:
+    """Read what `Whole.store` wrote: inputs by name in the order of the network's, their logits, and the tolerance."""
     tensors, facts = tensorfiles.read(path, kind=_KIND)
-    return {name: tensors[f"input.{name}"] for name in facts["inputs"]}, tensors["logits"]
+    return {name: tensors[f"input.{name}"] for name in facts["inputs"]}, tensors["logits"], float(facts["tolerance"])
 
 
 def whole_of(
@@ -135,7 +138,7 @@ def whole_of(
         ExportError: the network with the debiased last layer computes something else.
     """
     network = debiased_network(model, debiased, n_attributes)
-    expected = _reference(model, debiased, x, a)
+    expected, tolerance = _reference(model, debiased, x, a)
     named = _inputs(model, x)
     names = None if isinstance(named, Tensor) else tuple(named)
     inputs = {"x": named} if isinstance(named, Tensor) else dict(named)
@@ -143,11 +146,12 @@ def whole_of(
         inputs[ATTRIBUTE] = a
     function = Logits(network, names, 0).eval()
     with torch.no_grad():
-        function.output = _which(function, tuple(inputs.values()), expected)
+        function.output = _which(function, tuple(inputs.values()), expected, tolerance * _size(expected))
         logits = function(*inputs.values())
     whole = Whole(
         inputs=inputs,
         logits=logits,
+        tolerance=tolerance,
         program=lambda: _traced(function, inputs),
         state={name: t.detach() for name, t in network.module.state_dict().items()} if network.folded else None,
         compute=lambda state: _computing(function, state),
@@ -168,21 +172,29 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _reference(model: Model, debiased: Debiased, x: Tensor, a: Tensor) -> Tensor:
-    """Return the logits of what a method made, one part after the other."""
+def _reference(model: Model, debiased: Debiased, x: Tensor, a: Tensor) -> tuple[Tensor, float]:
+    """Return the logits of what a method made, one part after the other, and their tolerance."""
     backbone = model.cpu().cut(debiased.cut)[0]
-    logits: Tensor = debiased.head.cpu()(debiased.represent.cpu()(backbone(x), a))
-    return logits
+    head, represent = debiased.head.cpu(), debiased.represent.cpu()
+    features = backbone(x)
+    represented = represent(features, a)
+    logits: Tensor = head(represented)
+    sizes = represented.abs() + (features.abs() if features.shape == represented.shape else 0)
+    terms = sizes @ head.weight.abs().T
+    return logits, max(_OF_LOGITS, _OF_TERMS * float(terms.max()) / _size(logits))
+
+
+def _size(logits: Tensor) -> float:
+    return max(1.0, float(logits.abs().max()))
 
 
 def _inputs(model: Model, x: Tensor) -> Tensor | dict[str, Tensor]:
     return model.backbone.prepare(x) if isinstance(model.backbone, Wrapped) else x
 
 
-def _which(function: Logits, inputs: tuple[Tensor, ...], expected: Tensor) -> int:
+def _which(function: Logits, inputs: tuple[Tensor, ...], expected: Tensor, bound: float) -> int:
     """Return which output of a network has these logits `[n, K]`, or the difference of two."""
     single = expected[:, 1:] - expected[:, :1] if expected.shape[1] == 2 else None
-    bound = _TOLERANCE * max(1.0, float(expected.abs().max()))
     for i, output in enumerate(function.outputs(inputs)):
         columns = output[:, None] if output.ndim == 1 else output
         for logits in (expected, single):

@@ -1,7 +1,7 @@
 """Fitted scikit-learn classifiers as models of the grid: a linear one is its columns and its last layer."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,16 @@ def with_head(estimator: Any, head: nn.Linear) -> Any:
         weight, bias = weight.diff(dim=0), bias.diff(dim=0)
     last.coef_, last.intercept_ = weight.numpy(), bias.numpy()
     return estimator
+
+
+def classifier_of(head: nn.Linear, classes: Sequence[str]) -> Any:
+    """Return a fitted `LogisticRegression` of a head's weights, on the columns that the head reads."""
+    from sklearn.linear_model import LogisticRegression
+
+    classifier, d = LogisticRegression(), head.in_features
+    classifier.classes_, classifier.n_features_in_ = np.array(classes), d
+    classifier.coef_ = np.zeros((1 if len(classes) == 2 else len(classes), d))
+    return with_head(classifier, head)
 
 
 def _last(estimator: Any) -> Any:
