@@ -336,7 +336,7 @@ def test_frozen_network_reads_photographs_once_for_all_tasks_and_folds(
     model = max((first.cache_dir / "model").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
     assert model.stat().st_size < 50_000  # the head alone
     monkeypatch.setattr("efface.models.efficientnet_lite0._Network.forward", None)  # nothing is computed again
-    fold = ("dataset.split=people", "dataset.fold=3")
+    fold = ("dataset.split=people", "dataset.fold=3", "training=head_group_dro")
     for options in (("dataset.target=Young", "seed=1"), ("dataset.target=Smiling", *fold)):
         other = base.execute(parts_of("dataset=celeba", "method=leace", *options, *quick), say=lambda message: None)
         assert other.run["cache_hit"] == {"features": True, "model": False}
