@@ -328,10 +328,10 @@ class _Folder:
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Read the number and the fields of each line that is not empty."""
-    separator = "," if file.suffix == ".csv" else None
+    is_csv = file.suffix == ".csv"
     for number, line in numbered_lines(file):
         if line.strip():
-            yield number, [field.strip() for field in line.split(separator)]
+            yield number, [field.strip() for field in line.split(",")] if is_csv else line.split()
 
 
 def _value_name(attributes: Sequence[str], value: int) -> str:
