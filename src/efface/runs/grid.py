@@ -131,9 +131,9 @@ class GridRun(Run):
         names = {node: self.config[node]["name"] for node in ("model", "training")}
         if isinstance(self.training, NoTraining) and not model.whole:
             raise ValueError(
-                "training={training} uses the model as it is, but the head of model={model} has random weights: take "
-                "model=custom or model=transformers with weights from elsewhere, or train it, such as by "
-                "training=head or training=erm".format(**names)
+                "training={training} uses the model as it is, but the head of model={model} has random weights: train "
+                "it (training=erm), or take model=transformers, or model=custom with model.weights=... or, if its "
+                "factory reads them itself, model.pretrained=true".format(**names)
             )
         if self.training.head_only and not model.pretrained and has_parameters(model.backbone):
             raise ValueError(
