@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from efface.identity import NODES
 from efface.metrics import METRICS
@@ -13,13 +13,25 @@ from efface.report.labels import options, printable
 
 HEADS = ("kept", "fitted")
 """What `info.head` may say of the head of the base model."""
+MIXED_HEAD = "mixed"
+"""What stands there for a pool of folds: kept in some, fitted in others."""
 _INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
 """Numbers of a record's `info` that are columns of the frame."""
 LARGEST = 1e100
 """No number of a run is larger: the square of one that is overflows where means and spreads are computed."""
-NUMBERS = (*_INFO, "peak_memory_mb", "threads")
+NUMBERS = (*_INFO, "peak_memory_mb", "threads", "folds", "of_folds", "n_test", "n_people")
 """Columns that hold numbers, beside metrics and seconds."""
 _KNOWN = frozenset(metric.key for metric in METRICS)
+
+
+class Run(NamedTuple):
+    """One record, made into rows of the frames."""
+
+    path: Path
+    record: Record
+    row: dict[str, Any]
+    history: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
 
 
 def row_of(path: Path, record: Record) -> dict[str, Any]:
