@@ -159,8 +159,7 @@ def test_a_difference_is_paired_so_that_what_both_get_wrong_is_no_part_of_its_in
     assert same == (0, 0, 0)
     with pytest.raises(ValueError, match="other labels of the same samples"):
         predictions.difference(one, other.assign(a=0))
-    with pytest.raises(ValueError, match="no sample in common"):
-        predictions.difference(one, other.assign(index=-1 - other["index"]))
+    assert predictions.difference(one, other.assign(index=n + other["index"])) == {}
 
 
 def test_a_method_stands_beside_none_on_the_samples_of_both(tmp_path: Path) -> None:
@@ -277,8 +276,36 @@ def test_a_fold_whose_predictions_are_gone_is_named(tmp_path: Path) -> None:
     assert only_row(collection)["reason"].startswith("fold 1: no predictions that can be read; folds 2, 3, 4: no run")
     (problem,) = collection.problems
     assert "fold=1/seed=0 is not pooled" in problem
-    frame(HAND[1]).drop(columns="p_y").to_parquet(tmp_path / "none" / "fold=1" / "seed=0" / predictions.FILE)
-    assert "has no column p_y" in collect(tmp_path).problems[0]
+    file = tmp_path / "none" / "fold=1" / "seed=0" / predictions.FILE
+    for broken, message in (
+        (frame(HAND[1]).drop(columns="p_y"), "has no column p_y"),
+        (frame(HAND[1] | {"y_pred": [0, 1, -1, 0, 0]}), "y_pred holds what no run predicts"),
+        (frame(HAND[1]).assign(p_y=2.0), "p_y holds what no run predicts"),
+        (frame(HAND[1]).head(0), "holds no sample"),
+    ):
+        broken.to_parquet(file)
+        assert message in collect(tmp_path).problems[0]
+    file.write_text("no table")
+    assert "fold=1/seed=0 is not pooled" in collect(tmp_path).problems[0]
+
+
+@pytest.mark.parametrize("fold", ["two", -1, 0.5, True, 10**9, {"of": 1}])
+def test_a_fold_is_a_number(tmp_path: Path, fold: Any) -> None:
+    write_hand(tmp_path)
+    write(tmp_path, fold, HAND[0])
+    (problem,) = collect(tmp_path).problems
+    assert "config.dataset.fold is" in problem
+
+
+def test_a_method_on_other_samples_than_none_has_no_difference(tmp_path: Path) -> None:
+    write(tmp_path, 0, HAND[0])
+    write(tmp_path, 1, HAND[1], method="leace")
+    write(tmp_path, 0, HAND[0] | {"y": [1, 0, 1]}, method="inlp")
+    collection = collect(tmp_path)
+    assert list(collection.tabled["method"]) == ["leace", "none"]
+    assert "accuracy_difference" not in collection.tabled
+    (problem,) = collection.problems
+    assert "other labels of the same samples" in problem
 
 
 def test_a_head_kept_in_some_folds_is_mixed(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from efface.identity import run_id
+from efface.metrics import METRICS
 from efface.report import predictions as of_files
 from efface.report.circumstances import CIRCUMSTANCES, one_line
 from efface.report.labels import LEVELS, options
 from efface.report.predictions import FILE, Estimate
-from efface.report.rows import MIXED_HEAD, NUMBERS, Run
+from efface.report.rows import MIXED_HEAD, NUMBERS, Run, fold_of
 
 FOLDS = 5
 """Folds of a data set that has some, as in `efface.data.people`."""
@@ -47,7 +48,7 @@ def pool(runs: Iterable[Run], results: Path) -> tuple[list[dict[str, Any]], list
     """
     members: dict[_KEY, list[Run]] = {}
     for run in runs:
-        if fold_of(run) is not None:
+        if fold_of(run.record.config) is not None:
             members.setdefault((run_id(_without_fold(run.record.config)), run.record.seed), []).append(run)
     pools, problems = {}, []
     for key, group in members.items():
@@ -61,13 +62,13 @@ def pool(runs: Iterable[Run], results: Path) -> tuple[list[dict[str, Any]], list
         pools[key] = made
         problems += lacking
     bases = {_setting(made): made for made in pools.values() if made.method == "none" and made.parts}
-    return [_row(made, bases.get(_setting(made))) for made in pools.values()], problems
-
-
-def fold_of(run: Run) -> int | None:
-    """Return the fold of a run; None where its data have none."""
-    fold = run.record.config["dataset"].get("fold")
-    return None if fold is None else int(fold)
+    rows = []
+    for made in pools.values():
+        try:
+            rows.append(_row(made, bases.get(_setting(made))))
+        except ValueError as error:
+            problems.append(f"folds of {made.runs[min(made.runs)].path}: {one_line(error)}")
+    return rows, problems
 
 
 def _without_fold(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,14 +101,14 @@ class _Pool:
         Raises:
             ValueError: the folds read different files, or hold one sample twice.
         """
-        by_fold = {int(fold_of(run) or 0): run for run in runs}
+        by_fold = {fold_of(run.record.config) or 0: run for run in runs}
         parts, problems = {}, []
         for fold, run in sorted(by_fold.items()):
             if run.record.status != "done":
                 continue
             try:
                 parts[fold] = _Part(run, of_files.read(results / run.path / FILE))
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever a foreign file holds, as of a record
                 problems.append(f"{run.path} is not pooled: {one_line(error)}")
         predictions = _joined([part.predictions for part in parts.values()])
         if len({part.run.record.fingerprint for part in parts.values()}) > 1:
@@ -167,7 +168,7 @@ def _row(pool: _Pool, base: _Pool | None) -> dict[str, Any]:
     if not pool.parts:
         return {**first.row, **shared}
     estimates, reasons = _metrics(pool)
-    differences = {} if base in (None, pool) else of_files.difference(pool.predictions, base.predictions)
+    differences = {} if base is None or base is pool else of_files.difference(pool.predictions, base.predictions)
     return {
         **_common([part.run.row for part in pool.parts.values()]),
         **_columns(estimates),
@@ -190,8 +191,8 @@ def _metrics(pool: _Pool) -> tuple[dict[str, Estimate], dict[str, str]]:
     records = {fold: part.run.record for fold, part in pool.parts.items()}
     sizes = [len(part.predictions) for part in pool.parts.values()]
     rows = [part.run.row for part in pool.parts.values()]
-    numbers = (name for each in records.values() for name, value in each.metrics.items() if not isinstance(value, dict))
-    estimates = {name: measured.get(name) or _averaged(rows, name, sizes) for name in dict.fromkeys(numbers)}
+    names = [metric.key for metric in METRICS if not metric.per and any(metric.key in row for row in rows)]
+    estimates = {name: measured.get(name) or _averaged(rows, name, sizes) for name in names}
     reasons: dict[str, str] = {}
     for name in (name for name, each in estimates.items() if math.isnan(each.value)):
         said = {fold: str(why) for fold, each in records.items() if (why := (each.info.get("reasons") or {}).get(name))}

@@ -32,6 +32,9 @@ METRICS = (
 )
 """What predictions tell without the samples of train and without features."""
 _NEEDED = ("index", "y", "a", "y_pred", "p_y", "p_y_cf")
+_SCORES = ("p_y", "p_y_cf")
+_LARGEST = 2**40
+"""No index, label or attribute is larger."""
 _CHUNK = 100
 
 
@@ -49,7 +52,7 @@ def read(path: Path) -> pd.DataFrame:
 
     Raises:
         OSError: the file is not there, or is none of parquet.
-        ValueError: it lacks a column; the message names it.
+        ValueError: it has no sample, lacks a column or holds in one what no run predicts; the message names it.
         ModuleNotFoundError: pyarrow is not installed.
     """
     require("pyarrow", extra="report", what="pooling folds")
@@ -57,6 +60,13 @@ def read(path: Path) -> pd.DataFrame:
     missing = [name for name in _NEEDED if name not in predictions]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}: run its job again with overwrite=true")
+    if len(predictions) == 0:
+        raise ValueError(f"{path} holds no sample: run its job again with overwrite=true")
+    for name in _NEEDED:
+        column = predictions[name]
+        good = column.between(0, 1) | column.isna() if name in _SCORES else column.between(0, _LARGEST)
+        if not (good.all() and pd.api.types.is_numeric_dtype(column)):
+            raise ValueError(f"{path}: {name} holds what no run predicts: run its job again with overwrite=true")
     return predictions
 
 
@@ -76,12 +86,14 @@ def measure(predictions: pd.DataFrame) -> dict[str, Estimate]:
 def difference(predictions: pd.DataFrame, base: pd.DataFrame) -> dict[str, Estimate]:
     """Return metrics of predictions minus those of the base model, on the samples of both, under the same resamples.
 
+    Nothing where they have none in common.
+
     Raises:
-        ValueError: they have no sample in common, or say of one that it has different labels.
+        ValueError: they say of one sample that it has different labels.
     """
     pairs = predictions.merge(base, on="index", suffixes=("", "_base"), validate="one_to_one")
     if len(pairs) == 0:
-        raise ValueError("the method and the base model predict no sample in common")
+        return {}
     if not (pairs["y"].equals(pairs["y_base"]) and pairs["a"].equals(pairs["a_base"])):
         raise ValueError("the method and the base model were run on other labels of the same samples")
     bases = pairs[[f"{name}_base" for name in _NEEDED[1:]]].set_axis(_NEEDED[1:], axis=1)
