@@ -113,9 +113,14 @@ def _known(gap: Any) -> Any:
     return ~_namespace(gap).isnan(gap)
 
 
+def _even(known: Any, like: Any) -> Any:
+    """Return weights over the last axis, alike where `known` and 0 elsewhere, in the precision of `like`."""
+    return _namespace(like).ones_like(like) * known / known.sum(-1)[..., None]
+
+
 def _gap_rms(gap: Any) -> Any:
     xp, known = _namespace(gap), _known(gap)
-    weight = known / known.sum(-1)[..., None]
+    weight = _even(known, gap)
     gap = xp.where(known, gap, 0.0)
     return xp.sqrt((weight * gap * gap).sum(-1))
 
@@ -126,7 +131,7 @@ def _gap_correlation(gap: Any, share: Any) -> Any:
         return _undefined(gap[..., 0])
     xp = _namespace(gap)
     known = _known(gap) & (share.sum(1) > 0)
-    weight = known / known.sum(-1)[..., None]
+    weight = _even(known, gap)
     gap = xp.where(known, gap, 0.0)
     share_of_zero = xp.where(share.sum(1) > 0, share[:, 0] / share.sum(1), 0.0)
     dx = gap - (weight * gap).sum(-1)[..., None]
@@ -156,6 +161,6 @@ def _binary(counts: Any) -> dict[str, Any]:
 
 
 def _x_log_y(x: Any, y: Any) -> Any:
-    """Return x ln y, and 0 where x is 0."""
+    """Return x ln y, and 0 where x is 0: torch's function, to the bit, where there is one; NumPy has none."""
     xp = _namespace(x)
-    return xp.where(x > 0, x * xp.log(y), 0.0)
+    return xp.xlogy(x, y) if hasattr(xp, "xlogy") else xp.where(x > 0, x * xp.log(y), 0.0)

@@ -81,7 +81,7 @@ def folds_in_words(runs: pd.DataFrame, columns: Sequence[Slot]) -> list[str]:
     )
     if averaged:
         sentence += (
-            f". What predictions do not tell ({', '.join(averaged)}) is the mean over folds weighted by the size of "
+            f". What predictions do not tell ({'; '.join(averaged)}) is the mean over folds weighted by the size of "
             "test, with an interval that takes folds as independent"
         )
     incomplete = " A row that lacks a fold is of fewer samples, and is left out when the best is marked."
