@@ -159,8 +159,8 @@ def test_shards_without_rows_are_copied(tmp_path: Path) -> None:
     shards = write(tmp_path / "in")
     np.save(tmp_path / "in" / "none.npy", X[:0].numpy())
     np.save(tmp_path / "in" / "none-labels.npy", Y[:0].numpy())
-    at = shards.index("--labels")
-    more = [*shards[:at], tmp_path / "in" / "none.npy", *shards[at:], tmp_path / "in" / "none-labels.npy"]
+    end = shards.index("--labels")
+    more = [*shards[:end], tmp_path / "in" / "none.npy", *shards[end:], tmp_path / "in" / "none-labels.npy"]
     run("fit", *shards, "--out", tmp_path / "eraser")
     run("fit", *more, "--out", tmp_path / "same")
     assert (tmp_path / "same").read_bytes() == (tmp_path / "eraser").read_bytes()

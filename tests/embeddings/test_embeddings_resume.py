@@ -18,7 +18,7 @@ from tests.embeddings.digits import PARTS, X, Y, run, write
 from efface.embeddings.__main__ import main
 from efface.erasure.leace import LeaceEraser, LeaceFitter
 
-MANY = 300
+MANY = 120
 
 
 def many(folder: Path) -> list[str]:

@@ -107,7 +107,9 @@ def _opened(path: Path) -> "parquet.ParquetFile":
     try:
         return parquet.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is damaged, or no parquet file ({error}): make it again") from error
+        raise ValueError(
+            f"{path} is damaged, or no parquet file ({' '.join(str(error).split())}): make it again"
+        ) from error
 
 
 def _next(batches: "Iterator[pa.RecordBatch]", path: Path) -> "pa.RecordBatch | None":
@@ -116,7 +118,7 @@ def _next(batches: "Iterator[pa.RecordBatch]", path: Path) -> "pa.RecordBatch | 
     try:
         return next(batches, None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): make it again") from error
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): make it again") from error
 
 
 def _numbered(name: str, names: list[str]) -> tuple[str, ...]:
