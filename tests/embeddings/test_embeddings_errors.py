@@ -195,7 +195,7 @@ def test_shard_given_twice(tmp_path: Path, shards: list[str], refused: Refused) 
 
 
 def test_eraser_of_another_width(tmp_path: Path, shards: list[str], refused: Refused) -> None:
-    LeaceEraser.fit(X[:, :9], Y, rtol=1e-4).save(tmp_path / "eraser")
+    LeaceEraser.fit(X[:, :9], Y % 2).save(tmp_path / "eraser")
     for command in (("apply", "--out", tmp_path / "out"), ("certify", "--labels", *shards[4:])):
         message = refused(command[0], tmp_path / "eraser", *shards[:3], *command[1:])
         assert "erases from 9 columns, but the shards have 64" in message

@@ -1,10 +1,11 @@
 """Columns of parquet files: one of lists of equal length, or one of numbers for each dimension."""
 
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class ParquetColumn(Column):
@@ -27,14 +30,14 @@ class ParquetColumn(Column):
 
     def batches(self, rows: int) -> Iterator[Tensor]:
         """Read the column in batches; see `Column.batches`."""
-        return regrouped(self._read(rows), batch_sizes(self.rows, rows))
+        return regrouped(self._parts(rows), batch_sizes(self.rows, rows))
 
-    def _read(self, rows: int) -> Iterator[Tensor]:
+    def _parts(self, rows: int) -> Iterator[Tensor]:
         """Read batches of any size up to `rows`."""
         with _opened(self.path) as file:
             first = 0
             batches = file.iter_batches(batch_size=rows, columns=list(self.names))
-            while (batch := _next(batches, self.path)) is not None:
+            while (batch := _read(lambda: next(batches, None), self.path)) is not None:
                 yield self._tensor(batch, first)
                 first += len(batch)
 
@@ -56,8 +59,8 @@ class ParquetColumn(Column):
             others = [name for name in schema.names if name not in self.names]
             with parquet.ParquetWriter(target, schema, compression=_compression(file)) as writer:
                 for group, rows in zip(groups, regrouped(batches, sizes), strict=True):
-                    columns = dict(zip(others, file.read_row_group(group, columns=others).columns, strict=True))
-                    columns |= self._columns(rows, schema)
+                    rest = _read(functools.partial(file.read_row_group, group, columns=others), self.path)
+                    columns = dict(zip(others, rest.columns, strict=True)) | self._columns(rows, schema)
                     writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema), len(rows))
 
     def _columns(self, rows: Tensor, schema: "pa.Schema") -> "dict[str, pa.Array]":
@@ -101,24 +104,20 @@ def open_parquet(path: Path, name: str) -> ParquetColumn:
 
 def _opened(path: Path) -> "parquet.ParquetFile":
     require("pyarrow", extra="embeddings", what="a parquet file")
-    import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-        return parquet.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} is damaged, or no parquet file ({' '.join(str(error).split())}): make it again"
-        ) from error
+    return _read(lambda: parquet.ParquetFile(path), path)
 
 
-def _next(batches: "Iterator[pa.RecordBatch]", path: Path) -> "pa.RecordBatch | None":
+def _read(call: Callable[[], T], path: Path) -> T:
+    """Call a function that reads a file of arrow; its errors become one that names the file."""
     import pyarrow as pa
 
     try:
-        return next(batches, None)
+        return call()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): make it again") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged, or no parquet file ({reason}): make it again") from error
 
 
 def _numbered(name: str, names: list[str]) -> tuple[str, ...]:
