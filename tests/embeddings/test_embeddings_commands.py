@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
@@ -110,6 +111,15 @@ def test_labels_may_be_what_the_erasers_take(tmp_path: Path, z: torch.Tensor) ->
     assert saved.rank == expected.rank == (2 if z.ndim == 2 and z.shape[1] == 2 else 1)
     torch.testing.assert_close(saved(x), expected(x), rtol=0, atol=1e-10)
     run("certify", tmp_path / "eraser", *shards)
+
+
+def test_one_numbered_column_is_a_matrix(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"x_0": X[:, 20].numpy(), "z0": Y.double().numpy()}), tmp_path / "x.parquet")
+    run("fit", tmp_path / "x.parquet", "--out", tmp_path / "eraser")
+    run("apply", tmp_path / "eraser", tmp_path / "x.parquet", "--out", tmp_path / "out")
+    erased = parquet.read_table(tmp_path / "out" / "x.parquet")
+    np.testing.assert_allclose(erased["x_0"].to_numpy(), X[:, 20].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(erased["z0"].to_numpy(), Y)
 
 
 def test_names_choose_tensors(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class ParquetColumn(Column):
     def _tensor(self, batch: "pa.RecordBatch", first: int) -> Tensor:
         """Take the numbers out of a batch whose first row is row `first` of the file."""
         parts = [_numbers(batch.column(name), self.path, name, first, self.shape[1:]) for name in self.names]
-        return torch.from_numpy(parts[0] if len(parts) == 1 else np.stack(parts, 1))
+        numbers = torch.from_numpy(parts[0] if len(parts) == 1 else np.stack(parts, 1))
+        return numbers.reshape(-1, *self.shape[1:])
 
     def rewrite(self, target: Path, batches: Iterator[Tensor]) -> None:
         """Copy the file with other numbers in this column; see `Column.rewrite`. Row groups stay as they are."""
