@@ -96,6 +96,11 @@ def test_labels_that_number_no_classes(tmp_path: Path, z: torch.Tensor, words: s
     assert "number the classes 0 … K − 1" in message
 
 
+def test_labels_of_one_class(tmp_path: Path, refused: Refused) -> None:
+    shards = write(tmp_path / "in", z=Y * 0)
+    assert "the labels are all 0: there is nothing to erase" in refused("fit", *shards, "--out", tmp_path / "out")
+
+
 def test_labels_of_two_kinds(tmp_path: Path, shards: list[str], refused: Refused) -> None:
     np.save(shards[5], Y[PARTS[1]].double().numpy())
     message = refused("fit", *shards, "--out", tmp_path / "out")

@@ -14,7 +14,7 @@ from efface.erasure.fitting import Fitter
 from efface.erasure.leace import LeaceFitter
 from efface.erasure.oracle import OracleFitter
 from efface.erasure.quadratic import QuadraticFitter
-from efface.files import require_writable
+from efface.files import drop_temporary, require_writable
 
 Method = Literal["leace", "orth", "oracle", "quadratic"]
 
@@ -41,6 +41,8 @@ class Fit:
         """
         concept = data.concept
         assert concept is not None
+        if concept.classes == 1:
+            raise ValueError("the labels are all 0: there is nothing to erase")
         if self.method == "quadratic":
             if concept.classes is None:
                 raise ValueError("the labels are numbers, but --method quadratic needs integer classes")
@@ -118,6 +120,7 @@ def _add(fitter: Fitter[Any], shards: Sequence[Shard], rows: int, checkpoint: Ch
 
 def _save(fitter: Fitter[Any], out: Path) -> None:
     eraser = fitter.eraser
+    drop_temporary(out.parent, f"{out.name}.")
     with naming_out(out):
         eraser.save(out)
 
