@@ -16,6 +16,7 @@ from efface.embeddings import shards as streams
 from efface.erasure.leace import LeaceEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser, QuadraticFitter
+from efface.runs.provenance import PeakMemory
 
 TOLERANCES = {torch.float16: 2e-3, torch.float32: 1e-5, torch.float64: 1e-12}
 FITTED = {"rtol": 1e-4, "shrinkage": "correlation"}
@@ -163,6 +164,27 @@ def test_rounding_of_what_apply_writes_is_certified(tmp_path: Path, capsys: pyte
     whole = efface.certify(lambda x: erased.double(), X.bfloat16().double(), Y)
     assert facts["erased"]["whitened_covariance"] == pytest.approx(whole.whitened_covariance, rel=1e-6)
     assert whole.whitened_covariance > 1e-5
+
+
+@pytest.mark.parametrize("command", ["fit", "apply", "certify"])
+def test_memory_does_not_grow_with_a_shard(tmp_path: Path, command: str) -> None:
+    """A shard of 128 MB, a hole in its file but for one row."""
+    n, d = 500_000, 128
+    LeaceEraser.fit(torch.eye(d)[:2], torch.tensor([0, 1]), rtol=1e-4).save(tmp_path / "eraser")
+    np.save(tmp_path / "z.npy", np.arange(n) % 2)
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float16, shape=(n, d))
+    x[1] = 1
+    del x
+    labels = ("--labels", tmp_path / "z.npy")
+    arguments = {
+        "fit": ("fit", tmp_path / "x.npy", *labels, "--out", tmp_path / "fitted"),
+        "apply": ("apply", tmp_path / "eraser", tmp_path / "x.npy", "--out", tmp_path / "out"),
+        "certify": ("certify", tmp_path / "eraser", tmp_path / "x.npy", *labels, "--tolerance", "1"),
+    }[command]
+    memory = PeakMemory("cpu")
+    before = memory.bytes()
+    run(*arguments)
+    assert memory.bytes() - before < 1e8
 
 
 def test_shards_without_rows_are_copied(tmp_path: Path) -> None:
