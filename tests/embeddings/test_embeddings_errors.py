@@ -187,9 +187,9 @@ def test_parquet_of_strings_and_missing_values(tmp_path: Path, refused: Refused)
     for x, z, reason in (
         (lists, ["a"] * 9, "has a column z of string: store numbers"),
         (lists, [0, 1, None] * 3, "z is missing in row 2"),
-        ([*lists[:5], None, *lists[6:]], [0] * 9, "x is missing in row 5"),
-        ([*lists[:5], [1.0], *lists[6:]], [0] * 9, "or is no list of 2 numbers"),
-        ([*lists[:5], [1.0, None], *lists[6:]], [0] * 9, "x lacks a number in row 5"),
+        ([*lists[:5], None, *lists[6:]], [0, 1, 0] * 3, "x is missing in row 5"),
+        ([*lists[:5], [1.0], *lists[6:]], [0, 1, 0] * 3, "or is no list of 2 numbers"),
+        ([*lists[:5], [1.0, None], *lists[6:]], [0, 1, 0] * 3, "x lacks a number in row 5"),
     ):
         parquet.write_table(pa.table({"x": x, "z": z}), path)
         assert reason in refused("fit", path, *out)

@@ -1,5 +1,6 @@
 """Commands that are killed and repeated, and commands of several processes, give the files of one that ran through."""
 
+import contextlib
 import os
 import re
 import signal
@@ -116,9 +117,17 @@ def test_shard_that_changed_is_erased_anew(tmp_path: Path, capsys: pytest.Captur
     assert "1 shards erased, 2 were done before" in capsys.readouterr().out
 
 
-def work(rank: int, port: int, folder: str, shards: list[str], statuses: Any) -> None:
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def work(rank: int, ports: list[int], folder: str, shards: list[str], statuses: Any) -> None:
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost")
     bad = [*shards[:1], f"{folder}/nan.npy", *shards[2:]]
     runs = {
         "fit": ("fit", *shards, "--out", f"{folder}/two"),
@@ -128,7 +137,8 @@ def work(rank: int, port: int, folder: str, shards: list[str], statuses: Any) ->
         "above": ("certify", f"{folder}/two", *shards, "--tolerance", "1e-12"),
         "NaN": ("fit", *bad, "--out", f"{folder}/bad"),
     }
-    for name, arguments in runs.items():
+    for port, (name, arguments) in zip(ports, runs.items(), strict=True):
+        os.environ["MASTER_PORT"] = str(port)  # one for each: the other process may still be closing the last
         with open(f"{folder}/{name}.{rank}.txt", "w") as sys.stdout, open(f"{folder}/{name}.{rank}.err", "w") as err:
             sys.stderr = err
             statuses[name, rank] = main(list(arguments))
@@ -144,12 +154,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Any, int]]
     x = X[PARTS[1]].numpy().copy()
     x[0, 7] = np.nan
     np.save(folder / "nan.npy", x)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     with torch.multiprocessing.get_context("fork").Manager() as manager:
         statuses = manager.dict()
-        arguments = (port, str(folder), shards, statuses)
+        arguments = (free_ports(6), str(folder), shards, statuses)
         torch.multiprocessing.start_processes(work, arguments, nprocs=2, start_method="fork")
         return folder, dict(statuses)
 
