@@ -1,5 +1,8 @@
 """A network of one's own runs on the grid as it is; what is wrong with it is named."""
 
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
+from tests.conftest import CONF
 from torch import nn
 from torch.nn import functional
 
@@ -16,6 +20,7 @@ from efface.models import factory
 from efface.models.custom import Custom
 from efface.models.last_layer import HeadError
 from efface.models.wrapped import unwrap
+from efface.record import Record
 from efface.runs import base
 from efface.runs.grid import GridRun
 
@@ -23,6 +28,7 @@ QUIET: dict[str, Any] = {"say": lambda message: None}
 CHEAP = ("evaluation.mlp_probe=false", "evaluation.bootstrap=0", "evaluation.probe=false")
 SHAPE = (3, 28, 28)
 SOURCE = """
+from tests.conftest import CONF
 from torch import nn
 
 class Net(nn.Module):
@@ -38,6 +44,11 @@ class Net(nn.Module):
 
 def build(**options):
     return Net(**options)
+
+def tied():
+    net = Net()
+    net.twin = net.fc
+    return net
 
 def broken():
     raise RuntimeError("out of paint")
@@ -56,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("nets", "needy", "torn")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("nets", "needy", "torn", "network")]:
         del sys.modules[name]
     factory._digest.cache_clear()
 
@@ -205,6 +216,13 @@ def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
         Custom(factory="nets.small:build", weights="none.pt").fingerprint()
 
 
+def test_weights_that_layers_share_need_be_there_once(folder: Path) -> None:
+    net = factory.build("nets.small:tied", {})
+    save_model(net, str(folder / "net.safetensors"))
+    model = Custom(factory="nets.small:tied", weights="net.safetensors")(input_shape=SHAPE, n_classes=10)
+    assert torch.equal(model.head.weight, net.fc.weight)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -237,3 +255,24 @@ def test_images_are_brought_to_the_networks_normalisation(folder: Path) -> None:
     normalised = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     with torch.no_grad():
         torch.testing.assert_close(model(pixels), expected(normalised))
+
+
+@pytest.mark.slow
+def test_example_of_the_page_runs_from_another_folder(folder: Path, tmp_path: Path) -> None:
+    page = (CONF.parent / "docs" / "models.md").read_text()
+    (code,) = re.findall(r"```python\n# nets.py\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"^python run.py (model=custom .*)$", page, re.MULTILINE)
+    (folder / "network.py").write_text(code)
+    save_file(factory.build("network:Net", {}).state_dict(), folder / "net.safetensors")
+    places = ["logger=none", "device=cpu", "cache_dir=cache", "results_dir=results"]
+    arguments = command.replace("nets:Net", "network:Net").split()
+    done = subprocess.run(
+        [sys.executable, str(CONF.parent / "run.py"), *arguments, *places, *CHEAP],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(CONF.parent / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = (folder / "results").rglob("record.json")
+    assert Record.read(record).status == "done"

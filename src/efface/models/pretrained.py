@@ -141,7 +141,13 @@ def load_weights(net: nn.Module, file: Path, *, heads: Collection[str] = (), wha
         name: t for name, t in read_weights(file, option).items() if not name.startswith(tuple(f"{h}." for h in heads))
     }
     own = net.state_dict()
-    missing = [name for name in own if name not in weights and not name.endswith(_COUNTERS)]
+    # Of layers that share their weights, files of safetensors hold one.
+    there = {own[name].data_ptr() for name in own.keys() & weights.keys()}
+    missing = [
+        name
+        for name, tensor in own.items()
+        if name not in weights and not name.endswith(_COUNTERS) and tensor.data_ptr() not in there
+    ]
     unexpected = [name for name in weights if name not in own]
     reshaped = [
         f"{name} {list(weights[name].shape)} in place of {list(own[name].shape)}"
