@@ -78,6 +78,10 @@ def test_core_works_where_nothing_else_is_installed(parts_of: Callable[..., Grid
         ("import efface.report.__main__", (), "report"),
         ("import efface.methods.leace", (), "grid"),
         ("from efface.cli.entry import run; run()", (), "grid"),
+        ("import efface; efface.audit(None, None)", (), "grid"),
+        ("from efface.export.__main__ import export; export(None, 'onnx')", (), "grid"),
+        ("from efface.export import onnx; onnx.write(None, None)", ("grid",), "export"),
+        ("from efface.export import estimator; estimator.write(None, None)", ("grid",), "export"),
         ("from efface.scrubbing.language_models import require_transformers as r; r()", ("grid",), "scrub"),
     ],
 )

@@ -20,6 +20,8 @@ from efface.record import RECORD, Record
 
 ATTRIBUTE, INPUTS_FILE = "attribute", "inputs.safetensors"
 """Name of the input that holds the protected attribute, and of the file of stored inputs and their logits."""
+_ONE = "x"
+"""Name of the only input of a network that is called with one tensor."""
 ROWS = 8
 """How many rows are stored."""
 _KIND = "stored inputs"
@@ -139,9 +141,8 @@ def whole_of(
     """
     network = debiased_network(model, debiased, n_attributes)
     expected, tolerance = _reference(model, debiased, x, a)
-    named = _inputs(model, x)
-    names = None if isinstance(named, Tensor) else tuple(named)
-    inputs = {"x": named} if isinstance(named, Tensor) else dict(named)
+    inputs = network_inputs(model, x)
+    names = None if list(inputs) == [_ONE] else tuple(inputs)
     if network.uses_attribute:
         inputs[ATTRIBUTE] = a
     function = Logits(network, names, 0).eval()
@@ -158,6 +159,12 @@ def whole_of(
         **facts,
     )
     return whole, network
+
+
+def two_logits(logits: Tensor) -> Tensor:
+    """Return logits `[n, K]`, K ≥ 2, of those that a network gives: one, `[n]` or `[n, 1]`, is that of a sigmoid."""
+    columns = logits[:, None] if logits.ndim == 1 else logits
+    return torch.cat([torch.zeros_like(columns), columns], 1) if columns.shape[1] == 1 else columns
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -188,8 +195,10 @@ def _size(logits: Tensor) -> float:
     return max(1.0, float(logits.abs().max()))
 
 
-def _inputs(model: Model, x: Tensor) -> Tensor | dict[str, Tensor]:
-    return model.backbone.prepare(x) if isinstance(model.backbone, Wrapped) else x
+def network_inputs(model: Model, x: Tensor) -> dict[str, Tensor]:
+    """Return what the network that came in is called with, by name, for inputs as a split hands them out."""
+    named = model.backbone.prepare(x) if isinstance(model.backbone, Wrapped) else x
+    return {_ONE: named} if isinstance(named, Tensor) else dict(named)
 
 
 def _which(function: Logits, inputs: tuple[Tensor, ...], expected: Tensor, bound: float) -> int:

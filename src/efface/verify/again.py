@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf, open_dict
 from efface.cli.conf import CONF, option_files
 from efface.cli.main import build
 from efface.debiased import MODEL_FILE, Debiased
+from efface.export.whole import network_inputs, two_logits
 from efface.identity import NODES
 from efface.methods.base import Method
 from efface.methods.erasure import Erasure
@@ -156,16 +157,17 @@ def _exported(directory: Path, run: GridRun) -> Iterator[Check]:
     import pandas as pd
 
     table = pd.read_parquet(directory / PREDICTIONS)
-    test = run.dataset.load(data_dir=run.data_dir, cache_dir=run.cache_dir, seed=run.seed).test
+    dataset = run.dataset.load(data_dir=run.data_dir, cache_dir=run.cache_dir, seed=run.seed)
+    test, model = dataset.test, run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
     y, expected = torch.from_numpy(table["y"].to_numpy(copy=True)), torch.from_numpy(table["p_y"].to_numpy(copy=True))
     for name, compute in copies.items():
         what = f"predictions of {name} on test"
         parts = []
         for rows in torch.arange(len(test)).split(_BATCH):
-            inputs: Mapping[str, torch.Tensor] = {"x": test.inputs(rows)}
+            inputs = network_inputs(model, test.inputs(rows))
             if run.uses_attribute_at_test:
-                inputs = {**inputs, ATTRIBUTE: test.a[rows]}
-            parts.append(compute(inputs).double().softmax(1))
+                inputs[ATTRIBUTE] = test.a[rows]
+            parts.append(two_logits(compute(inputs)).double().softmax(1))
         difference = float((torch.cat(parts).gather(1, y[:, None])[:, 0] - expected).abs().max())
         close = difference <= 1e-4
         yield Check(what, close, "" if close else f"probabilities of the label differ by up to {difference:.3g}")
