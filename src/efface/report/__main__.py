@@ -90,7 +90,7 @@ def _write(out: Path, made: Table, collection: Collection) -> list[str]:
     with scratch(out, prefix=".report-") as folder:
         plots = draw(collection, folder)
         texts = {
-            "index.html": page(made, collection, plots),
+            "index.html": page(made, collection, plots, out),
             "table.md": render.markdown(made),
             "table.csv": render.to_csv(made),
             "table.tex": render.latex(made),
