@@ -46,6 +46,26 @@ def test_splits_of_the_photographs_at_hand(tmp_path: Path) -> None:
 
 @GAPS
 @needs_data
+def test_folds_of_the_photographs_at_hand(tmp_path: Path) -> None:
+    folder = Path(os.environ["DATA_DIR"])
+    tested: list[int] = []
+    for fold in range(5):
+        source = CelebA(target="Attractive", resolution=64, split="people", fold=fold)
+        data = source.load(data_dir=folder, cache_dir=tmp_path, seed=0)
+        splits = (data.train, data.val, data.pairs.split, data.test)
+        n = sum(len(split) for split in splits)
+        for split, share in zip(splits, (0.6, 0.1, 0.1, 0.2), strict=True):
+            assert len(split) / n == pytest.approx(share, abs=0.01)
+        train, val, pairs = (group_counts(split.y, split.a, 2, 2) / len(split) for split in splits[:3])
+        assert float((val - train).abs().max()) < 0.05
+        assert float((pairs - train).abs().max()) < 0.05
+        assert float(data.test.a.double().mean()) == pytest.approx(float(data.train.a.double().mean()), abs=0.02)
+        tested += data.test.index.tolist()
+    assert len(tested) == len(set(tested)) == n
+
+
+@GAPS
+@needs_data
 @pytest.mark.timeout(1200)
 def test_network_is_trained_once_and_erasure_helps(tmp_path: Path) -> None:
     records = {}
@@ -118,7 +138,7 @@ from efface.data.images import Images
 from efface.runs.provenance import PeakMemory
 file = r"{tmp_path / "images.npy"}"
 np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(202_599, 64, 64, 3)).flush()
-images = Images(np.load(file, mmap_mode="r"))
+images = Images((202_599, 64, 64, 3), lambda: np.load(file, mmap_mode="r"))
 peak = PeakMemory("cpu")
 order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
 for rows in order.split(256):

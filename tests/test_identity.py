@@ -37,6 +37,13 @@ def test_id_ignores_where_the_code_lives() -> None:
     assert run_id_v1(moved) != run_id_v1(CONFIG)
 
 
+def test_option_that_was_added_later_changes_no_id_at_its_default() -> None:
+    assert run_id(changed("dataset", split="official", fold=None)) == run_id(CONFIG)
+    assert identity(changed("dataset", split="official", fold=None)) == CONFIG
+    assert run_id(changed("model", revision=None)) == run_id(CONFIG) != run_id(changed("model", revision="v1"))
+    assert len({run_id(changed("dataset", split="people", fold=fold)) for fold in range(5)} | {run_id(CONFIG)}) == 6
+
+
 def test_the_id_of_a_record_of_version_1_is_that_of_its_time() -> None:
     assert run_id_v1(CONFIG) == "ec7bcf01"
 

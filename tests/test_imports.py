@@ -11,7 +11,7 @@ import pytest
 import efface
 
 PACKAGE = Path(efface.__file__).parent
-GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles", "processes"}
+GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles", "processes", "hub"}
 """What anything may import; among themselves without a circle."""
 ORDER = [
     *("products", "moments", "newton", "softmax", "erasure", "unlearning", "representations", "problem", "debiased"),
@@ -22,6 +22,7 @@ BESIDE = {
     "optimal_transport": {"erasure"},
     "concept_erasure": {"erasure", "scrubbing"},
     "sklearn": {"erasure"},
+    "embeddings": {"moments", "erasure"},
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "report": set(),
     "passport": set(),
@@ -96,6 +97,7 @@ def loaded_by(code: str) -> set[str]:
         ("import efface.report.__main__", {"pandas", "matplotlib", "pydantic"}),
         ("import efface.passport.__main__", {"pydantic"}),
         ("import efface.moments, efface.softmax, efface.erasure.leace", {"torch"}),
+        ("import efface.embeddings.__main__", {"torch"}),
         ("import efface.unlearning.edits, efface.unlearning.layers", {"torch"}),
         ("import run", set()),
         ("import efface.cli.command", {"hydra"}),

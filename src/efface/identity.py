@@ -11,14 +11,18 @@ from typing import Any
 
 NODES = ("dataset", "model", "training", "method", "evaluation")
 """The parts of a configuration that make up a run's identity; seed, device and directories do not."""
+_ADDED: dict[str, dict[str, Any]] = {"dataset": {"split": "official", "fold": None}, "model": {"revision": None}}
+"""Options that nodes were given when runs had been recorded, and the value under which the code does what it did: such
+a value is no part of the identity, so that those runs keep their ids."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the nodes that make up a run's identity: their options and names, without the keys that begin with `_`.
 
-    Those, such as `_target_`, say where the code lives, which may change without changing what it computes.
+    Those, such as `_target_`, say where the code lives, which may change without changing what it computes. Options of
+    `_ADDED` are left out too, where they have the value that is named there.
     """
-    return {node: _plain(config[node]) for node in NODES}
+    return {node: _without_added(node, _plain(config[node])) for node in NODES}
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -39,6 +43,11 @@ def run_subdir(config: Mapping[str, Any], seed: int) -> Path:
 
 def _hash(nodes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_numbers_as_floats(nodes), sort_keys=True).encode()).hexdigest()
+
+
+def _without_added(node: str, values: dict[str, Any]) -> dict[str, Any]:
+    added = _ADDED.get(node, {})
+    return {key: value for key, value in values.items() if key not in added or value != added[key]}
 
 
 def _plain(value: Any) -> Any:

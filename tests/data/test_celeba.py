@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from tests.data import celeba_files
 from torchvision import transforms
 
 from efface.data.base import Dataset
-from efface.data.celeba import CelebA, halve
+from efface.data.celeba import CelebA
 from efface.runs import base
 from efface.runs.grid import GridRun
 
@@ -100,6 +101,42 @@ def test_several_attributes_give_all_combinations(official: Path) -> None:
     assert data.attributes == (*("not Male, not Smiling", "Male, not Smiling"), *("not Male, Smiling", "Male, Smiling"))
 
 
+def test_folds_of_people_test_every_photograph_once_whatever_the_target(official: Path) -> None:
+    table = celeba_files.people()
+    tested: list[int] = []
+    for fold in range(5):
+        data = load(official, split="people", fold=fold)
+        assert (len(data.train), len(data.test)) == pytest.approx((38, 13), abs=3)
+        seen: set[int] = set()
+        for split in splits(data).values():
+            np.testing.assert_array_equal(split.cluster, table["identity"][split.index.numpy() - 1])
+            assert not seen & set(split.cluster.tolist())
+            seen |= set(split.cluster.tolist())
+        assert seen == set(table["identity"])
+        assert torch.equal(data.test.index, load(official, split="people", fold=fold, target="Young").test.index)
+        tested += data.test.index.tolist()
+    assert sorted(tested) == list(range(1, 65))
+
+
+def test_folds_do_not_depend_on_the_official_partition(official: Path, tmp_path: Path) -> None:
+    celeba_files.write(tmp_path, part=np.roll(celeba_files.people()["part"], 20))
+    one, other = (load(folder, split="people", fold=2) for folder in (official, tmp_path))
+    for name, split in splits(one).items():
+        assert torch.equal(split.index, splits(other)[name].index)
+
+
+def test_folds_need_identities(tmp_path: Path) -> None:
+    celeba_files.write(tmp_path, identities=False)
+    with pytest.raises(FileNotFoundError, match=r"celeba has no identity_CelebA.txt .*, or take split=official"):
+        load(tmp_path, split="people", fold=0)
+
+
+def test_folds_need_five_people(tmp_path: Path) -> None:
+    celeba_files.write(tmp_path, identity=np.arange(64) % 4)
+    with pytest.raises(ValueError, match="show 4 people, who make no 5 folds: take more photographs, or split=officia"):
+        load(tmp_path, split="people", fold=0)
+
+
 def test_txt_and_csv_layouts_give_the_same_data(official: Path, tmp_path: Path) -> None:
     celeba_files.write(tmp_path, csv=True)
     one, other = load(official), load(tmp_path)
@@ -133,7 +170,7 @@ def test_missing_identities_give_no_clusters_and_a_warning(tmp_path: Path) -> No
 
 
 def test_images_are_decoded_once(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(official, cache=tmp_path)
+    load(official, cache=tmp_path).train.inputs(torch.arange(1))
     monkeypatch.setattr("efface.data.images.decode", None)
     data = load(official, cache=tmp_path, target="Smiling")  # another target, the same images
     assert data.train.inputs(torch.arange(2)).shape == (2, 3, 16, 16)
@@ -223,8 +260,9 @@ def test_damaged_images_are_all_named(copy: Path) -> None:
     (images / "000007.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "000031.jpg").write_bytes(b"")
     Image.new("RGB", (64, 64)).save(images / "000032.jpg")
+    data = load(copy)  # reads none of them
     with pytest.raises(ValueError, match=r"3 of 64 images cannot be used") as error:
-        load(copy)
+        data.test.inputs(torch.arange(1))
     for part in ("000007.jpg (image file is truncated", "000031.jpg (", "000032.jpg (it is 64 × 64, but must be 178"):
         assert part in str(error.value)
     assert not list(copy.glob("cache/images/*.npy"))
@@ -248,6 +286,11 @@ def test_wrong_folder_is_named(tmp_path: Path) -> None:
         ({"attributes": "Male"}, r"attributes is 'Male', but must be a list"),
         ({"attributes": ["Young", "Young"]}, "one is named twice"),
         ({"resolution": 0}, "resolution is 0"),
+        ({"split": "person"}, r"split is 'person', but must be official \| people"),
+        ({"fold": 1}, "fold is 1, but split=official has no folds: split=people has"),
+        ({"split": "people"}, "split is 'people', but no fold is named: fold=0 to fold=4"),
+        ({"split": "people", "fold": 5}, "fold is 5, but must be an integer >= 0 and <= 4 or null"),
+        ({"split": "people", "fold": -1}, "fold is -1, but must be"),
         ({"target": "Bald"}, "split 'train' has no sample of class Bald"),
         ({"attributes": ["Bald"]}, "every sample of train in .* has the attribute 'not Bald'"),
     ],
@@ -268,18 +311,6 @@ def test_empty_groups_and_labels_without_pairs_are_named(tmp_path: Path) -> None
     assert set(data.pairs.split.y[data.pairs.rows].tolist()) == {0}
 
 
-def test_halves_are_even_and_keep_clusters() -> None:
-    g = torch.Generator().manual_seed(0)
-    cluster = torch.randint(40, (1000,), generator=g)
-    strata = (torch.rand(1000, generator=g) < 0.03 + 0.5 * (cluster % 2)).long() * 3
-    half = halve(strata, cluster)
-    for value in (0, 3):
-        assert float(half[strata == value].double().mean()) == pytest.approx(0.5, abs=0.03)
-    assert not set(cluster[half].tolist()) & set(cluster[~half].tolist())
-    shuffled = torch.randperm(1000, generator=g)
-    assert torch.equal(halve(strata[shuffled], cluster[shuffled]), half[shuffled])
-
-
 def test_grid_runs_from_photographs_to_a_record(official: Path, parts_of: Callable[..., GridRun]) -> None:
     parts = parts_of(
         *("dataset=celeba", "dataset.resolution=16", "model=convnet", "model.channels=[8,8]", "method=leace"),
@@ -289,9 +320,12 @@ def test_grid_runs_from_photographs_to_a_record(official: Path, parts_of: Callab
     assert record.status == "done"
     assert record.metrics["counterfactual_bias"] is None
     assert record.fingerprint == parts.dataset.fingerprint(official)
+    predictions = pd.read_parquet(parts.directory / "predictions.parquet")
+    people = celeba_files.people()["identity"][predictions["index"] - 1]
+    np.testing.assert_array_equal(predictions["cluster"], people)
 
 
-def test_frozen_network_reads_photographs_once_for_all_tasks(
+def test_frozen_network_reads_photographs_once_for_all_tasks_and_folds(
     official: Path, parts_of: Callable[..., GridRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = (f"data_dir={official}", "dataset.resolution=32", "evaluation.mlp_probe=false", "training.epochs=2")
@@ -303,8 +337,11 @@ def test_frozen_network_reads_photographs_once_for_all_tasks(
     model = max((first.cache_dir / "model").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
     assert model.stat().st_size < 50_000  # the head alone
     monkeypatch.setattr("efface.models.efficientnet_lite0._Network.forward", None)  # nothing is computed again
-    other = parts_of("dataset=celeba", "dataset.target=Young", "method=leace", "seed=1", *quick)
-    assert base.execute(other, say=lambda message: None).run["cache_hit"] == {"features": True, "model": False}
+    monkeypatch.setattr("efface.data.images.cached_array", None)  # nor is a photograph looked at
+    fold = ("dataset.split=people", "dataset.fold=3", "training=head_group_dro")
+    for options in (("dataset.target=Young", "seed=1"), ("dataset.target=Smiling", *fold)):
+        other = base.execute(parts_of("dataset=celeba", "method=leace", *options, *quick), say=lambda message: None)
+        assert other.run["cache_hit"] == {"features": True, "model": False}
 
 
 def test_head_of_a_random_backbone_is_refused(official: Path, parts_of: Callable[..., GridRun]) -> None:

@@ -1,7 +1,7 @@
 """CelebA: photographs of faces with 40 attributes, one of which is the target and others are protected.
 
-Liu et al., "Deep learning face attributes in the wild", ICCV 2015. Splits and preprocessing are those of group DRO
-(Sagawa et al., "Distributionally robust neural networks for group shifts", ICLR 2020).
+Liu et al., "Deep learning face attributes in the wild", ICCV 2015. The official splits and preprocessing are those of
+group DRO (Sagawa et al., "Distributionally robust neural networks for group shifts", ICLR 2020).
 """
 
 import difflib
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every_class, require_two_attributes
 from efface.data.groups import group_counts, groups
 from efface.data.images import Images, decoded
+from efface.data.people import FOLDS, deal, fold_parts
 from efface.data.text import numbered_lines, some
 from efface.options import Ge, Le, Len, options
 
@@ -65,20 +66,25 @@ class CelebA:
     The folder holds `img_align_celeba/NNNNNN.jpg` and the lists, whole or cut to a subset: `list_attr_celeba`,
     `list_eval_partition` and, if there, `identity_CelebA`, as `.txt` (official) or `.csv` (Kaggle, group DRO).
 
-    train and test are the official ones. The official val is halved into val and pairs, so that no person is in both
-    and the groups are as equal as whole persons allow: features identify people, and a probe would learn that. A pair
-    is two photographs of one label and different attributes, of different people.
+    No person is in two splits, and the groups are as equal as whole people allow: features identify people, and a probe
+    would learn that. A pair is two photographs of one label and different attributes, of different people.
 
     Args:
         target: the attribute to predict, such as `Blond_Hair`.
         attributes: one or more protected attributes; m of them make 2^m values, the first the lowest bit, as in group
             DRO.
+        split: `official`: train and test are the official ones, and the official val is halved into val and pairs.
+            `people`: all people of the photographs at hand, whatever the official partition says, are dealt out to five
+            folds, the same for every target; the tests of the five folds hold every photograph once.
+        fold: 0 … 4, with `people` alone: whose people are test. See `efface.data.people.fold_parts`.
         resolution: side in pixels after the central square of 178 was cut out, up to 1024.
         grayscale: one channel instead of three.
     """
 
     target: str = "Blond_Hair"
     attributes: Annotated[Sequence[str], Len(1)] = ("Male",)
+    split: Literal["official", "people"] = "official"
+    fold: Annotated[int, Ge(0), Le(FOLDS - 1)] | None = None
     resolution: Annotated[int, Ge(1), Le(1024)] = 160
     grayscale: bool = False
 
@@ -87,6 +93,10 @@ class CelebA:
             raise ValueError(f"attributes is {list(self.attributes)}: one is named twice")
         if self.target in self.attributes:
             raise ValueError(f"target is {self.target!r}, which is protected: attributes is {list(self.attributes)}")
+        if self.split == "official" and self.fold is not None:
+            raise ValueError(f"fold is {self.fold}, but split=official has no folds: split=people has")
+        if self.split == "people" and self.fold is None:
+            raise ValueError(f"split is 'people', but no fold is named: fold=0 to fold={FOLDS - 1}")
 
     def fingerprint(self, data_dir: Path) -> str:
         """Hash the lists, and the images' names and sizes; 0.1 s for 10,000 images."""
@@ -95,7 +105,7 @@ class CelebA:
         return hashlib.sha256((folder.digest() + folder.content(names)).encode()).hexdigest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
-        """Read the lists, and decode the images if the cache does not have them. `seed` changes nothing."""
+        """Read the lists. Images are decoded, or found in the cache, when one is read. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)  # before the files are read, which may change meanwhile
         folder = _Folder.find(data_dir)
         table = list(folder.attributes([self.target, *self.attributes]))
@@ -105,8 +115,7 @@ class CelebA:
         y, a = self._labels([values for _, values in table])
         classes = (f"not {self.target}", self.target)
         attributes = tuple(_value_name(self.attributes, value) for value in range(2 ** len(self.attributes)))
-        partition = torch.tensor(folder.numbers(_PARTITION, names, allowed=list(_PARTS.values())))
-        parts = _parts(partition, groups(y, a, len(attributes)), identity)
+        parts = self._parts(folder, names, a, groups(y, a, len(attributes)), identity)
         images = self._decoded([folder.images / name for name in names], content, cache_dir)
         index = torch.tensor([int(name.partition(".")[0]) for name in names])
         splits: dict[str, Split] = {
@@ -136,8 +145,30 @@ class CelebA:
             inputs_key=f"celeba {content} {self.resolution} {self.grayscale}",
         )
 
+    def _parts(
+        self, folder: "_Folder", names: list[str], a: Tensor, group: Tensor, identity: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the rows of each split.
+
+        Raises:
+            FileNotFoundError: folds are asked for, but nobody knows who is in which photograph.
+        """
+        if self.fold is not None:
+            if identity is None:
+                raise FileNotFoundError(
+                    f"split is 'people', but {folder.path} has no {_IDENTITY}.txt or .csv, which says who is in each "
+                    "photograph: put it beside the other lists, or take split=official"
+                )
+            return fold_parts(self.fold, strata=a, group=group, person=identity)
+        partition = torch.tensor(folder.numbers(_PARTITION, names, allowed=list(_PARTS.values())))
+        parts = {name: (partition == number).nonzero()[:, 0] for name, number in _PARTS.items()}
+        official_val = parts["val"]
+        person = torch.arange(len(official_val)) if identity is None else identity[official_val]
+        half = deal(group[official_val], person, [1, 1])
+        return parts | {"val": official_val[half == 0], "pairs": official_val[half == 1]}
+
     def _decoded(self, files: list[Path], content: str, cache_dir: Path) -> Images:
-        """Decode the images at this resolution, or find them in the cache."""
+        """Return the images at this resolution, none of which has been read yet."""
         return decoded(
             files,
             size=SIZE,
@@ -154,46 +185,12 @@ class CelebA:
         return values[:, 0], (values[:, 1:] << torch.arange(len(self.attributes))).sum(1)
 
 
-def _parts(partition: Tensor, group: Tensor, identity: Tensor | None) -> dict[str, Tensor]:
-    """Return the rows of each split: the official train and test, and the two halves of the official val."""
-    parts = {name: (partition == number).nonzero()[:, 0] for name, number in _PARTS.items()}
-    official_val = parts["val"]
-    cluster = torch.arange(len(official_val)) if identity is None else identity[official_val]
-    half = halve(group[official_val], cluster)
-    parts["val"], parts["pairs"] = official_val[half], official_val[~half]
-    return parts
-
-
 def _require_values(
     folder: "_Folder", splits: dict[str, Split], classes: tuple[str, ...], attributes: tuple[str, ...]
 ) -> None:
     """Check that train, val and test have every class, and that train has two values of the attribute or more."""
     require_every_class({name: splits[name] for name in ("train", "val", "test")}, classes)
     require_two_attributes(splits["train"], attributes, folder.path)
-
-
-def halve(strata: Tensor, cluster: Tensor) -> Tensor:
-    """Choose one half, as a mask `[n]`: whole clusters, and as nearly half of each stratum as they allow.
-
-    Each cluster, the largest first, goes to the half where it makes the halves less unequal. Inequality is the sum of
-    the squared differences of shares, over all strata and the whole.
-
-    Args:
-        strata: `[n]` int64.
-        cluster: `[n]` int64.
-    """
-    names, member = cluster.unique(return_inverse=True)
-    k = int(strata.max()) + 1 if len(strata) else 1
-    counts = torch.bincount(member * k + strata, minlength=len(names) * k).view(-1, k).double()
-    counts = torch.cat([counts, counts.sum(1, keepdim=True)], 1)
-    shares = (counts / counts.sum(0).clamp_min(1)).numpy()
-    order = np.lexsort((names.numpy(), -counts[:, -1].numpy()))
-    first = np.zeros(len(names), dtype=bool)
-    surplus = np.zeros(k + 1)
-    for i in order:
-        first[i] = surplus @ shares[i] <= 0  # |surplus + share|² ≤ |surplus − share|²
-        surplus += shares[i] if first[i] else -shares[i]
-    return torch.from_numpy(first)[member]
 
 
 @dataclass(frozen=True)
@@ -331,10 +328,10 @@ class _Folder:
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Read the number and the fields of each line that is not empty."""
-    separator = "," if file.suffix == ".csv" else None
+    is_csv = file.suffix == ".csv"
     for number, line in numbered_lines(file):
         if line.strip():
-            yield number, [field.strip() for field in line.split(separator)]
+            yield number, [field.strip() for field in line.split(",")] if is_csv else line.split()
 
 
 def _value_name(attributes: Sequence[str], value: int) -> str:

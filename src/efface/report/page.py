@@ -22,11 +22,11 @@ _LEFT_OUT = ("_options", "val_", "seconds_", "cache_", "reasons", "method_name",
 """Parts of the names of columns that the page's list of runs leaves to runs.csv."""
 
 
-def page(table: Table, collection: Collection, plots: Sequence[Plot], out: Path) -> str:
-    """Return the page. It fetches nothing: plots are inside, and a content policy forbids the rest.
+def page(tables: Sequence[Table], collection: Collection, plots: Sequence[Plot], out: Path) -> str:
+    """Return the page of the tables. It fetches nothing: plots are inside, and a content policy forbids the rest.
 
     Args:
-        table: the table.
+        tables: the first of them has the title.
         collection: its runs.
         plots: drawn already.
         out: the folder that the page goes into, from where it links the passports of runs.
@@ -37,10 +37,8 @@ def page(table: Table, collection: Collection, plots: Sequence[Plot], out: Path)
     )
     recorded = [metric for metric in METRICS if metric.key in collection.runs]
     return environment.get_template("page.html").render(
-        title=table.title,
-        table=render.to_html(table),
-        caption=table.caption,
-        notes=table.notes,
+        title=tables[0].title,
+        tables=[(each, render.to_html(each, name=f"efface{i or ''}")) for i, each in enumerate(tables)],
         problems=collection.problems,
         facts=_facts(collection.runs),
         runs=_runs(collection.runs, links),

@@ -18,14 +18,16 @@ def writers_of(debiased: Debiased, dataset: Dataset, predictions: Mapping[str, T
 
     Args:
         debiased: what the method returned.
-        dataset: test tells ids, labels and attributes, and train the images of the rows that an array names.
+        dataset: test tells ids, labels, attributes and, where it has them, clusters; train tells the images of the rows
+            that an array names.
         predictions: columns `[n]` of test.
     """
     import pandas as pd
     from safetensors.torch import save_file
 
     test = dataset.test
-    columns = {"index": test.index, "y": test.y, "a": test.a, **predictions}
+    cluster = {} if test.cluster is None else {"cluster": test.cluster}
+    columns = {"index": test.index, "y": test.y, "a": test.a, **cluster, **predictions}
     table = pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
     arrays = {name: array.cpu().contiguous() for name, array in debiased.arrays.items()}
     arrays |= images_of_rows(dataset, arrays)
