@@ -25,6 +25,8 @@ BESIDE = {
     "embeddings": {"moments", "erasure"},
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "report": set(),
+    "passport": set(),
+    "verify": {"passport", *ORDER},
 }
 
 
@@ -93,6 +95,7 @@ def loaded_by(code: str) -> set[str]:
     [
         ("import efface", set()),
         ("import efface.report.__main__", {"pandas", "matplotlib", "pydantic"}),
+        ("import efface.passport.__main__", {"pydantic"}),
         ("import efface.moments, efface.softmax, efface.erasure.leace", {"torch"}),
         ("import efface.embeddings.__main__", {"torch"}),
         ("import efface.unlearning.edits, efface.unlearning.layers", {"torch"}),
