@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.passport.conftest import record_of
 from torch import nn
 
@@ -322,6 +323,45 @@ def test_forged_program_is_noticed_by_stored_logits(export: Path, verified: Any)
     status, said = verified(export)
     assert status == 1
     assert "logits of model.pt2" in said
+
+
+def test_model_of_transformers_is_run_on_stored_inputs(export: Path, verified: Any) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = BertForSequenceClassification(BertConfig(vocab_size=20, **shape)).eval()
+    ids = torch.arange(12).view(2, 6)
+    (export / "model.pt2").unlink()
+    with torch.no_grad():
+        tensors = {"input.input_ids": ids, "logits": model(input_ids=ids).logits}
+    facts = {"inputs": ["input_ids"], "tolerance": 1e-5}
+    tensorfiles.write(export / INPUTS_FILE, tensors, kind=KIND, facts=facts)
+    model.save_pretrained(export)
+    write(passport_of(export), export, digests(export))
+    assert verified(export)[0] == 0
+    model.classifier.weight.data += 1
+    model.save_pretrained(export)
+    write(passport_of(export), export, digests(export))
+    assert "logits of config.json, on 2 stored inputs: they differ by up to" in verified(export)[1]
+
+
+def test_exported_weights_are_run_on_the_data(results: Path, cache: Path, tmp_path: Path, verified: Any) -> None:
+    """Of the base model, whose network needs no folding."""
+    run_dir = run_of(results, "none")
+    (entry,) = [file for file in cache.rglob("*.safetensors") if _is_base_model(file, run_dir)]
+    tensors = {name: t for name, t in load_file(entry).items() if name.startswith(("backbone.", "head."))}
+    save_file(tensors, run_dir / "model.safetensors")
+    options = ("--data", tmp_path, "--cache", cache)
+    assert verified(run_dir, *options) == (0, "")
+    tensors["head.bias"] += torch.arange(10.0)
+    save_file(tensors, run_dir / "model.safetensors")
+    assert "predictions of model.safetensors on test: probabilities" in verified(run_dir, *options)[1]
+
+
+def _is_base_model(file: Path, run_dir: Path) -> bool:
+    """Whether an entry of the cache holds the network whose head the run has kept."""
+    tensors, head = load_file(file), Debiased.load(run_dir / MODEL_FILE).head
+    return "head.weight" in tensors and torch.equal(tensors["head.weight"], head.weight)
 
 
 def test_damaged_inputs_and_programs_are_named(export: Path, verified: Any) -> None:

@@ -94,7 +94,7 @@ def _conditions(facts: Facts) -> tuple[Condition, ...]:
         conditions.append(
             Condition(
                 statement=f"{facts.info['dropped_columns']} of {facts.info.get('d', '?')} features that vary in fewer "
-                f"than {facts.options['min_support']:.0%} of the samples were set to a constant first.",
+                f"than {100 * facts.options['min_support']:g} % of the samples were set to a constant first.",
                 holds=True,
             )
         )

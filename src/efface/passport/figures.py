@@ -7,6 +7,26 @@ from efface.metrics import METRICS, Metric, reason_undefined
 from efface.passport.facts import Facts
 from efface.passport.schema import Figure
 
+_WORDS = {
+    "acc.": "accuracy",
+    "adj.": "adjusted",
+    "group-adj.": "group-adjusted",
+    "avg.": "average",
+    "bal.": "balanced",
+    "corr.": "correlation",
+    "counterf.": "counterfactual",
+    "diff.": "difference",
+    "dist.": "distance",
+    "info.": "information",
+    "opp.": "opportunity",
+    "stat.": "statistical",
+    "max": "largest",
+    "|cov|": "covariance",
+    "majority": "probe, constant guess",
+    "MLP": "non-linear",
+}
+"""Words of headings as a reader outside the field wants them."""
+
 
 def figures(facts: Facts) -> tuple[Figure, ...]:
     """Return the metrics of the record on test, in the order of `METRICS`."""
@@ -24,7 +44,7 @@ def _figure(metric: Metric, facts: Facts) -> Figure:
         reason = facts.info.get("reasons", {}).get(key) or _why_undefined(metric, facts)
     return Figure(
         key=key,
-        heading=metric.heading,
+        heading=_in_full(metric.heading),
         meaning=metric.formula,
         better=metric.direction,
         split="fitted on" if on_fit else "test",
@@ -42,6 +62,13 @@ def _figure(metric: Metric, facts: Facts) -> Figure:
 def _why_undefined(metric: Metric, facts: Facts) -> str:
     labels = {y for y, _ in facts.test_groups}
     return reason_undefined(metric.key, binary_label=len(labels) == 2, binary_attribute=facts.attribute_values == 2)
+
+
+def _in_full(heading: str) -> str:
+    """Return a table's heading without its abbreviations."""
+    return " ".join(
+        _WORDS.get(word.rstrip(","), word.rstrip(",")) + "," * word.endswith(",") for word in heading.split()
+    )
 
 
 def _parts(value: Any) -> dict[str, float | None]:

@@ -46,6 +46,11 @@ def _language_model(facts: Facts) -> Iterator[str]:
     yield "Nothing is said of what the model writes."
 
 
+def percent(share: float) -> str:
+    """Return a share of 1 in per cent."""
+    return f"{100 * share:.1f} %"
+
+
 def _of_entropy(facts: Facts) -> str:
     entropy = facts.attribute_entropy
     return "" if entropy is None else f" of {entropy:.2f}"
@@ -67,6 +72,12 @@ def _non_linear(facts: Facts) -> str:
     value = facts.metric(key)
     if value is None:
         return f"What a reader that is not linear can tell is not known: {_why_unknown(facts, key)}."
+    linear = facts.metric("probe_information")
+    if linear is not None and value < linear:
+        return (
+            f"A reader that is not linear is not ruled out, and can tell what a linear one can, {linear:.3f} bits, and "
+            f"perhaps more. The network with one hidden layer that was tried did worse, with {value:.3f}."
+        )
     return (
         f"A reader that is not linear is not ruled out: a network with one hidden layer reads {value:.3f}"
         f"{_of_entropy(facts)} bits of {facts.attribute} from the features of test samples{_before(facts, key)}. A "
@@ -84,7 +95,7 @@ def _linear_held_out(facts: Facts) -> str:
     right = (
         ""
         if accuracy is None or majority is None
-        else f" It is right in {accuracy:.1%} of the cases, where always the same guess is in {majority:.1%}."
+        else f" It is right in {percent(accuracy)} of the cases; the best constant guess is in {percent(majority)}."
     )
     what = "test tokens" if facts.is_language_model else "test samples"
     return (
@@ -103,7 +114,7 @@ def _fresh_sample(facts: Facts) -> Iterator[str]:
     yield (
         f"The guarantee is exact for the samples fitted on, and not for others. With {d:,} features and {n:,.0f} "
         f"samples (weights taken into account), sampling error alone leaves about {bits:.2g} bits, or less where "
-        "features are redundant, to a linear reader who has unlimited data. Twice the samples to fit on halve it."
+        "features are redundant, to a linear reader who has unlimited data. Twice as many samples would halve it."
     )
 
 
@@ -136,8 +147,11 @@ def _predictions(facts: Facts) -> str:
     """Say what is known of predictions, of which no claim of any method speaks."""
     parts = []
     for key, text in (
-        ("counterfactual_bias", "changing the attribute of a sample changes the probability of its label by {:.3f}"),
-        ("worst_group_accuracy", "the worst group of label and attribute is classified with an accuracy of {:.1%}"),
+        (
+            "counterfactual_bias",
+            "changing the attribute of a sample changes the probability of its label by {:.3f} on average",
+        ),
+        ("worst_group_accuracy", "the worst group of label and attribute has an accuracy of {:.3f}"),
         ("average_odds_difference", "the error rates of the two values differ by {:.3f} on average"),
     ):
         value = facts.metric(key)

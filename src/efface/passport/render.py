@@ -14,6 +14,8 @@ from efface.record import PASSPORT_FILES
 JSON, MARKDOWN, HTML = PASSPORT_FILES
 _MOST_PARTS = 16
 """Groups or labels that a page lists; passport.json has all."""
+_LOWEST = 5
+"""Groups that it names of those it does not list."""
 _TASKS = {
     "colored_mnist": "image-classification",
     "colored_mnist_mini": "image-classification",
@@ -86,7 +88,7 @@ def _render(template: str, passport: Passport, *, autoescape: bool) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "interval": interval, "arrow": _ARROWS.__getitem__}
+    environment.filters |= {"number": number, "interval": interval, "arrow": _ARROWS.__getitem__, "lowest": lowest}
     known = [figure for figure in passport.figures if figure.reason is None]
     return environment.get_template(template).render(
         p=passport,
@@ -108,6 +110,12 @@ def number(value: float | None) -> str:
 def interval(bounds: tuple[float, float] | None) -> str:
     """Return an interval in brackets; empty for none."""
     return "" if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def lowest(figure: Figure, sizes: Mapping[str, int]) -> str:
+    """Return the groups with the lowest values of a figure, and how many samples each has."""
+    known = sorted((value, name) for name, value in figure.parts.items() if value is not None)
+    return ", ".join(f"{name} {number(value)} ({sizes.get(name, 0)} samples)" for value, name in known[:_LOWEST])
 
 
 def _by_reason(figures: tuple[Figure, ...]) -> dict[str, list[str]]:

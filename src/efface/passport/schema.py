@@ -102,6 +102,11 @@ class Figure(_Part):
     base_interval: tuple[float, float] | None = None
     base_parts: dict[str, float | None] = {}
 
+    @property
+    def per_group(self) -> bool:
+        """Whether `parts` are of groups, and not of labels."""
+        return any("," in name for name in self.parts)
+
 
 class Base(_Part):
     """The base model that figures are compared with: `method=none` with the same configuration and seed."""

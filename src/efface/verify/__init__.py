@@ -2,3 +2,8 @@
 
 `python -m efface.verify DIR` compares files, figures, pages and logits; `--data PATH` measures the model again.
 """
+
+from efface.verify.check import Check
+from efface.verify.verify import verify
+
+__all__ = ["Check", "verify"]

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf, open_dict
 
 from efface.cli.conf import CONF, option_files
 from efface.cli.main import build
+from efface.data.base import Dataset
 from efface.debiased import MODEL_FILE, Debiased
 from efface.export.whole import network_inputs, two_logits
 from efface.identity import NODES
@@ -25,9 +26,11 @@ from efface.runs.base import execute
 from efface.runs.grid import GridRun
 from efface.verify.check import Check, compared
 from efface.verify.figures import differing
-from efface.verify.logits import ATTRIBUTE, computations
+from efface.verify.logits import ATTRIBUTE, PRETRAINED, Compute, Inputs, computations
 
 _BATCH = 256
+WEIGHTS = "model.safetensors"
+"""Weights by the names of the network that came in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,16 +152,38 @@ def _predictions(directory: Path, other: Path, tolerance: float) -> Iterator[str
         yield f"probabilities of the label differ by up to {difference:.3g}"
 
 
+def _network(run: GridRun, dataset: Dataset, weights: Path) -> Compute:
+    """Return what the run's own network computes with exported weights. RuntimeError if they are of another."""
+    from safetensors.torch import load_file
+
+    model = run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+    model.load_state_dict(load_file(weights), strict=True)
+    model.eval()
+
+    @torch.no_grad()
+    def compute(inputs: Inputs) -> torch.Tensor:
+        logits: torch.Tensor = model(inputs["x"])
+        return logits
+
+    return compute
+
+
 def _exported(directory: Path, run: GridRun) -> Iterator[Check]:
     """Compare what exported copies predict for all of test with the stored predictions."""
-    copies = computations(directory)
-    if not copies or not (directory / PREDICTIONS).is_file():
+    copies = {name: compute for name, compute in computations(directory).items() if name != PRETRAINED}
+    weights = directory / WEIGHTS
+    if not (copies or weights.is_file()) or not (directory / PREDICTIONS).is_file():
         return
     import pandas as pd
 
     table = pd.read_parquet(directory / PREDICTIONS)
     dataset = run.dataset.load(data_dir=run.data_dir, cache_dir=run.cache_dir, seed=run.seed)
     test, model = dataset.test, run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+    if weights.is_file():
+        try:
+            copies[WEIGHTS] = _network(run, dataset, weights)
+        except RuntimeError:  # of load_state_dict
+            yield Check(f"predictions of {WEIGHTS} on test", None, "its names are of another network than the run's")
     y, expected = torch.from_numpy(table["y"].to_numpy(copy=True)), torch.from_numpy(table["p_y"].to_numpy(copy=True))
     for name, compute in copies.items():
         what = f"predictions of {name} on test"

@@ -33,6 +33,9 @@ def check_figures(record: Record, predictions: Path) -> Iterator[Check]:
     recorded = {name: record.metrics.get(name) for name in evaluated.metrics}
     differences = list(differing(recorded, evaluated.metrics, _ROUNDING))
     yield compared("metrics, computed again from the predictions", differences)
+    others = [name for name, value in record.metrics.items() if name not in evaluated.metrics and value is not None]
+    if others:
+        yield Check("metrics that predictions do not tell", None, f"--data measures {', '.join(others)}")
     bootstrap = record.config["evaluation"].get("bootstrap", 0)
     if not bootstrap:
         return

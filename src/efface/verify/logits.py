@@ -1,7 +1,9 @@
 """Logits computed again on the inputs that were stored with an export, by each copy of the model beside them."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,8 @@ from efface.verify.check import Check
 INPUTS_FILE, KIND = "inputs.safetensors", "stored inputs"
 """Tensors `input.<name>` in the order of the fact `inputs`, `logits`, and perhaps `features`, what reaches the head."""
 ATTRIBUTE = "attribute"
-PROGRAM, GRAPH = "model.pt2", "model.onnx"
+PROGRAM, GRAPH, PRETRAINED = "model.pt2", "model.onnx", "config.json"
+"""Files of a program of torch.export, of a graph of ONNX, and beside the weights of a model of transformers."""
 
 Inputs = Mapping[str, Tensor]
 Compute = Callable[[Inputs], Tensor]
@@ -48,7 +51,7 @@ def check_logits(directory: Path) -> Iterator[Check]:
 
 def computations(directory: Path) -> dict[str, Compute]:
     """Return what computes logits from inputs by name, for each copy that needs no code of its own, by its file."""
-    known: dict[str, Callable[[Path], Compute]] = {PROGRAM: _program, GRAPH: _graph}
+    known: dict[str, Callable[[Path], Compute]] = {PROGRAM: _program, GRAPH: _graph, PRETRAINED: _pretrained}
     return {
         name: lambda inputs, load=load, name=name: load(directory / name)(inputs)  # type: ignore[misc]
         for name, load in known.items()
@@ -78,6 +81,24 @@ def _graph(path: Path) -> Compute:
         names = [entry.name for entry in session.get_inputs()]
         arrays = {name: inputs[name].numpy() for name in names}
         return torch.from_numpy(session.run(["logits"], arrays)[0])
+
+    return compute
+
+
+def _pretrained(path: Path) -> Compute:
+    import transformers
+
+    (name,) = json.loads(path.read_text())["architectures"]
+    kind = getattr(transformers, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise ValueError(f"{path} names {name!r}, which is no model of transformers")
+    model: Any = kind.from_pretrained(path.parent, local_files_only=True, use_safetensors=True)
+    model.eval()
+
+    @torch.no_grad()
+    def compute(inputs: Inputs) -> Tensor:
+        logits: Tensor = model(**inputs).logits
+        return logits
 
     return compute
 
