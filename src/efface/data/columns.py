@@ -92,13 +92,13 @@ class LabelColumns:
             ValueError: a column cannot be what it is said to be; the message names the option, and what to do.
         """
         for option, name in [("target", self.target), *(("protected", name) for name in self.protected)]:
-            _require_complete(frame[name], option, source)
+            require_complete(frame[name], option, source)
         y, classes = self._target(frame[self.target], source)
         a, attributes = self._attributes(frame, source)
         cluster = None
         if self.people is not None:
-            _require_complete(frame[self.people], "people", source)
-            cluster = torch.from_numpy(frame[self.people].factorize()[0].astype(np.int64))
+            require_complete(frame[self.people], "people", source)
+            cluster = torch.from_numpy(frame[self.people].factorize(sort=True)[0].astype(np.int64))
         parts = self._parts(frame, source, groups(y, a, len(attributes)), cluster)
         return Labels(y, a, classes, attributes, cluster, parts)
 
@@ -143,7 +143,7 @@ class LabelColumns:
         if column is None:
             shares = dict(zip(SPLITS, self.ratios, strict=True))
             return dealt_parts(strata, shares, torch.Generator().manual_seed(0), cluster)
-        _require_complete(frame[column], "split", source)
+        require_complete(frame[column], "split", source)
         names = np.array([label_name(value) for value in frame[column]])
         what = f"split: column {column!r} of {source}"
         return named_parts(names, what, strata=strata, ratios=self.ratios, cluster=cluster)
@@ -198,7 +198,7 @@ def _is_number(column: "pd.Series[Any]") -> bool:
     return is_numeric_dtype(column) and not is_bool_dtype(column)
 
 
-def _require_complete(column: "pd.Series[Any]", option: str, source: object) -> None:
+def require_complete(column: "pd.Series[Any]", option: str, source: object) -> None:
     """Check that no value is missing."""
     gaps = np.flatnonzero(column.isna().to_numpy())
     if len(gaps):
