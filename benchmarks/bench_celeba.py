@@ -16,7 +16,8 @@ from torchvision import transforms
 
 from benchmarks.timing import Row
 from efface.data.base import Dataset, TensorSplit
-from efface.data.celeba import CelebA, ImageSplit
+from efface.data.celeba import CelebA
+from efface.data.images import ImageSplit
 from efface.models.base import Model
 from efface.models.resnet import resnet
 from efface.training import Erm, read_out
