@@ -44,7 +44,9 @@ def test_metrics_page_names_every_metric() -> None:
     assert [metric.key for metric in METRICS if f"| `{metric.key}` |" not in text] == []
 
 
-@pytest.mark.parametrize(("group", "name"), [("method", "methods.md"), ("dataset", "data_sets.md")])
+@pytest.mark.parametrize(
+    ("group", "name"), [("method", "methods.md"), ("dataset", "data_sets.md"), ("model", "models.md")]
+)
 def test_tables_name_every_option(group: str, name: str) -> None:
     text = page(name)
     options = [path.stem for path in (CONF / group).glob("*.yaml")]

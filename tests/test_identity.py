@@ -40,6 +40,7 @@ def test_id_ignores_where_the_code_lives() -> None:
 def test_option_that_was_added_later_changes_no_id_at_its_default() -> None:
     assert run_id(changed("dataset", split="official", fold=None)) == run_id(CONFIG)
     assert identity(changed("dataset", split="official", fold=None)) == CONFIG
+    assert run_id(changed("model", revision=None)) == run_id(CONFIG) != run_id(changed("model", revision="v1"))
     assert len({run_id(changed("dataset", split="people", fold=fold)) for fold in range(5)} | {run_id(CONFIG)}) == 6
 
 

@@ -11,7 +11,7 @@ import pytest
 import efface
 
 PACKAGE = Path(efface.__file__).parent
-GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles", "processes"}
+GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles", "processes", "hub"}
 """What anything may import; among themselves without a circle."""
 ORDER = [
     *("products", "moments", "newton", "softmax", "erasure", "unlearning", "representations", "problem", "debiased"),

@@ -80,14 +80,19 @@ def test_timm_takes_the_file_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
     file = tmp_path / "model.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
     asked = []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *names: asked.append(names) or str(file))
-    network = Timm(architecture="test_resnet")
-    assert network(input_shape=(3, 32, 32), n_classes=2).pretrained
-    assert set(asked) == {("timm/test_resnet.r160_in1k", "model.safetensors")}
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda *names, **options: asked.append((*names, options["revision"])) or str(file),
+    )
+    for revision in (None, "0123abc"):
+        asked.clear()
+        network = Timm(architecture="test_resnet", revision=revision)
+        assert network(input_shape=(3, 32, 32), n_classes=2).pretrained
+        assert set(asked) == {("timm/test_resnet.r160_in1k", "model.safetensors", revision)}
 
 
 def test_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*names: str) -> str:
+    def fail(*names: str, **options: object) -> str:
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
@@ -167,3 +172,5 @@ def test_bad_paths(tmp_path: Path) -> None:
         EfficientNetLite0(path=str(tmp_path / "none.pth")).fingerprint()
     with pytest.raises(ValueError, match="pretrained=false reads no weights"):
         EfficientNetLite0(path="some.pth", pretrained=False)
+    with pytest.raises(ValueError, match="revision is v1, but no weights are taken from the hub"):
+        Timm(architecture="test_resnet", path="some.pth", revision="v1")

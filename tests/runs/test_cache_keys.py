@@ -50,6 +50,6 @@ def test_versions_of_a_models_code_are_recorded_and_share_no_features(
     parts = parts_of(*network, "evaluation.probe=false", "evaluation.mlp_probe=false")
     record = base.execute(replace(parts, results_dir=tmp_path / "one"), **QUIET)
     assert record.run["versions"]["timm"] == version("timm")
-    monkeypatch.setattr("efface.runs.grid.version", lambda name: "0.1")
+    monkeypatch.setattr("efface.models.base.version", lambda name: "0.1")
     other = base.execute(replace(parts, results_dir=tmp_path / "other"), **QUIET)
-    assert other.run["cache_hit"] == {"model": False, "features": False}
+    assert other.run["cache_hit"] == {"features": False}

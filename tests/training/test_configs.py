@@ -13,7 +13,13 @@ from efface.training import Erm, read_out
 from efface.training.head import Head
 
 TRAININGS = sorted(path.stem for path in (CONF / "training").glob("*.yaml"))
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+FOLDERS = {"transformers"}
+"""Models that need a folder: see tests/models."""
+MODELS = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - FOLDERS)
+NEEDED = {
+    "timm": ["model.architecture=test_resnet", "model.pretrained=false"],
+    "custom": ["model.factory=torchvision.models:resnet18", "model.arguments={num_classes: 10}"],
+}
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -27,8 +33,7 @@ def test_training_has_the_options_that_data_sets_and_experiments_set(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_is_built_for_the_inputs(parts_of: Callable[..., GridRun], mini: Dataset, name: str) -> None:
-    architecture = ["model.architecture=test_resnet", "model.pretrained=false"] if name == "timm" else []
-    model = parts_of(f"model={name}", *architecture).model(input_shape=mini.input_shape, n_classes=10).eval()
+    model = parts_of(f"model={name}", *NEEDED.get(name, [])).model(input_shape=mini.input_shape, n_classes=10).eval()
     x = mini.val.inputs(torch.arange(2))
     assert model(x).shape == (2, 10)
     torch.testing.assert_close(model(x), model.head(model.backbone(x)))

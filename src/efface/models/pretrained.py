@@ -1,10 +1,9 @@
 """Networks whose weights come from elsewhere: read from a file, and checked against the architecture."""
 
 import pickle
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from efface.data.images import CHANNEL_MEAN, CHANNEL_STD, GREY_MEAN, GREY_STD
 from efface.data.text import some
 from efface.files import file_digest
-from efface.models.base import Model
+from efface.models.base import ModelSource
 from efface.options import options
 
 _COUNTERS = ".num_batches_tracked"
@@ -22,16 +21,13 @@ _COUNTERS = ".num_batches_tracked"
 
 
 @options
-class Pretrained(ABC):
-    """A network whose weights come from elsewhere: called with `input_shape` and `n_classes`, it builds the model.
+class Pretrained(ModelSource):
+    """A network whose weights come from elsewhere.
 
     Args:
         pretrained: start at weights from elsewhere, instead of random ones.
         path: the file of weights, `.safetensors` or a state dict that `torch.save` wrote; None for the usual ones.
     """
-
-    packages: ClassVar[tuple[str, ...]] = ()
-    """Those that hold the network's code: their versions are recorded, and the cache shares nothing between them."""
 
     pretrained: bool = True
     path: str | None = None
@@ -65,18 +61,6 @@ class Pretrained(ABC):
     def usual_file(self) -> Path:
         """Return the file of weights that is read where no other is named."""
 
-    @abstractmethod
-    def __call__(self, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
-        """Build the model; its head is new and random.
-
-        Args:
-            input_shape: (3, height, width), or (1, height, width) for grey images.
-            n_classes: logits of the head.
-
-        Raises:
-            ValueError: the inputs are no such images, or the weights are those of another network.
-        """
-
 
 class ImageNormalised(nn.Module):
     """From the normalisation of `efface.data.images` to that of a network; grey images come out in three channels.
@@ -84,14 +68,17 @@ class ImageNormalised(nn.Module):
     Args:
         channels: of the inputs, 1 or 3.
         mean, std: of the network, for each of three channels.
+        pixels: whether inputs are pixels in 0 … 1, of no normalisation.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, channels: int, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, channels: int, *, mean: Sequence[float], std: Sequence[float], pixels: bool = False) -> None:
         super().__init__()
         means, stds = (GREY_MEAN, GREY_STD) if channels == 1 else (CHANNEL_MEAN, CHANNEL_STD)
+        if pixels:
+            means, stds = (0.0,), (1.0,)
         from_mean, from_std, to_mean, to_std = (torch.tensor(v)[:, None, None] for v in (means, stds, mean, std))
         self.register_buffer("scale", from_std / to_std, persistent=False)
         self.register_buffer("shift", (from_mean - to_mean) / to_std, persistent=False)
@@ -110,10 +97,14 @@ def require_images(input_shape: tuple[int, ...], *, what: str) -> None:
         raise ValueError(f"inputs have shape {input_shape}, but {what} takes images (1 or 3, height, width)")
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path, option: str = "path") -> dict[str, Tensor]:
     """Read tensors by name from a `.safetensors` file, or from what `torch.save` wrote; never runs code that is in it.
 
     A state dict may be wrapped in a dictionary under `state_dict` or `model`.
+
+    Args:
+        file: of weights.
+        option: which names it, for messages.
 
     Raises:
         ValueError: the file holds something else.
@@ -121,15 +112,19 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"path: {file} holds no weights that can be read ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"{option}: {file} holds no weights that can be read ({str(error).splitlines()[0]})"
+        ) from error
     for wrapper in ("state_dict", "model"):
         content = content.get(wrapper, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"path: {file} holds {type(content).__name__}, but must hold tensors by name, a state dict")
+        raise ValueError(
+            f"{option}: {file} holds {type(content).__name__}, but must hold tensors by name, a state dict"
+        )
     return content
 
 
-def load_weights(net: nn.Module, file: Path, *, heads: Collection[str], what: str) -> None:
+def load_weights(net: nn.Module, file: Path, *, heads: Collection[str] = (), what: str, option: str = "path") -> None:
     """Put the weights of a file into a network.
 
     Args:
@@ -137,13 +132,22 @@ def load_weights(net: nn.Module, file: Path, *, heads: Collection[str], what: st
         file: see `read_weights`.
         heads: names of layers in the file that are not wanted.
         what: the name of the architecture.
+        option: which names the file, for messages.
 
     Raises:
         ValueError: the file's names or shapes are not those of the network; the message names them.
     """
-    weights = {name: t for name, t in read_weights(file).items() if not name.startswith(tuple(f"{h}." for h in heads))}
+    weights = {
+        name: t for name, t in read_weights(file, option).items() if not name.startswith(tuple(f"{h}." for h in heads))
+    }
     own = net.state_dict()
-    missing = [name for name in own if name not in weights and not name.endswith(_COUNTERS)]
+    # Of layers that share their weights, files of safetensors hold one.
+    there = {own[name].data_ptr() for name in own.keys() & weights.keys()}
+    missing = [
+        name
+        for name, tensor in own.items()
+        if name not in weights and not name.endswith(_COUNTERS) and tensor.data_ptr() not in there
+    ]
     unexpected = [name for name in weights if name not in own]
     reshaped = [
         f"{name} {list(weights[name].shape)} in place of {list(own[name].shape)}"

@@ -24,14 +24,18 @@ class Timm(Pretrained):
 
     Args:
         architecture: timm's name, such as `resnet18.a1_in1k`; what follows the dot names the weights on the hub.
+        revision: a branch, a tag or a commit of the hub, from which the weights are; None for the branch `main`.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("timm",)
 
     architecture: str
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.revision is not None and (self.path is not None or not self.pretrained):
+            raise ValueError(f"revision is {self.revision}, but no weights are taken from the hub: leave it out")
         require("timm", extra="vision", what="model=timm")
 
     def usual_file(self) -> Path:
@@ -46,7 +50,7 @@ class Timm(Pretrained):
         if repository is None:
             raise FileNotFoundError(f"the hub has no weights of {self.architecture}: name a file, model.path=...")
         try:
-            return Path(hf_hub_download(repository, _HUB_FILE))
+            return Path(hf_hub_download(repository, _HUB_FILE, revision=self.revision))
         except Exception as error:  # of many kinds: no network, no such file, no access
             raise FileNotFoundError(
                 f"{_HUB_FILE} of {repository} is not on this machine and cannot be fetched "

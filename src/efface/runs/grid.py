@@ -5,7 +5,6 @@ The base model and the features are shared by all methods through the cache.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
@@ -17,13 +16,12 @@ from efface.debiased import MODEL_FILE, Debiased
 from efface.evaluation.evaluate import Evaluation, Reference
 from efface.files import digest
 from efface.methods.base import Method, NotApplicable
-from efface.models.base import Model
-from efface.models.pretrained import Pretrained
+from efface.models.base import Model, ModelSource
 from efface.runs.artifacts import PREDICTIONS_FILE, writers_of
 from efface.runs.base import Outcome, Run
 from efface.runs.extraction import Extraction, has_parameters
 from efface.runs.session import UNTRAINED, Session, require_finite
-from efface.training import Erm, Trained
+from efface.training import Erm, NoTraining, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class GridRun(Run):
     required_artifacts: ClassVar[tuple[str, ...]] = (MODEL_FILE, PREDICTIONS_FILE)
 
     dataset: Source
-    model: Callable[..., Model] | Pretrained
+    model: Callable[..., Model] | ModelSource
     """Called with `input_shape` and `n_classes`."""
     training: Erm
     method: Method
@@ -46,20 +44,20 @@ class GridRun(Run):
 
     @property
     def model_packages(self) -> tuple[str, ...]:
-        return self.model.packages if isinstance(self.model, Pretrained) else ()
+        return self.model.packages if isinstance(self.model, ModelSource) else ()
 
     def fingerprint(self) -> str:
         return self._with_weights(self.dataset.fingerprint(self.data_dir))
 
     def _with_weights(self, data: str) -> str:
-        """Return a digest of the fingerprints of the data and of a pretrained model; of others, that of the data."""
-        weights = self.model.fingerprint() if isinstance(self.model, Pretrained) else ""
+        """Return a digest of the fingerprints of the data and of a model from files; of others, that of the data."""
+        weights = self.model.fingerprint() if isinstance(self.model, ModelSource) else ""
         return digest(data.encode(), weights.encode()) if weights else data
 
     def compute(self, session: Session) -> Outcome:
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
-        code = {"versions": {name: version(name) for name in self.model_packages}} if self.model_packages else {}
+        code = self.model.code() if isinstance(self.model, ModelSource) else {}
         # Of the data as they were read: the files may have changed since.
         key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": _content(dataset), **code}
         torch.manual_seed(self.seed)
@@ -89,11 +87,25 @@ class GridRun(Run):
             return self._evaluate(debiased, extraction, trained)
 
     def _train(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
-        """Train the base model of an extraction, and freeze it on the session's device."""
+        """Train the base model of an extraction, if it is to be, and freeze it on the session's device."""
+        model = extraction.model
+        self._require_weights(model)
+        if self.training.trains:
+            trained = self._fit(extraction, key, session)
+        else:
+            require_finite(model.state_dict(), what="the base model")
+            trained = Trained(history=[], best_epoch=-1, seconds=0.0)
+            if not model.whole:
+                session.say(UNTRAINED)
+        session.trained(trained.history, trained.seconds)
+        model.to(session.device).eval().requires_grad_(False)
+        return trained
+
+    def _fit(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
+        """Train the base model of an extraction, or its head, through the cache."""
         model, dataset = extraction.model, extraction.dataset
         learner = model
         if self.training.head_only:
-            self._require_backbone(model)
             model.to(session.device).eval()
             with session.clock("features"):
                 dataset = extraction.as_inputs()
@@ -108,21 +120,22 @@ class GridRun(Run):
 
         tensors, facts = session.cached("model", key, build)
         learner.load_state_dict(tensors)
-        trained = Trained(**facts)
-        if self.training.epochs == 0:
-            session.say(UNTRAINED)
-        session.trained(trained.history, trained.seconds)
-        model.to(session.device).eval().requires_grad_(False)
-        return trained
+        return Trained(**facts)
 
-    def _require_backbone(self, model: Model) -> None:
-        """Check that a backbone that stays as it is knows something.
+    def _require_weights(self, model: Model) -> None:
+        """Check that what stays as it is, the backbone or the whole model, knows something.
 
         Raises:
             ValueError: its weights are random.
         """
-        if not model.pretrained and has_parameters(model.backbone):
-            names = {node: self.config[node]["name"] for node in ("model", "training")}
+        names = {node: self.config[node]["name"] for node in ("model", "training")}
+        if isinstance(self.training, NoTraining) and not model.whole:
+            raise ValueError(
+                "training={training} uses the model as it is, but the head of model={model} has random weights: train "
+                "it (training=erm), or take model=transformers, or model=custom with model.weights=... or, if its "
+                "factory reads them itself, model.pretrained=true".format(**names)
+            )
+        if self.training.head_only and not model.pretrained and has_parameters(model.backbone):
             raise ValueError(
                 "training={training} leaves the backbone as it is, but that of model={model} has random weights: take "
                 "model=efficientnet_lite0 or another with weights from elsewhere, or training=erm".format(**names)

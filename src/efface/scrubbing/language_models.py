@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from efface.data.conllu import Document, TaggedText
 from efface.data.text import some
+from efface.hub import folder_digest, hub_commit
 from efface.options import Ge, Gt, Le, options
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
-from efface.scrubbing.weights import folder_digest, hub_commit
 
 Trained = tuple[dict[str, Tensor], dict[str, Any]]
 """Weights, and facts that JSON can hold."""
@@ -258,6 +258,7 @@ class PretrainedModel:
     Args:
         path: a folder, the name of a model on the hub, or `package:<package>/<folder>` for one inside an installed
             Python package.
+        revision: a branch, a tag or a commit of the hub; None for the branch `main`.
         head: `causal` with its language-modelling head, or `none`: states and probes only.
         dtype: `float32`, `bfloat16` or `float16`.
         device_map: None for the run's device; `auto` spreads the model over all devices (needs `accelerate`).
@@ -265,6 +266,7 @@ class PretrainedModel:
     """
 
     path: str
+    revision: str | None = None
     head: Literal["causal", "none"] = "causal"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device_map: str | None = None
@@ -272,7 +274,11 @@ class PretrainedModel:
 
     def fingerprint(self, cache_dir: Path) -> str:
         where = _in_package(self.path)
-        return folder_digest(Path(where), cache_dir) if Path(where).is_dir() else hub_commit(where)
+        if not Path(where).is_dir():
+            return hub_commit(where, self.revision)
+        if self.revision is not None:
+            raise ValueError(f"revision is {self.revision}, but {self.path} is a folder, which has none: leave it out")
+        return folder_digest(Path(where), cache_dir)
 
     def load(
         self,
@@ -315,7 +321,7 @@ class PretrainedModel:
             arguments["device_map"] = self.device_map
         auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
         # The commit of the fingerprint, and no later one that the hub may have by now.
-        pinned: dict[str, Any] = {} if Path(path).is_dir() else {"revision": hub_commit(path)}
+        pinned: dict[str, Any] = {} if Path(path).is_dir() else {"revision": hub_commit(path, self.revision)}
         # A model's own code is not run, and nobody is asked whether it may be.
         pinned["trust_remote_code"] = False
         try:

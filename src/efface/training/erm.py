@@ -96,6 +96,11 @@ class Erm:
     augment: bool = False
     precision: Precision = "auto"
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to do: after no epochs a model is as it was."""
+        return self.epochs > 0
+
     def order(self, dataset: Dataset, generator: torch.Generator) -> Tensor:
         """Draw the rows of train in the order in which an epoch shows them."""
         return torch.randperm(len(dataset.train), generator=generator)
