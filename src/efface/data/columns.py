@@ -2,16 +2,17 @@
 whose. One place for all data sets that are described by their columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from efface.data.base import SPLITS, Split, require_every_class, require_two_attributes
-from efface.data.frames import FILE_SPLIT, require_columns
+from efface.data.frames import FILE_SPLIT, TableFiles, require_columns
 from efface.data.groups import groups
 from efface.data.labels import label_name, require_distinct, require_several
 from efface.data.splits import Ratios, dealt_parts, named_parts, require_shares
@@ -147,6 +148,33 @@ class LabelColumns:
         names = np.array([label_name(value) for value in frame[column]])
         what = f"split: column {column!r} of {source}"
         return named_parts(names, what, strata=strata, ratios=self.ratios, cluster=cluster)
+
+
+@options
+class FileTable(LabelColumns):
+    """A table in files, with its columns.
+
+    Args:
+        path: a file; or one by split, `{train: a.csv, val: b.csv, test: c.csv}`, patterns such as `train-*.parquet`
+            included. Looked for where it says, then below `data_dir`.
+        missing_values: strings that stand for a missing value, such as `?`, beside those that pandas knows.
+        separator: between the fields of a CSV file.
+    """
+
+    origin: ClassVar[str] = ""
+    """Where the files come from, for the message if they are not there."""
+
+    path: str | Mapping[str, str]
+    missing_values: Sequence[str] = ("?",)
+    separator: str = ","
+
+    def files(self, data_dir: Path) -> TableFiles:
+        """Find the files; FileNotFoundError if one is not there."""
+        return TableFiles.find(self.path, data_dir, hint=self.origin)
+
+    def read(self, files: TableFiles) -> "pd.DataFrame":
+        """Read them into one table."""
+        return files.read(separator=self.separator, missing_values=self.missing_values)
 
 
 def require_splits(splits: dict[str, Split], labels: Labels, source: object) -> None:
