@@ -138,7 +138,7 @@ from efface.data.images import Images
 from efface.runs.provenance import PeakMemory
 file = r"{tmp_path / "images.npy"}"
 np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(202_599, 64, 64, 3)).flush()
-images = Images(np.load(file, mmap_mode="r"))
+images = Images((202_599, 64, 64, 3), lambda: np.load(file, mmap_mode="r"))
 peak = PeakMemory("cpu")
 order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
 for rows in order.split(256):

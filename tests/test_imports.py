@@ -22,6 +22,7 @@ BESIDE = {
     "optimal_transport": {"erasure"},
     "concept_erasure": {"erasure", "scrubbing"},
     "sklearn": {"erasure"},
+    "embeddings": {"moments", "erasure"},
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "report": set(),
 }
@@ -93,6 +94,7 @@ def loaded_by(code: str) -> set[str]:
         ("import efface", set()),
         ("import efface.report.__main__", {"pandas", "matplotlib", "pydantic"}),
         ("import efface.moments, efface.softmax, efface.erasure.leace", {"torch"}),
+        ("import efface.embeddings.__main__", {"torch"}),
         ("import efface.unlearning.edits, efface.unlearning.layers", {"torch"}),
         ("import run", set()),
         ("import efface.cli.command", {"hydra"}),

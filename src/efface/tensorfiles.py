@@ -76,6 +76,22 @@ def read(
     return {name: tensor.to(device) for name, tensor in tensors.items()}, facts
 
 
+def kind(path: str | os.PathLike[str]) -> str | None:
+    """Return the kind under which `write` wrote a file; None if something else did.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(_KIND)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error}): make and save it again") from error
+
+
 def content_digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors by name: their dtypes, shapes and bytes, in hex."""
     hasher = hashlib.sha256()

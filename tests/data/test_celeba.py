@@ -170,7 +170,7 @@ def test_missing_identities_give_no_clusters_and_a_warning(tmp_path: Path) -> No
 
 
 def test_images_are_decoded_once(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(official, cache=tmp_path)
+    load(official, cache=tmp_path).train.inputs(torch.arange(1))
     monkeypatch.setattr("efface.data.images.decode", None)
     data = load(official, cache=tmp_path, target="Smiling")  # another target, the same images
     assert data.train.inputs(torch.arange(2)).shape == (2, 3, 16, 16)
@@ -260,8 +260,9 @@ def test_damaged_images_are_all_named(copy: Path) -> None:
     (images / "000007.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "000031.jpg").write_bytes(b"")
     Image.new("RGB", (64, 64)).save(images / "000032.jpg")
+    data = load(copy)  # reads none of them
     with pytest.raises(ValueError, match=r"3 of 64 images cannot be used") as error:
-        load(copy)
+        data.test.inputs(torch.arange(1))
     for part in ("000007.jpg (image file is truncated", "000031.jpg (", "000032.jpg (it is 64 × 64, but must be 178"):
         assert part in str(error.value)
     assert not list(copy.glob("cache/images/*.npy"))
@@ -336,7 +337,8 @@ def test_frozen_network_reads_photographs_once_for_all_tasks_and_folds(
     model = max((first.cache_dir / "model").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
     assert model.stat().st_size < 50_000  # the head alone
     monkeypatch.setattr("efface.models.efficientnet_lite0._Network.forward", None)  # nothing is computed again
-    fold = ("dataset.split=people", "dataset.fold=3")
+    monkeypatch.setattr("efface.data.images.cached_array", None)  # nor is a photograph looked at
+    fold = ("dataset.split=people", "dataset.fold=3", "training=head_group_dro")
     for options in (("dataset.target=Young", "seed=1"), ("dataset.target=Smiling", *fold)):
         other = base.execute(parts_of("dataset=celeba", "method=leace", *options, *quick), say=lambda message: None)
         assert other.run["cache_hit"] == {"features": True, "model": False}

@@ -101,8 +101,12 @@ def test_cameras_orientation_is_heeded(birds: Path, tmp_path: Path) -> None:
 
 def test_pictures_are_decoded_once_for_all_tasks(birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = load(birds, tmp_path)
+    x = one.train.inputs(torch.arange(4))
     monkeypatch.setattr("efface.data.images.decode", None)
     other = load(birds, tmp_path, target="place", protected=["y"])
+    assert torch.equal(other.train.inputs(torch.arange(4)), x) == torch.equal(
+        other.train.index[:4], one.train.index[:4]
+    )
     assert one.inputs_key == other.inputs_key
     monkeypatch.undo()
     assert one.inputs_key != load(birds, tmp_path, resize=20).inputs_key
@@ -136,7 +140,7 @@ def test_bad_folders(birds: Path, tmp_path: Path) -> None:
     names = table["img_filename"].tolist()
     (folder / names[3]).write_bytes((folder / names[3]).read_bytes()[:40])
     with pytest.raises(ValueError, match=r"1 of 160 images cannot be used: .*digit_0003\.png"):
-        load(folder, tmp_path)
+        load(folder, tmp_path).train.inputs(torch.arange(2))
     (folder / names[3]).unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 160 images that its list names: .*digit_0003\.png"):
         load(folder, tmp_path)

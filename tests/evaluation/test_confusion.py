@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from efface.evaluation import confusion
+from efface.metrics import counts as of_counts
 
 AIF360 = (
     "statistical_parity_difference",
@@ -72,7 +73,7 @@ def test_accuracies_by_hand() -> None:
     # The group of y = 1, a = 0 is empty here: the shares of the others count.
     assert found["group_adjusted_accuracy"] == pytest.approx((0.4 * 1 + 0.1 * 0 + 0.2 * 0.5) / 0.7)
     assert found["tpr_gap_rms"] == 1  # known for y = 0 alone
-    np.testing.assert_equal(confusion.true_positive_gaps(counts).numpy(), [1, np.nan])
+    np.testing.assert_equal(of_counts.true_positive_gaps(counts).numpy(), [1, np.nan])
     nothing = confusion.metrics(counts, share, torch.ones(2, 2).bool())
     assert nothing["bias_conflicting_accuracy"].isnan()
 
@@ -92,8 +93,8 @@ def test_gaps_of_many_labels_and_their_correlation() -> None:
     gap = np.array([[float((y_pred[(y == k) & (a == v)] == k).double().mean()) for v in (0, 1)] for k in range(5)])
     gap = gap[:, 0] - gap[:, 1]
     found = confusion.metrics(counts, share, torch.zeros(5, 2).bool())
-    np.testing.assert_allclose(confusion.true_positive_gaps(counts), gap)
-    assert float(found["tpr_gap_rms"]) == pytest.approx(np.sqrt((gap**2).mean()))
+    np.testing.assert_allclose(of_counts.true_positive_gaps(counts), gap)
+    assert float(found["tpr_gap_rms"]) == pytest.approx(np.sqrt((gap**2).mean()), rel=1e-12)
     of_zero = (share[:, 0] / share.sum(1)).numpy()
     assert float(found["tpr_gap_correlation"]) == pytest.approx(np.corrcoef(gap, of_zero)[0, 1])
     assert metrics(*labels())["tpr_gap_correlation"].isnan()  # two labels
@@ -106,3 +107,16 @@ def test_stacked_tables_are_computed_one_by_one() -> None:
     for i, counts in enumerate(each):
         for name, value in confusion.metrics(counts, share, ALIGNED).items():
             torch.testing.assert_close(stacked[name][i // 3, i % 3], value, equal_nan=True)
+
+
+@pytest.mark.parametrize(("k", "m"), [(2, 2), (5, 2), (3, 4)])
+def test_numpy_arrays_have_the_metrics_of_tensors(k: int, m: int) -> None:
+    tables = torch.stack([confusion.count(*labels(n=60, k=k, m=m, seed=seed), k, m) for seed in range(4)])
+    share = torch.rand(k, m, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        arrays = of_counts.metrics(tables.numpy()) | of_counts.against_train(
+            tables.numpy(), share.numpy(), torch.eye(k, m).bool().numpy()
+        )
+    for name, value in confusion.metrics(tables, share, torch.eye(k, m).bool()).items():
+        np.testing.assert_allclose(arrays[name], value.numpy(), rtol=1e-12, atol=1e-14, err_msg=name)

@@ -109,6 +109,7 @@ def test_one_logit_becomes_two_of_the_same_probabilities(x: Tensor, after: Any, 
     "after",
     [
         lambda self, h: {"logits": self.fc(h), "state": h},
+        lambda self, h: self.fc(input=h),
         lambda self, h: (self.fc(h), h),
         lambda self, h: (self.aux(h), self.fc(h)),
     ],

@@ -41,7 +41,7 @@ def write_csv() -> Callable[[Path, Path], None]:
     def write(results: Path, folder: Path) -> None:
         (folder / "csv").mkdir()
         collection = collect(results)
-        frames.write(collection.runs, collection.histories, collection.layers, folder / "csv")
+        frames.write(collection.runs, collection.pooled, collection.histories, collection.layers, folder / "csv")
 
     return write
 

@@ -128,7 +128,7 @@ def test_head_stops_once_val_no_longer_gets_better(mini: Dataset) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"augment": True}, "the head sees features"), ({"select": "last"}, "training=head ends by val")],
+    [({"augment": True}, "the head sees features"), ({"select": "last"}, "training of a head ends by val")],
 )
 def test_head_refuses_what_it_cannot_do(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

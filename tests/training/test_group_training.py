@@ -13,6 +13,7 @@ from efface.data.groups import groups, kamiran_calders
 from efface.models.linear import linear
 from efface.training import Erm
 from efface.training.group_dro import GroupDro, WorstGroup
+from efface.training.head import Head, HeadGroupDro, HeadResampled, HeadReweighted
 from efface.training.reading import read_out
 from efface.training.resampled import Resampled, balanced_order
 from efface.training.reweighted import Reweighted
@@ -77,6 +78,17 @@ def test_reweighted_minimises_the_weighted_loss(data: Dataset, kind: str) -> Non
     rows = torch.randperm(len(y))[:400].split(100)
     mean = sum(objective(logits[part], part) for part in rows) / 4
     torch.testing.assert_close(mean, objective(logits[torch.cat(rows)], torch.cat(rows)))
+
+
+@pytest.mark.parametrize("training", [HeadGroupDro, HeadResampled, HeadReweighted])
+def test_head_that_knows_the_groups_is_better_in_the_worst_and_stops(data: Dataset, training: type[Erm]) -> None:
+    options = {"lr": 0.05, "batch_size": 100}
+    aware = training(**options, patience=3)  # type: ignore[call-arg, arg-type]
+    assert aware.head_only
+    assert group_accuracy(aware, data).min() > group_accuracy(Head(**options), data).min() + 0.05  # type: ignore[arg-type]
+    trained = aware.fit(linear(input_shape=(2,), n_classes=2), data, seed=0, device="cpu", progress=False)
+    assert len(trained.history) == trained.best_epoch + 4 < aware.epochs
+    assert ("q_y=0,a=0" in trained.history[0]) == (training is HeadGroupDro)
 
 
 def test_balanced_epoch_draws_groups_equally_often(data: Dataset, generator: torch.Generator) -> None:

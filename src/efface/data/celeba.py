@@ -80,7 +80,7 @@ class CelebA:
         return hashlib.sha256((folder.digest() + folder.content(names)).encode()).hexdigest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
-        """Read the lists, and decode the images if the cache does not have them. `seed` changes nothing."""
+        """Read the lists. Images are decoded, or found in the cache, when one is read. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)  # before the files are read, which may change meanwhile
         folder = _Folder.find(data_dir)
         table = list(folder.attributes([self.target, *self.attributes]))
@@ -143,7 +143,7 @@ class CelebA:
         return parts | {"val": official_val[half == 0], "pairs": official_val[half == 1]}
 
     def _decoded(self, files: list[Path], content: str, cache_dir: Path) -> Images:
-        """Decode the images at this resolution, or find them in the cache."""
+        """Return the images at this resolution, none of which has been read yet."""
         return decoded(
             files,
             framing=AlignedFraming(SIZE, CROP),
@@ -296,10 +296,10 @@ class _Folder:
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Read the number and the fields of each line that is not empty."""
-    separator = "," if file.suffix == ".csv" else None
+    is_csv = file.suffix == ".csv"
     for number, line in numbered_lines(file):
         if line.strip():
-            yield number, [field.strip() for field in line.split(separator)]
+            yield number, [field.strip() for field in line.split(",")] if is_csv else line.split()
 
 
 def _value_name(attributes: Sequence[str], value: int) -> str:

@@ -1,14 +1,15 @@
 """Photographs decoded once, by several threads, into one memory-mapped array of uint8."""
 
+import functools
 import hashlib
 import mmap
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -32,38 +33,42 @@ _RESIDENT = 2**26
 
 
 class Images:
-    """Rows of a decoded array, read from disk on demand.
+    """Rows of a decoded array, which is opened when the first of them is read, and read from disk on demand.
 
     The operating system caches as many pages as it has room for. Pages that were read count as memory of this process
     until they are released, which happens after every 64 MB.
 
     Args:
-        array: `[n, h, w, c]` uint8, with one channel (grey) or three.
+        shape: (n, h, w, c) of the array, with one channel (grey) or three.
+        opened: returns the array, uint8.
     """
 
-    def __init__(self, array: np.memmap) -> None:
-        self._array = array
-        self._map: Any = array.base
+    def __init__(self, shape: tuple[int, int, int, int], opened: Callable[[], np.memmap]) -> None:
+        self._shape, self._opened = shape, opened
         self._read = 0
-        grey = array.shape[3] == 1
+        grey = shape[3] == 1
         mean, std = (torch.tensor(v) for v in ((GREY_MEAN, GREY_STD) if grey else (CHANNEL_MEAN, CHANNEL_STD)))
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __len__(self) -> int:
-        return len(self._array)
+        return self._shape[0]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        h, w, c = self._array.shape[1:]
+        _, h, w, c = self._shape
         return c, h, w
+
+    @functools.cached_property
+    def _array(self) -> np.memmap:
+        return self._opened()
 
     def raw(self, rows: Tensor) -> Tensor:
         """Read uint8 `[len(rows), h, w, c]`."""
         pixels = torch.from_numpy(np.asarray(self._array[rows.numpy()]))
         self._read += pixels.numel()
         if self._read > _RESIDENT and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            self._map.madvise(mmap.MADV_DONTNEED)
+            cast(Any, self._array.base).madvise(mmap.MADV_DONTNEED)
             self._read = 0
         return pixels
 
@@ -166,7 +171,9 @@ class AnyFraming:
 def decoded(
     files: Sequence[Path], *, framing: Framing, resolution: int, grayscale: bool, cache_dir: Path, content: str
 ) -> Images:
-    """Load the images of `files` in order from the cache, or decode them and put them there.
+    """Return the images of `files` in order; the first that is read decodes them all, unless the cache has them.
+
+    So a run whose features are in the cache neither decodes nor checks images that it does not need.
 
     Args:
         files: JPEG, PNG or what else Pillow reads; they are turned upright where the camera says how.
@@ -177,9 +184,10 @@ def decoded(
         content: a hash that changes when a file does; part of the key.
 
     Raises:
-        ValueError: images that are damaged, cut short or of another size, each by name.
+        ValueError: on reading, where images are damaged, cut short or of another size; each by name.
 
-    Cost: measured at 64 px, about 1,500 images a second and core; memory for 512 decoded images.
+    Cost: of the first reading, a pass over the array for its checksum, 0.3 s for 6,000 images of 160 px. Of decoding,
+    measured at 64 px: about 1,500 images a second and core; memory for 512 decoded images.
     """
     shape = (len(files), resolution, resolution, 1 if grayscale else 3)
     names = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
@@ -214,7 +222,7 @@ def decoded(
                 "them out of the lists"
             )
 
-    return Images(cached_array(cache_dir, "images", key, shape, chunks))
+    return Images(shape, lambda: cached_array(cache_dir, "images", key, shape, chunks))
 
 
 def decode(file: Path, *, framing: Framing, resolution: int, grayscale: bool) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Guardedness:
     only if the covariance is. In units of the un-erased x, with a slight ridge."""
     information: float | None
     """Cross-entropy of the best constant minus that of the best softmax regression, in bits; None unless z holds
-    labels."""
+    labels, and where there are moments only."""
     n: int
     d: int
 
@@ -65,24 +65,46 @@ def certify(eraser: Callable[[Tensor], Tensor], x: Any, z: Any, *, weight: Any =
     before, after = (Moments(x.shape[1], k, dtype=torch.float64, device=x.device) for _ in range(2))
     before.update(x.to(torch.float64), concept, weight)
     after.update(erased, concept, weight)
-    std = before.var_x().sqrt()
-    std = torch.where(std > 0, std, 1)[:, None]
+    certificate = certify_moments(before, after, l2=l2)
+    if not has_labels:
+        return certificate
+    scaled = (erased - before.mean_x) / _scale(before).mT
+    return replace(certificate, information=_information(scaled, z.flatten().long(), weight, l2))
+
+
+def certify_moments(before: Moments, after: Moments, *, l2: float = 1e-7) -> Guardedness:
+    """Certify an eraser by the moments of data that need not be in memory; `information`, which needs them, is None.
+
+    Args:
+        before: of the un-erased x, and z; float64.
+        after: of the erased x, and z; float64.
+        l2: see `certify`.
+
+    Cost: O(d³ + d²k).
+
+    Raises:
+        ValueError: there are fewer than two samples.
+    """
+    std = _scale(before)
     whiten_x = _inverse_root(before.cov_xx() / std / std.mT) / std.mT
     whitened = whiten_x @ concept_directions(after, torch.finfo(torch.float64).eps, whiten=True)
     C = after.cov_xz() / std
     ridge = after.cov_xx() / std / std.mT + l2 * torch.eye(len(std), dtype=C.dtype, device=C.device)
     explained = (C * torch.linalg.solve(ridge, C)).sum()
     variance = after.var_z().sum()
-    information = None
-    if has_labels:
-        information = _information((erased - before.mean_x) / std.mT, z.flatten().long(), weight, l2)
     return Guardedness(
         whitened_covariance=float(torch.linalg.matrix_norm(whitened, 2)) if whitened.numel() else 0.0,
         linear_gain=float(explained / variance) if variance > 0 else 0.0,
-        information=information,
-        n=len(x),
-        d=x.shape[1],
+        information=None,
+        n=before.count,
+        d=before.x_dim,
     )
+
+
+def _scale(moments: Moments) -> Tensor:
+    """Return the standard deviations of x `[d, 1]`; 1 for constant columns."""
+    std = moments.var_x().sqrt()
+    return torch.where(std > 0, std, 1)[:, None]
 
 
 def _information(x: Tensor, y: Tensor, weight: Tensor | None, l2: float) -> float:

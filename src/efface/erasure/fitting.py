@@ -77,6 +77,11 @@ class Fitter(ABC, Generic[E]):
         """Compute the eraser of the statistics so far."""
 
     @property
+    def statistics(self) -> Sequence[Moments]:
+        """All that is kept of the data."""
+        return self._statistics
+
+    @property
     def eraser(self) -> E:
         """The eraser of the statistics so far; computed once, anew after each `update`.
 

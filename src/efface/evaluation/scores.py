@@ -13,6 +13,7 @@ from torch import Tensor
 from efface.data.groups import groups
 from efface.evaluation import bootstrap
 from efface.evaluation.measured import Measured, by_label
+from efface.metrics.counts import mean_score_gap
 
 
 def measure(p_y: Tensor, y: Tensor, a: Tensor, n_classes: int, n_attributes: int) -> Measured:
@@ -44,8 +45,7 @@ def mean_gap_replicates(p_y: Tensor, y: Tensor, a: Tensor, n_classes: int, times
     """Return `conditional_score_gap_mean_abs` under resamples `times` `[n, columns]`: `[columns]`, of a binary a."""
     cells = groups(y, a, 2)
     sums, sizes = (bootstrap.sums(values, cells, 2 * n_classes, times) for values in (p_y, torch.ones(len(y))))
-    by_group = (sums / sizes).view(n_classes, 2, -1)
-    return (by_group[:, 0] - by_group[:, 1]).abs().nanmean(0)
+    return mean_score_gap(sums.view(n_classes, 2, -1), sizes.view(n_classes, 2, -1))
 
 
 def conditional_score_gap(p_y: Tensor, y: Tensor, a: Tensor, n_classes: int) -> list[float]:

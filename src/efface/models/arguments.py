@@ -58,7 +58,7 @@ class Arguments(nn.Module):
                 )
             if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < _LARGEST_ID:
                 raise ValueError(
-                    f"{name} goes from {int(tensor.min())} to {int(tensor.max())}, but must lie in 0 … 2²⁴"
+                    f"{name} goes from {int(tensor.min())} to {int(tensor.max())}, but must lie in 0 … 2²⁴ - 1"
                 )
         return torch.stack([tensor.long() for tensor in tensors], 1)
 

@@ -116,9 +116,14 @@ class _Trial:
         calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
         def note(name: str) -> Any:
-            return lambda layer, given, y: calls.setdefault(name, []).append((given[0], y.clone()))
+            def hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
+                # A copy: what comes after the layer may change its output in place.
+                calls.setdefault(name, []).append((args[0] if args else kwargs["input"], y.clone()))
 
-        hooks = [layer.register_forward_hook(note(name)) for name, layer in _linear_layers(module).items()]
+            return hook
+
+        layers = _linear_layers(module)
+        hooks = [layer.register_forward_hook(note(name), with_kwargs=True) for name, layer in layers.items()]
         try:
             outputs = outputs_of(call(module, inputs))
         except Exception as error:  # of whatever the module does

@@ -146,8 +146,8 @@ class _Reached(BaseException):
 class _Stop(nn.Module):
     """Stands in place of a head, and ends the forward pass of the module that holds it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        raise _Reached(x)
+    def forward(self, input: Tensor) -> Tensor:  # named as that of nn.Linear
+        raise _Reached(input)
 
 
 def _build(module: nn.Module, name: str, prepare: nn.Module, *, output: int | None, pretrained: bool) -> Model:

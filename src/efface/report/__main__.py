@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from efface.files import scratch
-from efface.report import experiment, frames, published, render, table
+from efface.report import contrasts, experiment, frames, published, render, table
 from efface.report.circumstances import flags
 from efface.report.page import page
 from efface.report.plots import draw
@@ -15,6 +16,8 @@ from efface.report.table import Table
 
 def main(argv: list[str] | None = None) -> int:
     """Write `index.html`, `table.md`, `table.csv`, `table.tex`, the plots and `runs.csv`; print the table.
+
+    Folds are pooled, and `pooled.csv` written too.
 
     Where the folder is an experiment's, with a `README.md`, and the report goes into it, the tables that stand there
     between markers are written too, see `efface.report.experiment`.
@@ -46,7 +49,7 @@ def _report(results: Path, options: argparse.Namespace) -> int:
     """Report one folder. Returns the exit status."""
     out = options.out or results / "report"
     try:
-        collection, made = _made(results, options)
+        collection, tables = _made(results, options)
         for title, lines in (
             ("left out", collection.problems),
             ("failed", collection.failures),
@@ -54,50 +57,55 @@ def _report(results: Path, options: argparse.Namespace) -> int:
         ):
             for line in lines:
                 print(f"{title}: {line}", file=sys.stderr)
-        names = _write(out, made, collection)
+        names = _write(out, tables, collection)
         if options.out is None:
-            experiment.write_tables(results / experiment.PAGE, collection.runs)
+            experiment.write_tables(results / experiment.PAGE, collection.tabled)
     except (FileExistsError, NotADirectoryError):
         print(f"--out: {out} is a file, or lies below one: name a folder", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(render.markdown(made, words=False))
+    for made in tables:
+        print(render.markdown(made, words=False))
     print(f"report: {out}  ({', '.join(names)})")
     return 1 if collection.problems else 0
 
 
-def _made(results: Path, options: argparse.Namespace) -> tuple[Collection, Table]:
+def _made(results: Path, options: argparse.Namespace) -> tuple[Collection, list[Table]]:
+    """Return what a folder holds, its table and, where there are folds, that of differences to the base model."""
     collection = collect(results)
     beside = results / published.PUBLISHED
     source = options.published or (beside if beside.is_file() else None)
     if source and not source.is_file():
         raise FileNotFoundError(f"--published: there is no file {source}: name one, or leave the option out")
+    metrics = options.metrics.split(",") if options.metrics else None
     made = table.build(
-        collection.runs,
+        collection.tabled,
+        single=collection.runs,
         published=published.read(source) if source else (),
-        metrics=options.metrics.split(",") if options.metrics else None,
+        metrics=metrics,
         kind=options.spread,
         failures=collection.failures,
     )
-    return collection, made
+    contrast = contrasts.build(collection.tabled, metrics=metrics, kind=options.spread)
+    return collection, [made] if contrast is None else [made, contrast]
 
 
-def _write(out: Path, made: Table, collection: Collection) -> list[str]:
+def _write(out: Path, tables: Sequence[Table], collection: Collection) -> list[str]:
     """Write all files to a temporary folder and rename them into `out`: a full disk leaves an old report as it was."""
     out.mkdir(parents=True, exist_ok=True)
     with scratch(out, prefix=".report-") as folder:
         plots = draw(collection, folder)
         texts = {
-            "index.html": page(made, collection, plots),
-            "table.md": render.markdown(made),
-            "table.csv": render.to_csv(made),
-            "table.tex": render.latex(made),
+            "index.html": page(tables, collection, plots),
+            "table.md": "\n".join(map(render.markdown, tables)),
+            "table.csv": "\n".join(map(render.to_csv, tables)),
+            "table.tex": "\n".join(map(render.latex, tables)),
         }
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        csv_files = frames.write(collection.runs, collection.histories, collection.layers, folder)
+        csv_files = frames.write(collection.runs, collection.pooled, collection.histories, collection.layers, folder)
         names = [*texts, *csv_files, *(path.name for plot in plots for path in plot.paths)]
         for file in names:
             (folder / file).replace(out / file)

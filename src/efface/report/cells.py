@@ -160,6 +160,24 @@ def _names(text: str, level: str, run: pd.Series) -> bool:
     return published.is_of(text, str(run[level]), options)
 
 
+def incomplete(runs: pd.DataFrame) -> set[str]:
+    """Return the methods of which a pool lacks a fold, so that their test data are not those of the others."""
+    if "folds" not in runs:
+        return set()
+    return set(runs.loc[(runs["status"] == "done") & (runs["folds"] < runs["of_folds"]), "method"])
+
+
+def count_of(group: pd.DataFrame) -> str:
+    """Return how many runs of a cell are finished; of pools, of how many folds they are."""
+    done = group[group["status"] == "done"]
+    text = str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
+    if "folds" not in done or done["folds"].isna().all():
+        return text
+    pairs = done[["folds", "of_folds"]].dropna().astype(int).drop_duplicates().itertuples(index=False, name=None)
+    kinds = [f"{n}" if n == of_folds else f"{n} of {of_folds}" for n, of_folds in sorted(pairs, reverse=True)]
+    return f"{text} × {' or '.join(kinds)} folds"
+
+
 def marks(numbers: Values, metrics: Iterable[Metric], unmarked: set[str]) -> dict[Place, Mark]:
     """Return which values are the best of their column, or not significantly worse; see `best_and_tied`.
 
@@ -257,8 +275,7 @@ def _measured(block: Block, slot: Slot, method: str, of_runs: tuple[Number, ...]
         return None
     done = block.done.get(method)
     if slot.kind == "count":
-        n = 0 if done is None else len(done)
-        return Cell(text=str(n) if n == len(group) else f"{n} of {len(group)}")
+        return Cell(text=count_of(group))
     if slot.kind == "head":
         return None if done is None else Cell(text=head_of(done))
     if of_runs:

@@ -5,7 +5,8 @@
     <!-- /table -->
 
 `rows` names what tells the rows apart and `metrics` the columns: metrics, other numbers of `runs.csv`, and `n`, how
-many runs are finished. Every other word is a condition, `name=value,value`; rows stand in the order of its values. A
+many runs are finished, or pools of how many folds. Of folds, `<metric>_difference` is the metric minus that of the base
+model. Every other word is a condition, `name=value,value`; rows stand in the order of its values. A
 name is a level (`method`), one of its options (`dataset.bias_ratio`), or a column of `runs.csv`; `name:heading` gives a
 column another heading, with `_` for blanks.
 
@@ -22,7 +23,19 @@ import pandas as pd
 
 from efface.files import write_atomically
 from efface.metrics import METRICS
-from efface.report.cells import COSTS, EMPTY, HEAD, half_width_within, head_of, heading, knows_heads, number, numbers_of
+from efface.report.cells import (
+    COSTS,
+    EMPTY,
+    HEAD,
+    count_of,
+    half_width_within,
+    head_of,
+    heading,
+    knows_heads,
+    number,
+    numbers_of,
+)
+from efface.report.folds import DIFFERENCE
 from efface.report.labels import LEVELS, method_order, natural, same, show
 from efface.report.render import pipes, plain
 from efface.report.signs import LEGEND, footnotes, signed
@@ -32,6 +45,7 @@ PAGE = "README.md"
 _TABLE = re.compile(r"(<!-- table: (?P<words>[^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 _HEADINGS = (
     {metric.key: heading(metric) for metric in METRICS}
+    | {f"{metric.key}{DIFFERENCE}": f"{metric.heading}, minus none" for metric in METRICS}
     | {key: title for key, (title, _) in COSTS.items()}
     | {"seconds_training": "training, s", "rank": "directions removed"}
 )
@@ -169,7 +183,7 @@ def _order(spec: _Spec, key: tuple[str, ...]) -> list[object]:
 def _cell(group: pd.DataFrame, name: str) -> str:
     done = group[group["status"] == "done"]
     if name == "n":
-        return str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
+        return count_of(group)
     if name == HEAD:
         return (head_of(done) if HEAD in done else "") or EMPTY
     if name not in group:

@@ -1,4 +1,4 @@
-"""The frames of a collection as CSV files, and back: `runs.csv`, `layers.csv` and `histories.csv`."""
+"""The frames of a collection as CSV files, and back: `runs.csv`, `pooled.csv`, `layers.csv`, `histories.csv`."""
 
 import json
 import re
@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from efface.metrics import METRICS
+from efface.report.folds import DIFFERENCE, is_fold
 from efface.report.labels import LEVELS
-from efface.report.rows import HEADS, LARGEST, NUMBERS
+from efface.report.rows import HEADS, LARGEST, MIXED_HEAD, NUMBERS
 
-RUNS, LAYERS, HISTORIES = "runs.csv", "layers.csv", "histories.csv"
+RUNS, POOLED, LAYERS, HISTORIES = "runs.csv", "pooled.csv", "layers.csv", "histories.csv"
 _NEEDED = (*LEVELS, "id", "seed", "status", "reason")
 _METRICS = frozenset(metric.key for metric in METRICS)
 _STATUSES = ("done", "not_applicable", "failed")
@@ -32,6 +33,12 @@ _TEXTS = (
     "path",
     "site",
 )
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "head": (*HEADS, MIXED_HEAD),
+    "at_edge": (True, False),
+    "uses_attribute_at_test": (True, False),
+}
+"""Columns that hold one of a few values."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """How a cell begins that a spreadsheet would run, or that was quoted because it did."""
 
@@ -52,13 +59,12 @@ def _unquoted(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def write(runs: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list[str]:
+def write(
+    runs: pd.DataFrame, pooled: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame, folder: Path
+) -> list[str]:
     """Write the frames; options as JSON, floats in full. Returns the names of the files: empty frames have none."""
-    encoded = runs.assign(
-        **{name: runs[name].map(lambda value: json.dumps(value, sort_keys=True)) for name in _option_columns(runs)}
-    )
     files = []
-    for file, frame in ((RUNS, encoded), (HISTORIES, histories), (LAYERS, layers)):
+    for file, frame in ((RUNS, _encoded(runs)), (POOLED, _encoded(pooled)), (HISTORIES, histories), (LAYERS, layers)):
         if len(frame):
             texts = [name for name in map(str, frame) if frame[name].map(lambda value: isinstance(value, str)).any()]
             frame.assign(**{name: frame[name].map(_safe) for name in texts}).to_csv(folder / file, index=False)
@@ -66,13 +72,31 @@ def write(runs: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame, fol
     return files
 
 
-def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Read the frames of runs, with names for labels where the options are known, of histories and of layers.
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Read the frames of runs and of pools, with names for labels where the options are known, histories and layers.
 
     Raises:
-        ValueError: a file cannot be read as such a frame; the message names it, the column and the line.
+        ValueError: a file cannot be read as such a frame; the message names it, the column and the line. Or runs of
+            folds have no pool, of which their predictions would be needed.
     """
-    return _runs(folder / RUNS), _beside(folder / HISTORIES), _beside(folder / LAYERS)
+    runs = _runs(folder / RUNS)
+    pooled = _runs(folder / POOLED) if (folder / POOLED).is_file() else pd.DataFrame()
+    folds = runs[is_fold(runs) & (runs["status"] != "failed")]
+    cells = [*LEVELS, "seed"]
+    known = set(pooled[cells].itertuples(index=False, name=None)) if len(pooled) else set()
+    lacking = [cell for cell in folds[cells].itertuples(index=False, name=None) if cell not in known]
+    if lacking:
+        raise ValueError(
+            f"{folder / RUNS} has folds of {' '.join(map(str, lacking[0]))}, of which there is no row in {POOLED}: "
+            f"put the {POOLED} there that python -m efface.report wrote beside this {RUNS}"
+        )
+    return runs, pooled, _beside(folder / HISTORIES), _beside(folder / LAYERS)
+
+
+def _encoded(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs with their options as JSON."""
+    texts = {name: runs[name].map(lambda value: json.dumps(value, sort_keys=True)) for name in _option_columns(runs)}
+    return runs.assign(**texts)
 
 
 def _beside(path: Path) -> pd.DataFrame:
@@ -116,7 +140,7 @@ def _runs(path: Path) -> pd.DataFrame:
         there = runs[name].notna() if name != "seed" else pd.Series(True, index=runs.index)
         _check(runs, path, name, ~there | (np.abs(numbers) <= LARGEST), "is no finite number")
         runs[name] = numbers
-    for name, allowed in (("head", HEADS), ("at_edge", (True, False)), ("uses_attribute_at_test", (True, False))):
+    for name, allowed in _CHOICES.items():
         if name in runs:
             wrong = f"is none of {', '.join(map(str, allowed))}"
             _check(runs, path, name, runs[name].isna() | runs[name].isin(allowed), wrong)
@@ -135,8 +159,8 @@ def _runs(path: Path) -> pd.DataFrame:
 
 
 def _is_numeric(name: str) -> bool:
-    """Return whether a column of runs.csv holds numbers: a metric, an end of its interval, or a cost."""
-    metric = name.removeprefix("val_").removesuffix("_low").removesuffix("_high")
+    """Return whether a column holds numbers: a metric, its difference to none, an end of an interval, or a cost."""
+    metric = name.removeprefix("val_").removesuffix("_low").removesuffix("_high").removesuffix(DIFFERENCE)
     return metric in _METRICS or name in NUMBERS or name.startswith("seconds_")
 
 

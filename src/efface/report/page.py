@@ -20,17 +20,15 @@ _LEFT_OUT = ("_options", "val_", "seconds_", "cache_", "reasons", "method_name",
 """Parts of the names of columns that the page's list of runs leaves to runs.csv."""
 
 
-def page(table: Table, collection: Collection, plots: Sequence[Plot]) -> str:
-    """Return the page. It fetches nothing: plots are inside, and a content policy forbids the rest."""
+def page(tables: Sequence[Table], collection: Collection, plots: Sequence[Plot]) -> str:
+    """Return the page of the tables. It fetches nothing: plots are inside, and a content policy forbids the rest."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     recorded = [metric for metric in METRICS if metric.key in collection.runs]
     return environment.get_template("page.html").render(
-        title=table.title,
-        table=render.to_html(table),
-        caption=table.caption,
-        notes=table.notes,
+        title=tables[0].title,
+        tables=[(each, render.to_html(each, name=f"efface{i or ''}")) for i, each in enumerate(tables)],
         problems=collection.problems,
         facts=_facts(collection.runs),
         runs=_runs(collection.runs),

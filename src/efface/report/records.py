@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,8 +10,9 @@ from efface.identity import run_id, run_id_v1
 from efface.record import ERROR, READABLE, RECORD, Record
 from efface.report import frames
 from efface.report.circumstances import one_line
+from efface.report.folds import is_fold, pool
 from efface.report.labels import LEVELS, label, natural
-from efface.report.rows import mapping, numbers, row_of
+from efface.report.rows import Run, mapping, numbers, row_of
 
 ARRAYS = "arrays.safetensors"
 _IDS = {1: run_id_v1, 2: run_id}
@@ -25,6 +25,10 @@ class Collection:
 
     runs: pd.DataFrame
     """A row for each run that is finished, or that failed while others of its id are; see `collect`."""
+    tabled: pd.DataFrame
+    """What tables and plots are of: the runs, with the folds of one configuration and seed in one row."""
+    pooled: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The rows of `tabled` that are made of folds, see `efface.report.folds.pool`."""
     problems: tuple[str, ...] = ()
     """What was left out, and why: damaged, of another schema or hash, twice there."""
     failures: tuple[str, ...] = ()
@@ -35,16 +39,6 @@ class Collection:
     """What language models' runs record of each layer: `path` of the run, `layer` from 1, `site`, and its metrics."""
     arrays: dict[str, Path] = field(default_factory=dict)
     """Files of arrays by the run's path."""
-
-
-class _Run(NamedTuple):
-    """One record, made into rows of the frames."""
-
-    path: Path
-    record: Record
-    row: dict[str, Any]
-    history: list[dict[str, Any]]
-    layers: list[dict[str, Any]]
 
 
 def collect(results: Path) -> Collection:
@@ -63,8 +57,9 @@ def collect(results: Path) -> Collection:
     """
     files = sorted([*results.rglob(RECORD), *results.rglob(ERROR)])
     if not files and (results / frames.RUNS).is_file():
-        runs, histories, layers = frames.read(results)
-        return Collection(runs=label(runs), histories=histories, layers=layers)
+        runs, pooled, histories, layers = frames.read(results)
+        labelled, tabled = label(runs), _tabled(runs, pooled)
+        return Collection(runs=labelled, tabled=tabled, pooled=_pools(tabled), histories=histories, layers=layers)
     finished, failed, problems = _read(files, results)
     failures = tuple(f"{run.path}: {one_line(run.record.reason)}" for run in failed)
     if not finished:
@@ -74,10 +69,16 @@ def collect(results: Path) -> Collection:
         )
     ids = {run.record.id for run in finished}
     collected = finished + [run for run in failed if run.record.id in ids]
-    runs = label(pd.DataFrame([run.row for run in collected]))
+    runs = pd.DataFrame([run.row for run in collected])
+    rows, unpooled = pool([*finished, *failed], results)
+    if not rows and is_fold(runs).all():
+        raise ValueError("\n".join([f"no fold below {results.resolve()} can be pooled:", *unpooled]))
+    tabled = _tabled(runs, pd.DataFrame(rows))
     return Collection(
-        runs=runs.sort_values([*LEVELS, "id", "seed"], key=_natural, ignore_index=True),
-        problems=tuple(problems),
+        runs=_sorted(label(runs)),
+        tabled=_sorted(tabled),
+        pooled=_pools(_sorted(tabled)),
+        problems=(*problems, *unpooled),
         failures=failures,
         histories=pd.DataFrame([row for run in collected for row in run.history]),
         layers=pd.DataFrame([row for run in collected for row in run.layers]),
@@ -85,15 +86,34 @@ def collect(results: Path) -> Collection:
     )
 
 
+def _tabled(runs: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
+    """Return runs without labels, those of folds replaced by their pools, with labels."""
+    single = runs[~is_fold(runs)]
+    if len(single) == 0 or len(pooled) == 0:
+        return label(single if len(pooled) == 0 else pooled)
+    columns = runs.columns.union(pooled.columns, sort=False)
+    # An empty column says nothing of its type, and pandas warns of taking it into account.
+    parts = [frame.dropna(axis=1, how="all") for frame in (single, pooled)]
+    return label(pd.concat(parts, ignore_index=True).reindex(columns=columns))
+
+
+def _pools(tabled: pd.DataFrame) -> pd.DataFrame:
+    return tabled[tabled["of_folds"].notna()] if "of_folds" in tabled else pd.DataFrame()
+
+
+def _sorted(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.sort_values([*LEVELS, "id", "seed"], key=_natural, ignore_index=True)
+
+
 def _natural(column: pd.Series) -> pd.Series:
     return column if column.name == "seed" else column.map(natural)
 
 
-def _read(files: Sequence[Path], results: Path) -> tuple[list[_Run], list[_Run], list[str]]:
+def _read(files: Sequence[Path], results: Path) -> tuple[list[Run], list[Run], list[str]]:
     """Return finished runs, failed runs, and what is wrong; paths are relative to the results."""
     problems: list[str] = []
-    seen: dict[tuple[str, int], _Run] = {}
-    failed: list[_Run] = []
+    seen: dict[tuple[str, int], Run] = {}
+    failed: list[Run] = []
     for file in files:
         if file.name == ERROR and (file.parent / RECORD).is_file():
             continue
@@ -114,7 +134,7 @@ def _read(files: Sequence[Path], results: Path) -> tuple[list[_Run], list[_Run],
     return list(seen.values()), [run for run in failed if (run.record.id, run.record.seed) not in seen], problems
 
 
-def _run(file: Path, results: Path) -> _Run:
+def _run(file: Path, results: Path) -> Run:
     """Read one record. Raises an error of any kind for one that cannot be used."""
     record = Record.read(file, versions=READABLE)
     identity = _IDS[record.schema_version](record.config)
@@ -129,7 +149,7 @@ def _run(file: Path, results: Path) -> _Run:
         {"layer": i, "site": site.get("path"), **site} for i, site in enumerate(record.info.get("layers") or (), 1)
     ]
     place = {"path": path.as_posix()}
-    return _Run(
+    return Run(
         path=path,
         record=record,
         row=row_of(path, record),
@@ -138,7 +158,7 @@ def _run(file: Path, results: Path) -> _Run:
     )
 
 
-def _twins(first: _Run, other: _Run) -> str:
+def _twins(first: Run, other: Run) -> str:
     same = first.record.model_dump(exclude={"run"}) == other.record.model_dump(exclude={"run"})
     return (
         f"{other.path} is seed {other.record.seed} of id {other.record.id}, as is {first.path}, with "

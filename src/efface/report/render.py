@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from efface.report.cells import Number
+from efface.report.folds import PATHS
 from efface.report.frames import quoted
 from efface.report.table import Cell, Column, Table
 
@@ -154,14 +155,19 @@ def _escape(text: str) -> str:
     return text.translate(_RESERVED)
 
 
-def to_html(table: Table) -> str:
-    """Return a `<table>` in which each number names the runs behind it, in its title and in `data-runs`."""
+def to_html(table: Table, *, name: str = "efface") -> str:
+    """Return a `<table>` in which each number names the runs behind it, in its title and in `data-runs`.
+
+    Args:
+        table: to write.
+        name: part of its id in the page.
+    """
     columns = pd.MultiIndex.from_tuples(table.columns)
     frame = pd.DataFrame([[_html_cell(table.cell(row, c)) for c in table.columns] for row in table.rows])
     frame.columns, frame.index = columns, pd.Index(map(html.escape, table.rows))
     first = ["first" if i == 0 or table.columns[i - 1][0] != c[0] else "" for i, c in enumerate(table.columns)]
     classes = pd.DataFrame([first] * len(table.rows), index=frame.index, columns=columns)
-    style = frame.style.set_td_classes(classes).set_uuid("efface")
+    style = frame.style.set_td_classes(classes).set_uuid(name)
     style = style.format_index(lambda text: html.escape(str(text)), axis=1)
     return str(style.to_html(table_attributes='class="sortable"', cell_ids=False))
 
@@ -175,6 +181,7 @@ def _html_cell(cell: Cell) -> str:
 
 
 def _origin(number: Number) -> str:
-    """Return the line that says which run a number is of."""
+    """Return the line that says which run a number is of; of a pool, with a line for each further fold."""
     interval = "" if math.isnan(number.high - number.low) else f" [{number.low:.4g}, {number.high:.4g}]"
-    return f"seed {number.seed}: {number.value:.6g}{interval}  {number.path}"
+    paths = number.path.replace(PATHS, "\n  ")
+    return f"seed {number.seed}: {number.value:.6g}{interval}  {paths}"

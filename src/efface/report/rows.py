@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from efface.identity import NODES
 from efface.metrics import METRICS
@@ -13,13 +13,26 @@ from efface.report.labels import options, printable
 
 HEADS = ("kept", "fitted")
 """What `info.head` may say of the head of the base model."""
+MIXED_HEAD = "mixed"
+"""What stands there for a pool of folds: kept in some, fitted in others."""
 _INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
 """Numbers of a record's `info` that are columns of the frame."""
 LARGEST = 1e100
 """No number of a run is larger: the square of one that is overflows where means and spreads are computed."""
-NUMBERS = (*_INFO, "peak_memory_mb", "threads")
+MOST_FOLDS = 1000
+NUMBERS = (*_INFO, "peak_memory_mb", "threads", "folds", "of_folds", "n_test", "n_people")
 """Columns that hold numbers, beside metrics and seconds."""
 _KNOWN = frozenset(metric.key for metric in METRICS)
+
+
+class Run(NamedTuple):
+    """One record, made into rows of the frames."""
+
+    path: Path
+    record: Record
+    row: dict[str, Any]
+    history: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
 
 
 def row_of(path: Path, record: Record) -> dict[str, Any]:
@@ -40,6 +53,7 @@ def row_of(path: Path, record: Record) -> dict[str, Any]:
     texts = tuple(name for name in record.metrics if name not in _KNOWN)
     memory = numbers({"peak_memory_bytes": run.get("peak_memory_bytes")})["peak_memory_bytes"]
     reasons = mapping(info, "reasons")
+    fold_of(record.config)
     return {
         **head,
         **numbers(record.metrics, texts=texts),
@@ -65,6 +79,20 @@ def row_of(path: Path, record: Record) -> dict[str, Any]:
         "path": path.as_posix(),
         **head,
     }
+
+
+def fold_of(config: Mapping[str, Any]) -> int | None:
+    """Return the fold that a run of this configuration tests; None where its data have none.
+
+    Raises:
+        ValueError: it is no number from 0 to `MOST_FOLDS` - 1.
+    """
+    fold = config["dataset"].get("fold")
+    if fold is None:
+        return None
+    if isinstance(fold, bool) or not isinstance(fold, int) or not 0 <= fold < MOST_FOLDS:
+        raise ValueError(f"config.dataset.fold is {_short(fold)}, but must be a number from 0 to {MOST_FOLDS - 1}")
+    return fold
 
 
 def numbers(values: Mapping[str, Any], *, texts: Sequence[str] = ()) -> dict[str, Any]:

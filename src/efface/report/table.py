@@ -39,6 +39,7 @@ class Table:
 def build(
     runs: pd.DataFrame,
     *,
+    single: pd.DataFrame | None = None,
     published: Sequence[Published] = (),
     metrics: Iterable[str] | None = None,
     kind: Spread = "std",
@@ -47,7 +48,8 @@ def build(
     """Return the table of a tidy frame of runs, see `efface.report.records.collect`.
 
     Args:
-        runs: the frame.
+        runs: the frame, the folds of one configuration and seed in one row.
+        single: the same with a row for each fold, of which circumstances are told; `runs` if None.
         published: numbers to print beside ours, with the difference.
         metrics: keys of the metrics to show, in this order; all that have a value if None.
         kind: what stands behind a mean: the standard deviation over seeds, or the half-width of the mean's interval.
@@ -61,9 +63,11 @@ def build(
     settings = stages.blocks(runs)
     numbers = stages.values(settings, [*keys, *COSTS])
     quotes = stages.quotes(settings, published, keys)
-    marks = stages.marks(numbers, chosen, set(runs.loc[runs["uses_attribute_at_test"], "method"]))
+    unmarked = set(runs.loc[runs["uses_attribute_at_test"], "method"]) | stages.incomplete(runs)
+    marks = stages.marks(numbers, chosen, unmarked)
     columns = stages.slots(settings, chosen, numbers, quotes)
     rows = stages.methods(runs, quotes)
+    single = runs if single is None else single
     names = [", ".join(sorted({str(label).partition(" ")[0] for label in runs[level]})) for level in LEVELS[:3]]
     tested = any(len(of_runs) >= FEWEST and place in marks for place, of_runs in numbers.items())
     return Table(
@@ -71,9 +75,9 @@ def build(
         rows=tuple(rows.values()),
         columns=tuple(slot.column for slot in columns),
         cells=stages.cells(settings, columns, rows, numbers, marks, quotes, kind),
-        caption=words.caption(runs, columns, numbers, tested=tested, kind=kind),
+        caption=words.caption(runs, columns, numbers, single=single, tested=tested, kind=kind),
         definitions=words.definitions(chosen, columns),
-        notes=words.notes(runs, settings, chosen, numbers, columns, failures),
+        notes=words.notes(runs, settings, chosen, numbers, columns, failures, single=single),
     )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from efface.metrics import Metric
+from efface.metrics import METRICS, Metric
 from efface.report.cells import EMPTY, Block, Slot, Values, half_width_within, heading, unfinished
-from efface.report.circumstances import flags, one_line, shared
+from efface.report.circumstances import flags, one_line, seeds_in_words, shared
 from efface.report.labels import differences
+from efface.report.predictions import METRICS as MEASURED
 from efface.report.reasons import reason
 from efface.report.seeds import FEWEST, Spread
 from efface.report.signs import LEGEND, footnotes, signs_of
@@ -25,7 +26,7 @@ WITHIN = (
 
 
 def caption(
-    runs: pd.DataFrame, columns: Sequence[Slot], numbers: Values, *, tested: bool, kind: Spread
+    runs: pd.DataFrame, columns: Sequence[Slot], numbers: Values, *, single: pd.DataFrame, tested: bool, kind: Spread
 ) -> tuple[str, ...]:
     """Return sentences on how to read the table.
 
@@ -33,6 +34,7 @@ def caption(
         runs: all of it.
         columns: its columns.
         numbers: its values.
+        single: the runs, each fold one.
         tested: whether a test was made.
         kind: what stands behind a mean.
     """
@@ -48,6 +50,7 @@ def caption(
         )
     sentences = [
         f"All metrics are on the test split, which no method and no selection saw; {_OVER[kind]}.",
+        *folds_in_words(runs, columns),
         *([WITHIN] if any(half_width_within(of_runs) is not None for of_runs in numbers.values()) else []),
         f"{best}.",
         "The model of the last epoch is kept, unless the training names a metric on val; methods fit on train or "
@@ -61,9 +64,38 @@ def caption(
     sentences += [f"{sign} {LEGEND[sign]}." for sign in signs_of(runs)]
     if any(slot.kind == "published" for slot in columns):
         sentences.append("Published: as printed in the source; difference: ours minus published.")
-    if made := shared(runs):
+    if made := shared(single):
         sentences.append(made)
     return tuple(sentences)
+
+
+def folds_in_words(runs: pd.DataFrame, columns: Sequence[Slot]) -> list[str]:
+    """Return how folds were pooled, where some were."""
+    if "of_folds" not in runs or runs["of_folds"].isna().all():
+        return []
+    keys = {slot.key for slot in columns if slot.kind == "metric"} - set(MEASURED)
+    averaged = [metric.heading for metric in METRICS if metric.key in keys]
+    sentence = (
+        "Folds are pooled: the model of each fold predicts that fold's test samples, so that every sample is predicted "
+        f"once{_sizes(runs)}, and metrics are computed on all predictions of one seed together"
+    )
+    if averaged:
+        sentence += (
+            f". What predictions do not tell ({'; '.join(averaged)}) is the mean over folds weighted by the size of "
+            "test, with an interval that takes folds as independent"
+        )
+    incomplete = " A row that lacks a fold is of fewer samples, and is left out when the best is marked."
+    lacks = (runs["folds"] < runs["of_folds"]).any()
+    return [f"{sentence}. What a method took is the mean over folds.{incomplete if lacks else ''}"]
+
+
+def _sizes(runs: pd.DataFrame) -> str:
+    """Return in parentheses how many samples, and of how many people, the pools without a missing fold have."""
+    whole = runs[runs["folds"] == runs["of_folds"]]
+    samples, persons = (sorted(set(whole[name].dropna().astype(int))) for name in ("n_test", "n_people"))
+    if len(samples) != 1:
+        return ""
+    return f" ({samples[0]:,} in all{f', of {persons[0]:,} people' if len(persons) == 1 else ''})"
 
 
 def definitions(metrics: Iterable[Metric], columns: Sequence[Slot]) -> tuple[str, ...]:
@@ -83,14 +115,17 @@ def notes(
     numbers: Values,
     columns: Sequence[Slot],
     failures: Sequence[str],
+    *,
+    single: pd.DataFrame,
 ) -> tuple[str, ...]:
     """Return why cells are empty, what failed, and what is hard to compare; each is one line."""
     lines = [
         *(line for block in settings for line in _open_runs(block)),
+        *(line for block in settings for line in _open_folds(block)),
         *(line for block in settings for line in _signed(block)),
         *_gaps(settings, metrics, numbers, columns),
         *differences(runs),
-        *(f"flagged: {flag}" for flag in flags(runs)),
+        *(f"flagged: {flag}" for flag in flags(single)),
         *(f"failed, not in the table: {failure}" for failure in failures),
     ]
     return tuple(map(one_line, lines))
@@ -101,6 +136,16 @@ def _open_runs(block: Block) -> list[str]:
         f"{block.setting} / {method}, seed {', '.join(map(str, seeds))}: {why}"
         for method, group in block.by_method.items()
         for seeds, why in unfinished(group)
+    ]
+
+
+def _open_folds(block: Block) -> list[str]:
+    """Return which folds the pools lack, and why."""
+    return [
+        f"{block.setting} / {method}, {seeds_in_words(sorted(group['seed']))}, lacks folds: {why}"
+        for method, done in block.done.items()
+        if "of_folds" in done
+        for why, group in done[done["of_folds"].notna()].groupby("reason")
     ]
 
 

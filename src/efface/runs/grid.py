@@ -58,8 +58,9 @@ class GridRun(Run):
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
         code = self.model.code() if isinstance(self.model, ModelSource) else {}
+        content = _content(dataset, read=not (self.training.head_only and dataset.inputs_key))
         # Of the data as they were read: the files may have changed since.
-        key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": _content(dataset), **code}
+        key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": content, **code}
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
         extraction = Extraction(
@@ -184,15 +185,20 @@ def sample_sizes(debiased: Debiased) -> dict[str, Any]:
     return {"n_fit": len(data), "n_eff": float(weight.sum().square() / weight.square().sum())}
 
 
-def _content(dataset: Dataset) -> str:
+def _content(dataset: Dataset, *, read: bool) -> str:
     """Return a digest of ids, labels, attributes and some inputs of a loaded data set.
 
     In the cache's key, so that a change of the code that makes the data is not answered with models of the old data.
+
+    Args:
+        dataset: loaded.
+        read: whether to read inputs. Where all training is of cached features, the key of the inputs stands for them.
     """
-    tensors = []
+    parts = [] if read else [str(dataset.inputs_key).encode()]
     for split in (dataset.train, dataset.val, dataset.pairs.split, dataset.test):
         first = torch.arange(min(32, len(split)))
-        tensors += [split.index, split.y, split.a, split.inputs(first)]
+        tensors = [split.index, split.y, split.a, *([split.inputs(first)] if read else [])]
+        parts += [tensor.numpy().tobytes() for tensor in tensors]
     for pairs in (dataset.pairs, dataset.val_pairs, dataset.test_pairs):
-        tensors += [pairs.rows_cf, pairs.a_cf]
-    return digest(*(tensor.numpy().tobytes() for tensor in tensors))
+        parts += [tensor.numpy().tobytes() for tensor in (pairs.rows_cf, pairs.a_cf)]
+    return digest(*parts)

@@ -25,16 +25,16 @@ __all__ = [
 
 def draw(collection: Collection, folder: Path) -> list[Plot]:
     """Draw all plots for which there are data, in the order in which they are read."""
-    runs = collection.runs[collection.runs["status"] == "done"]
+    runs, single = (frame[frame["status"] == "done"] for frame in (collection.tabled, collection.runs))
     if len(runs) == 0:
         return []
-    runs = legible(runs)
+    runs, single = legible(runs), legible(single)
     return [
         *accuracy_against_bias(runs, folder),
         *leakage(runs, folder),
         *probe_against_rank(runs, folder),
-        *probe_by_layer(runs, collection.layers, folder),
+        *probe_by_layer(single, collection.layers, folder),
         *time_against_size(runs, folder),
-        *influence(runs, collection.arrays, folder),
-        *training_curves(runs, collection.histories, folder),
+        *influence(single, collection.arrays, folder),
+        *training_curves(single, collection.histories, folder),
     ]

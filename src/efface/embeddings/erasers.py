@@ -1,0 +1,83 @@
+"""Erasers of any kind, from their files, and what they make of a batch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface import tensorfiles
+from efface.embeddings.shards import Summary
+from efface.erasure.affine import AffineEraser
+from efface.erasure.inlp import InlpEraser
+from efface.erasure.leace import LeaceEraser
+from efface.erasure.oracle import OracleEraser
+from efface.erasure.projections import MeanProjectionEraser, PcaEraser, RandomProjectionEraser
+from efface.erasure.quadratic import QuadraticEraser
+from efface.erasure.rlace import RlaceEraser
+
+Eraser = AffineEraser | OracleEraser | QuadraticEraser
+_AFFINE: tuple[type[AffineEraser], ...] = (
+    *(AffineEraser, LeaceEraser, InlpEraser, MeanProjectionEraser, PcaEraser, RandomProjectionEraser, RlaceEraser),
+)
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (*_AFFINE, OracleEraser, QuadraticEraser)}
+
+
+@dataclass(frozen=True)
+class LoadedEraser:
+    """An eraser and its file."""
+
+    path: Path
+    eraser: Eraser
+
+    @classmethod
+    def load(cls, path: Path) -> "LoadedEraser":
+        """Read an eraser of any kind.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or holds no eraser.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}: name an eraser that fit or .save() wrote")
+        kind = tensorfiles.kind(path)
+        if kind not in _KINDS:
+            content = "something else" if kind is None else f"a saved {kind}"
+            raise ValueError(f"{path} is no eraser, it holds {content}: name one that fit or .save() wrote")
+        return cls(path, _KINDS[kind].load(path))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the concept of a row has to be known to erase it."""
+        return not isinstance(self.eraser, AffineEraser)
+
+    @property
+    def d(self) -> int:
+        """The width of what it erases from."""
+        if isinstance(self.eraser, AffineEraser):
+            return len(self.eraser.proj_left)
+        return len(self.eraser.coef if isinstance(self.eraser, OracleEraser) else self.eraser.global_mean)
+
+    def require_width(self, data: Summary) -> None:
+        """ValueError if the shards have another width."""
+        if data.d != self.d:
+            raise ValueError(
+                f"{self.path} erases from {self.d} columns, but the shards have {data.d}: fit an eraser on such shards"
+            )
+
+    def erase(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """Erase the concept from x `[n, d]` in float32 or wider, and round once to the dtype of x.
+
+        Raises:
+            ValueError: x is not finite, a result is beyond the range of its dtype, or labels do not fit.
+        """
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if isinstance(self.eraser, AffineEraser):
+            erased = self.eraser(wide).to(x.dtype)
+        else:
+            erased = self.eraser(wide, z).to(x.dtype)
+        if not bool(torch.isfinite(erased).all()):
+            row = int((~torch.isfinite(erased)).any(1).nonzero()[0])
+            raise ValueError(f"an erased value is beyond the range of {x.dtype} ({wide[row].abs().max():g} before it)")
+        return erased

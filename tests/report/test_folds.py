@@ -1,0 +1,316 @@
+"""Runs that differ in the fold alone are one row, from their predictions to the page."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from efface.data import people
+from efface.evaluation import confusion, scores
+from efface.identity import run_id
+from efface.record import ERROR, RECORD, Record
+from efface.report import contrasts, experiment, folds, predictions, table
+from efface.report.__main__ import main
+from efface.report.records import Collection, collect
+
+HAND = {
+    0: {"index": [1, 2, 3], "y": [0, 0, 1], "a": [0, 1, 0], "y_pred": [0, 1, 1]},
+    1: {"index": [4, 5, 6, 7, 8], "y": [1, 1, 1, 0, 0], "a": [1, 1, 0, 0, 1], "y_pred": [1, 0, 1, 0, 0]},
+}
+"""What two folds predicted: accuracies 2/3 and 4/5, by group (y, a) 2/2, 1/2, 2/2, 1/2."""
+METRICS = {"accuracy": 0.5, "unbiased_accuracy": 0.5, "worst_group_accuracy": 0.5, "probe_information": 0.25}
+
+
+def config(fold: int | None, method: str = "none") -> dict[str, Any]:
+    names = {"dataset": "faces", "model": "linear", "training": "erm", "method": method, "evaluation": "default"}
+    nodes: dict[str, Any] = {node: {"name": name} for node, name in names.items()}
+    return nodes if fold is None else {**nodes, "dataset": {"name": "faces", "split": "people", "fold": fold}}
+
+
+def frame(columns: dict[str, Any]) -> pd.DataFrame:
+    """Predictions, of certain scores where none are said."""
+    made = pd.DataFrame(columns)
+    return made.assign(**{"p_y": (made["y"] == made["y_pred"]).astype(float), "p_y_cf": math.nan} | columns)
+
+
+def write(
+    folder: Path,
+    fold: int | None,
+    predicted: dict[str, Any] | None,
+    *,
+    method: str = "none",
+    seed: int = 0,
+    **record: Any,
+) -> Path:
+    """Write the record of one fold, and what it predicted. Returns its folder."""
+    chosen = config(fold, method)
+    values: dict[str, Any] = {"fingerprint": "f", "status": "done", "metrics": METRICS} | record
+    made = Record(id=run_id(chosen), config=chosen, seed=seed, **values)
+    path = folder / method / f"fold={fold}" / f"seed={seed}"
+    path.mkdir(parents=True)
+    (path / (ERROR if made.status == "failed" else RECORD)).write_text(made.to_json())
+    if predicted is not None:
+        frame(predicted).to_parquet(path / predictions.FILE)
+    return path
+
+
+def write_hand(folder: Path, **record: Any) -> None:
+    for fold, predicted in HAND.items():
+        write(folder, fold, predicted, **record)
+
+
+def only_row(collection: Collection) -> pd.Series:
+    assert len(collection.tabled) == 1
+    return collection.tabled.iloc[0]
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of a report's time."""
+    monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])
+
+
+def test_as_many_folds_as_the_data_have() -> None:
+    assert folds.FOLDS == people.FOLDS
+
+
+def test_two_folds_are_pooled_by_hand(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    collection = collect(tmp_path)
+    assert len(collection.runs) == 2
+    row = only_row(collection)
+    assert row["dataset"] == "faces"
+    assert row["accuracy"] == 6 / 8  # not the mean of 2/3 and 4/5, nor that of the records
+    assert row["unbiased_accuracy"] == 3 / 4
+    assert row["worst_group_accuracy"] == 1 / 2
+    assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+
+
+def test_what_predictions_do_not_tell_is_a_mean_weighted_by_size(tmp_path: Path) -> None:
+    for fold, (bits, low) in enumerate([(0.1, 0.0), (0.5, 0.3)]):
+        interval = {"probe_information": [low, 2 * bits - low]}
+        write(tmp_path, fold, HAND[fold], metrics={**METRICS, "probe_information": bits}, metrics_ci=interval)
+    row = only_row(collect(tmp_path))
+    assert row["probe_information"] == pytest.approx((3 * 0.1 + 5 * 0.5) / 8)
+    reach = math.hypot(3 / 8 * 0.1, 5 / 8 * 0.2)
+    assert row["probe_information_high"] == pytest.approx(row["probe_information"] + reach)
+    assert row["probe_information_low"] == pytest.approx(row["probe_information"] - reach)
+    made = table.build(collect(tmp_path).tabled)
+    assert any("What predictions do not tell (probe info., bits) is the mean over folds" in s for s in made.caption)
+
+
+def test_a_metric_that_one_fold_lacks_is_null_with_its_reason(tmp_path: Path) -> None:
+    write(tmp_path, 0, HAND[0])
+    weak = {"reasons": {"probe_information": "the probe is underpowered"}}
+    write(tmp_path, 1, HAND[1], metrics={**METRICS, "probe_information": None}, info=weak)
+    collection = collect(tmp_path)
+    assert pd.isna(only_row(collection)["probe_information"])
+    assert any("fold 1: the probe is underpowered" in note for note in table.build(collection.tabled).notes)
+
+
+def test_metrics_are_those_of_evaluation() -> None:
+    draw = np.random.default_rng(0)
+    columns = {name: draw.integers(2, size=200) for name in ("y", "a", "y_pred")}
+    p_y, p_y_cf = draw.random((2, 200))
+    measured = predictions.measure(frame({"index": np.arange(200), **columns, "p_y": p_y, "p_y_cf": p_y_cf}))
+    y, a, y_pred = (torch.from_numpy(column) for column in columns.values())
+    share = torch.full((2, 2), 0.25, dtype=torch.float64)
+    theirs = confusion.measure(y_pred, y, a, share, torch.eye(2).bool()) | scores.measure(
+        torch.from_numpy(p_y), y, a, 2, 2
+    )
+    assert set(measured) == set(predictions.METRICS)
+    for name, each in measured.items():
+        wanted = np.abs(p_y - p_y_cf).mean() if name == "counterfactual_bias" else theirs.metrics[name]
+        assert each.value == pytest.approx(wanted, rel=1e-12), name
+        assert math.isnan(each.low) == (name == "score_energy_distance_mean"), name
+        assert math.isnan(each.low) or each.low < each.value < each.high, name
+
+
+def test_an_interval_is_wider_where_people_are_drawn_and_each_is_judged_alike() -> None:
+    person = np.repeat(np.arange(50), 8)
+    right = np.random.default_rng(0).random(50)[person] < 0.7  # all photographs of a person, or none
+    columns = {"index": np.arange(400), "y": np.ones(400, int), "a": np.arange(400) % 2, "y_pred": right.astype(int)}
+    alone = predictions.measure(frame(columns))["accuracy"]
+    together = predictions.measure(frame({**columns, "cluster": person}))["accuracy"]
+    assert alone.value == together.value
+    # Eight equal photographs are worth one: √8 = 2.8 times.
+    assert 2.3 < (together.high - together.low) / (alone.high - alone.low) < 3.4
+
+
+def test_a_difference_is_paired_so_that_what_both_get_wrong_is_no_part_of_its_interval() -> None:
+    draw = np.random.default_rng(0)
+    n = 1000
+    y, base = np.ones(n, int), (draw.random(n) < 0.7).astype(int)
+    better = np.where(np.arange(n) < 20, 1, base)
+    columns = {"index": np.arange(n), "y": y, "a": np.arange(n) % 2}
+    one, other = (frame({**columns, "y_pred": predicted}) for predicted in (better, base))
+    made = predictions.difference(one.sample(frac=1, random_state=0), other)["accuracy"]
+    gain = (better - base).sum() / n
+    assert made.value == pytest.approx(gain)
+    assert 0 < made.low < gain < made.high < 3 * gain
+    alone = predictions.measure(one)["accuracy"]
+    assert made.high - made.low < (alone.high - alone.low) / 4
+    same = predictions.difference(other, other)["accuracy"]
+    assert same == (0, 0, 0)
+    with pytest.raises(ValueError, match="other labels of the same samples"):
+        predictions.difference(one, other.assign(a=0))
+    assert predictions.difference(one, other.assign(index=n + other["index"])) == {}
+
+
+def test_a_method_stands_beside_none_on_the_samples_of_both(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    write(tmp_path, 1, HAND[1] | {"y_pred": HAND[1]["y"]}, method="leace")
+    collection = collect(tmp_path)
+    by_method = collection.tabled.set_index("method")
+    assert by_method.loc["leace", "accuracy_difference"] == pytest.approx(1 - 4 / 5)  # of fold 1 alone
+    assert pd.isna(by_method.loc["none", "accuracy_difference"])
+    made = contrasts.build(collection.tabled)
+    assert made is not None
+    assert made.rows == ("leace",)
+    assert made.cell("leace", ("faces", "Δ accuracy ↑")).text.startswith("+0.200 [+0.000, +0.")
+    narrow = contrasts.build(collection.tabled, metrics=["unbiased_accuracy"])
+    assert narrow is not None
+    assert narrow.columns == (("faces", "Δ unbiased acc. ↑"),)
+    assert contrasts.build(collect(tmp_path / "none").tabled) is None
+
+
+def test_a_missing_fold_is_named_and_its_row_is_not_compared(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    for fold in (2, 3, 4):
+        write(tmp_path, fold, HAND[0] | {"index": [10 * fold, 10 * fold + 1, 10 * fold + 2]})
+    write_hand(tmp_path, method="leace")
+    write(tmp_path, 2, None, method="leace", status="failed", reason="OSError: full")
+    write(tmp_path, 3, None, method="leace", status="not_applicable", reason="too few", metrics={})
+    made = table.build(collect(tmp_path).tabled)
+    assert made.cell("none", ("faces", "n")).text == "1 × 5 folds"
+    assert made.cell("leace", ("faces", "n")).text == "1 × 2 of 5 folds"
+    (note,) = [note for note in made.notes if "leace" in note]
+    why = "fold 2: failed, OSError: full; fold 3: not applicable, too few; fold 4: no run"
+    assert note == f"faces / leace, seed 0, lacks folds: {why}"
+    assert {row for (row, _), cell in made.cells.items() if cell.mark == "best"} <= {"none"}
+    assert any("A row that lacks a fold" in sentence for sentence in made.caption)
+
+
+def test_folds_are_pooled_within_a_seed_and_seeds_are_repetitions(tmp_path: Path) -> None:
+    write_hand(tmp_path, seed=0)
+    for fold, predicted in HAND.items():
+        write(tmp_path, fold, predicted | {"y_pred": predicted["y"]}, seed=1)
+    collection = collect(tmp_path)
+    assert list(collection.tabled["accuracy"]) == [0.75, 1.0]
+    assert len(set(collection.tabled["id"])) == 1
+    made = table.build(collection.tabled)
+    assert made.cell("none", ("faces", "accuracy ↑")).text.startswith("0.875 ± 0.177")
+    assert made.cell("none", ("faces", "n")).text == "2 × 2 of 5 folds"
+
+
+def test_runs_with_folds_and_without_stand_in_one_table(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    write(tmp_path, None, HAND[0])
+    made = table.build(collect(tmp_path).tabled)
+    texts = {made.cell("none", column).text for column in made.columns if column[1] == "n"}
+    assert texts == {"1", "1 × 2 of 5 folds"}
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_folder_with_pooled_csv_gives_the_same_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_hand(tmp_path)
+    write_hand(tmp_path, method="leace", info={"head": "kept"})
+    first, second = tmp_path / "report", tmp_path / "second"
+    assert main([str(tmp_path)]) == 0
+    assert "Difference to the base model" in capsys.readouterr().out
+    assert len(pd.read_csv(first / "pooled.csv")) == 2
+    assert main([str(first), "--out", str(second)]) == 0
+    for name in ("table.md", "table.tex", "table.csv", "runs.csv", "pooled.csv"):
+        assert (first / name).read_text() == (second / name).read_text(), name
+    page = (first / "index.html").read_text()
+    assert "Δ accuracy" in page
+    assert re.findall(r'<table id="(.*?)"', page) == ["T_efface", "T_efface1"]
+    (first / "pooled.csv").unlink()
+    assert main([str(first)]) == 1
+    assert "there is no row in pooled.csv" in capsys.readouterr().err
+
+
+def test_a_page_of_an_experiment_can_ask_for_differences(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    write(tmp_path, 1, HAND[1] | {"y_pred": HAND[1]["y"]}, method="leace")
+    words = "rows=method metrics=accuracy,accuracy_difference,n"
+    text = experiment.with_tables(f"<!-- table: {words} -->\n<!-- /table -->", collect(tmp_path).tabled)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == ["method", "accuracy ↑", "accuracy, minus none", "n"]
+    assert [line[0] for line in lines[2:]] == ["`none`", "`leace`"]
+    assert lines[2][2] == "–"
+    assert lines[3][2].startswith("0.200 [±")
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize(
+    ("record", "changes", "message"),
+    [
+        ({"fingerprint": "g"}, {}, "they read different data files"),
+        ({}, {"index": [1, 5, 6, 7, 8]}, "they are no folds: 1 samples are in the tests of two"),
+    ],
+    ids=["fingerprint", "sample"],
+)
+def test_folds_that_do_not_fit_together_are_left_out_and_named(
+    tmp_path: Path, record: dict[str, Any], changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, 0, HAND[0])
+    write(tmp_path, 1, HAND[1] | changes, **record)
+    with pytest.raises(ValueError, match=message):
+        collect(tmp_path)
+    write(tmp_path, None, HAND[0])
+    assert main([str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_fold_whose_predictions_are_gone_is_named(tmp_path: Path) -> None:
+    write(tmp_path, 0, HAND[0])
+    write(tmp_path, 1, None)
+    collection = collect(tmp_path)
+    assert only_row(collection)["folds"] == 1
+    assert only_row(collection)["reason"].startswith("fold 1: no predictions that can be read; folds 2, 3, 4: no run")
+    (problem,) = collection.problems
+    assert "fold=1/seed=0 is not pooled" in problem
+    file = tmp_path / "none" / "fold=1" / "seed=0" / predictions.FILE
+    for broken, message in (
+        (frame(HAND[1]).drop(columns="p_y"), "has no column p_y"),
+        (frame(HAND[1] | {"y_pred": [0, 1, -1, 0, 0]}), "y_pred holds what no run predicts"),
+        (frame(HAND[1]).assign(p_y=2.0), "p_y holds what no run predicts"),
+        (frame(HAND[1]).head(0), "holds no sample"),
+    ):
+        broken.to_parquet(file)
+        assert message in collect(tmp_path).problems[0]
+    file.write_text("no table")
+    assert "fold=1/seed=0 is not pooled" in collect(tmp_path).problems[0]
+
+
+@pytest.mark.parametrize("fold", ["two", -1, 0.5, True, 10**9, {"of": 1}])
+def test_a_fold_is_a_number(tmp_path: Path, fold: Any) -> None:
+    write_hand(tmp_path)
+    write(tmp_path, fold, HAND[0])
+    (problem,) = collect(tmp_path).problems
+    assert "config.dataset.fold is" in problem
+
+
+def test_a_method_on_other_samples_than_none_has_no_difference(tmp_path: Path) -> None:
+    write(tmp_path, 0, HAND[0])
+    write(tmp_path, 1, HAND[1], method="leace")
+    write(tmp_path, 0, HAND[0] | {"y": [1, 0, 1]}, method="inlp")
+    collection = collect(tmp_path)
+    assert list(collection.tabled["method"]) == ["leace", "none"]
+    assert "accuracy_difference" not in collection.tabled
+    (problem,) = collection.problems
+    assert "other labels of the same samples" in problem
+
+
+def test_a_head_kept_in_some_folds_is_mixed(tmp_path: Path) -> None:
+    for fold, head in enumerate(("kept", "fitted")):
+        write(tmp_path, fold, HAND[fold], method="fmd", info={"head": head, "at_edge": head == "kept"})
+    row = only_row(collect(tmp_path))
+    assert row["head"] == "mixed"
+    assert row["at_edge"]
