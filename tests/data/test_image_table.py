@@ -104,9 +104,7 @@ def test_pictures_are_decoded_once_for_all_tasks(birds: Path, tmp_path: Path, mo
     x = one.train.inputs(torch.arange(4))
     monkeypatch.setattr("efface.data.images.decode", None)
     other = load(birds, tmp_path, target="place", protected=["y"])
-    assert torch.equal(other.train.inputs(torch.arange(4)), x) == torch.equal(
-        other.train.index[:4], one.train.index[:4]
-    )
+    assert torch.equal(other.train.inputs(torch.arange(4)), x)
     assert one.inputs_key == other.inputs_key
     monkeypatch.undo()
     assert one.inputs_key != load(birds, tmp_path, resize=20).inputs_key
