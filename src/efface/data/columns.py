@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import SPLITS, Split, require_every_class, require_two_attributes
+from efface.data.base import (
+    SPLITS,
+    Dataset,
+    Split,
+    flip_pairs,
+    matched_pairs,
+    require_every_class,
+    require_two_attributes,
+)
 from efface.data.frames import FILE_SPLIT, TableFiles, require_columns
 from efface.data.groups import groups
 from efface.data.labels import label_name, require_distinct, require_several
@@ -40,6 +48,10 @@ class Labels:
     """`[n]` int64; None if all rows are independent."""
     parts: dict[str, Tensor]
     """Rows of each split."""
+
+    def at(self, rows: Tensor) -> dict[str, Any]:
+        """Return y, a and cluster of some rows, as fields of a split."""
+        return {"y": self.y[rows], "a": self.a[rows], "cluster": None if self.cluster is None else self.cluster[rows]}
 
 
 @options
@@ -177,14 +189,30 @@ class FileTable(LabelColumns):
         return files.read(separator=self.separator, missing_values=self.missing_values)
 
 
-def require_splits(splits: dict[str, Split], labels: Labels, source: object) -> None:
-    """Check that train, val and test have every class, and that train has two attributes or more.
+def assembled(splits: dict[str, Split], labels: Labels, source: object, *, flippable: bool, **facts: Any) -> Dataset:
+    """Assemble a data set of its splits; its pairs are rows under another attribute, or two rows of one label.
+
+    Args:
+        splits: by name.
+        labels: of all rows.
+        source: of the data, for messages.
+        flippable: whether a row can be shown under another attribute.
+        facts: further fields of `Dataset`.
 
     Raises:
-        ValueError: one has not.
+        ValueError: train, val or test lacks a class, or train has fewer than two attributes.
     """
     require_every_class({name: splits[name] for name in ("train", "val", "test")}, labels.classes)
     require_two_attributes(splits["train"], labels.attributes, source)
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        name: flip_pairs(splits[name], len(labels.attributes), generator)
+        if flippable
+        else matched_pairs(splits[name], generator)
+        for name in ("val", "pairs", "test")
+    }
+    about = {"classes": labels.classes, "attributes": labels.attributes, "flippable": flippable}
+    return Dataset.from_parts(splits, pairs, **about, **facts)
 
 
 def value_codes(column: "pd.Series[Any]", what: str, most: int, way_out: str) -> tuple[Tensor, tuple[str, ...]]:

@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import torch
-
-from efface.data.base import Dataset, Split, matched_pairs
-from efface.data.columns import LabelColumns, require_complete, require_splits
+from efface.data.base import Dataset, Split
+from efface.data.columns import LabelColumns, assembled, require_complete
 from efface.data.frames import TableFiles
 from efface.data.images import AnyFraming, ImageSplit, content_of, decoded
 from efface.data.text import some
@@ -70,28 +68,16 @@ class ImageTable(LabelColumns):
             cache_dir=cache_dir,
             content=content,
         )
-        cluster = labels.cluster
         splits: dict[str, Split] = {
-            name: ImageSplit(
-                index=rows,
-                y=labels.y[rows],
-                a=labels.a[rows],
-                cluster=None if cluster is None else cluster[rows],
-                rows=rows,
-                images=images,
-            )
+            name: ImageSplit(index=rows, **labels.at(rows), rows=rows, images=images)
             for name, rows in labels.parts.items()
         }
-        require_splits(splits, labels, table)
-        generator = torch.Generator().manual_seed(0)
-        pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
-        return Dataset.from_parts(
+        return assembled(
             splits,
-            pairs,
-            classes=labels.classes,
-            attributes=labels.attributes,
-            input_shape=images.shape,
+            labels,
+            table,
             flippable=False,
+            input_shape=images.shape,
             fingerprint=fingerprint,
             per_sample_inputs=True,
             inputs_key=f"images {content} {self.resolution} {framing.key} {self.grayscale}",

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import Dataset, Split, TensorSplit, flip_pairs, matched_pairs
+from efface.data.base import Dataset, Split, TensorSplit
 from efface.data.column_kinds import column_kinds
-from efface.data.columns import FileTable, Labels, require_splits
+from efface.data.columns import FileTable, Labels, assembled
 from efface.data.frames import FILE_SPLIT
 from efface.data.labels import label_name
 from efface.data.preprocessing import Column, fit_preprocessing
@@ -188,33 +188,16 @@ def encoded(
         "classes": labels.classes,
         "indicators": _indicators(kinds, protected if indicators is None else indicators),
     }
-    cluster = labels.cluster
     splits: dict[str, Split] = {
-        name: TableSplit(
-            index=index[rows],
-            y=labels.y[rows],
-            a=labels.a[rows],
-            x=x[rows],
-            cluster=None if cluster is None else cluster[rows],
-            **facts,
-        )
+        name: TableSplit(index=index[rows], x=x[rows], **labels.at(rows), **facts)
         for name, rows in labels.parts.items()
     }
-    require_splits(splits, labels, source)
-    generator = torch.Generator().manual_seed(0)
-    names = ("val", "pairs", "test")
-    pairs = (
-        {name: flip_pairs(splits[name], len(labels.attributes), generator) for name in names}
-        if places
-        else {name: matched_pairs(splits[name], generator) for name in names}
-    )
-    return Dataset.from_parts(
+    return assembled(
         splits,
-        pairs,
-        classes=labels.classes,
-        attributes=labels.attributes,
-        input_shape=tuple(x.shape[1:]),
+        labels,
+        source,
         flippable=bool(places),
+        input_shape=tuple(x.shape[1:]),
         fingerprint=fingerprint,
         attribute_columns=places or None,
         per_sample_inputs=False,  # train sets means, scales and which categories are merged

@@ -5,11 +5,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import torch
-
 from efface.cache import Entry, cached
-from efface.data.base import Dataset, Split, TensorSplit, matched_pairs
-from efface.data.columns import FileTable, require_complete, require_splits
+from efface.data.base import Dataset, Split, TensorSplit
+from efface.data.columns import FileTable, assembled, require_complete
 from efface.data.encoders import Encoder, Pooling
 from efface.extras import require
 from efface.files import digest
@@ -79,27 +77,15 @@ class TextTable(FileTable):
             "transformers": version("transformers"),
         }
         x = cached(cache_dir, "states", key, build)[0]["x"]
-        cluster = labels.cluster
         splits: dict[str, Split] = {
-            name: TensorSplit(
-                index=rows,
-                y=labels.y[rows],
-                a=labels.a[rows],
-                x=x[rows],
-                cluster=None if cluster is None else cluster[rows],
-            )
-            for name, rows in labels.parts.items()
+            name: TensorSplit(index=rows, x=x[rows], **labels.at(rows)) for name, rows in labels.parts.items()
         }
-        require_splits(splits, labels, files)
-        generator = torch.Generator().manual_seed(0)
-        pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "pairs", "test")}
-        return Dataset.from_parts(
+        return assembled(
             splits,
-            pairs,
-            classes=labels.classes,
-            attributes=labels.attributes,
-            input_shape=tuple(x.shape[1:]),
+            labels,
+            files,
             flippable=False,
+            input_shape=tuple(x.shape[1:]),
             fingerprint=fingerprint,
             per_sample_inputs=True,
         )
