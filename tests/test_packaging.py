@@ -93,7 +93,13 @@ def test_missing_extra_is_named(code: str, installed_extras: tuple[str, ...], ex
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [(["logger=wandb"], "wandb"), (["dataset=adult", "data_dir=nowhere"], "adult"), (["dataset=celeba"], "vision")],
+    [
+        (["logger=wandb"], "wandb"),
+        (["dataset=adult", "data_dir=nowhere"], "adult"),
+        (["dataset=celeba"], "vision"),
+        (["dataset=table", "dataset.path=a.csv", "dataset.target=y", "dataset.protected=[a]"], "table"),
+        (["dataset=bias_in_bios"], "scrub"),
+    ],
 )
 def test_missing_extra_of_an_option_is_named(arguments: list[str], extra: str, tmp_path: Path) -> None:
     done = python(hiding("grid") + "from efface.cli.entry import run; run()", *arguments, f"results_dir={tmp_path}")

@@ -2,16 +2,25 @@
 whose. One place for all data sets that are described by their columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import SPLITS, Split, require_every_class, require_two_attributes
-from efface.data.frames import FILE_SPLIT, require_columns
+from efface.data.base import (
+    SPLITS,
+    Dataset,
+    Split,
+    flip_pairs,
+    matched_pairs,
+    require_every_class,
+    require_two_attributes,
+)
+from efface.data.frames import FILE_SPLIT, TableFiles, require_columns
 from efface.data.groups import groups
 from efface.data.labels import label_name, require_distinct, require_several
 from efface.data.splits import Ratios, dealt_parts, named_parts, require_shares
@@ -39,6 +48,10 @@ class Labels:
     """`[n]` int64; None if all rows are independent."""
     parts: dict[str, Tensor]
     """Rows of each split."""
+
+    def at(self, rows: Tensor) -> dict[str, Any]:
+        """Return y, a and cluster of some rows, as fields of a split."""
+        return {"y": self.y[rows], "a": self.a[rows], "cluster": None if self.cluster is None else self.cluster[rows]}
 
 
 @options
@@ -92,13 +105,13 @@ class LabelColumns:
             ValueError: a column cannot be what it is said to be; the message names the option, and what to do.
         """
         for option, name in [("target", self.target), *(("protected", name) for name in self.protected)]:
-            _require_complete(frame[name], option, source)
+            require_complete(frame[name], option, source)
         y, classes = self._target(frame[self.target], source)
         a, attributes = self._attributes(frame, source)
         cluster = None
         if self.people is not None:
-            _require_complete(frame[self.people], "people", source)
-            cluster = torch.from_numpy(frame[self.people].factorize()[0].astype(np.int64))
+            require_complete(frame[self.people], "people", source)
+            cluster = torch.from_numpy(frame[self.people].factorize(sort=True)[0].astype(np.int64))
         parts = self._parts(frame, source, groups(y, a, len(attributes)), cluster)
         return Labels(y, a, classes, attributes, cluster, parts)
 
@@ -143,20 +156,63 @@ class LabelColumns:
         if column is None:
             shares = dict(zip(SPLITS, self.ratios, strict=True))
             return dealt_parts(strata, shares, torch.Generator().manual_seed(0), cluster)
-        _require_complete(frame[column], "split", source)
+        require_complete(frame[column], "split", source)
         names = np.array([label_name(value) for value in frame[column]])
         what = f"split: column {column!r} of {source}"
         return named_parts(names, what, strata=strata, ratios=self.ratios, cluster=cluster)
 
 
-def require_splits(splits: dict[str, Split], labels: Labels, source: object) -> None:
-    """Check that train, val and test have every class, and that train has two attributes or more.
+@options
+class FileTable(LabelColumns):
+    """A table in files, with its columns.
+
+    Args:
+        path: a file; or one by split, `{train: a.csv, val: b.csv, test: c.csv}`, patterns such as `train-*.parquet`
+            included. Looked for where it says, then below `data_dir`.
+        missing_values: strings that stand for a missing value, such as `?`, beside those that pandas knows.
+        separator: between the fields of a CSV file.
+    """
+
+    origin: ClassVar[str] = ""
+    """Where the files come from, for the message if they are not there."""
+
+    path: str | Mapping[str, str]
+    missing_values: Sequence[str] = ("?",)
+    separator: str = ","
+
+    def files(self, data_dir: Path) -> TableFiles:
+        """Find the files; FileNotFoundError if one is not there."""
+        return TableFiles.find(self.path, data_dir, hint=self.origin)
+
+    def read(self, files: TableFiles) -> "pd.DataFrame":
+        """Read them into one table."""
+        return files.read(separator=self.separator, missing_values=self.missing_values)
+
+
+def assembled(splits: dict[str, Split], labels: Labels, source: object, *, flippable: bool, **facts: Any) -> Dataset:
+    """Assemble a data set of its splits; its pairs are rows under another attribute, or two rows of one label.
+
+    Args:
+        splits: by name.
+        labels: of all rows.
+        source: of the data, for messages.
+        flippable: whether a row can be shown under another attribute.
+        facts: further fields of `Dataset`.
 
     Raises:
-        ValueError: one has not.
+        ValueError: train, val or test lacks a class, or train has fewer than two attributes.
     """
     require_every_class({name: splits[name] for name in ("train", "val", "test")}, labels.classes)
     require_two_attributes(splits["train"], labels.attributes, source)
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        name: flip_pairs(splits[name], len(labels.attributes), generator)
+        if flippable
+        else matched_pairs(splits[name], generator)
+        for name in ("val", "pairs", "test")
+    }
+    about = {"classes": labels.classes, "attributes": labels.attributes, "flippable": flippable}
+    return Dataset.from_parts(splits, pairs, **about, **facts)
 
 
 def value_codes(column: "pd.Series[Any]", what: str, most: int, way_out: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -198,7 +254,7 @@ def _is_number(column: "pd.Series[Any]") -> bool:
     return is_numeric_dtype(column) and not is_bool_dtype(column)
 
 
-def _require_complete(column: "pd.Series[Any]", option: str, source: object) -> None:
+def require_complete(column: "pd.Series[Any]", option: str, source: object) -> None:
     """Check that no value is missing."""
     gaps = np.flatnonzero(column.isna().to_numpy())
     if len(gaps):

@@ -109,8 +109,8 @@ def _matching(pattern: str, data_dir: Path, hint: str) -> list[Path]:
     for candidate in candidates:
         if candidate.is_file():
             return [candidate]
-        files = sorted(candidate.parent.glob(candidate.name)) if "*" in candidate.name else []
-        if files:
+        matches = sorted(candidate.parent.glob(candidate.name)) if "*" in candidate.name else []
+        if files := [file for file in matches if file.suffix.lower() in SUFFIXES]:
             return files
     places = " nor ".join(str(candidate.resolve()) for candidate in candidates)
     raise FileNotFoundError(

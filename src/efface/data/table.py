@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import Dataset, Split, TensorSplit, flip_pairs, matched_pairs
+from efface.data.base import Dataset, Split, TensorSplit
 from efface.data.column_kinds import column_kinds
-from efface.data.columns import LabelColumns, Labels, require_splits
-from efface.data.frames import FILE_SPLIT, TableFiles
+from efface.data.columns import FileTable, Labels, assembled
+from efface.data.frames import FILE_SPLIT
 from efface.data.labels import label_name
 from efface.data.preprocessing import Column, fit_preprocessing
 from efface.extras import require
@@ -78,7 +78,7 @@ class TableSplit(TensorSplit):
 
 
 @options
-class Table(LabelColumns):
+class Table(FileTable):
     """A table of rows with a target, protected columns and others, from CSV, parquet or feather files.
 
     All other columns are inputs: numbers imputed and standardised, booleans and words of two values 0 or 1, other words
@@ -89,25 +89,19 @@ class Table(LabelColumns):
     they are. Otherwise pairs are two rows of one label and different attributes.
 
     Args:
-        path: a file; or one by split, `{train: a.csv, val: b.csv, test: c.csv}`, patterns such as `train-*.parquet`
-            included. Looked for where it says, then below `data_dir`.
+        path, missing_values, separator: see `FileTable`.
         drop: columns that are no inputs, such as names, dates and weights.
         protected_inputs: whether the protected columns are inputs too.
         missing: `impute` numbers by the median and categories by the most frequent one in train, or `drop` rows in
             which a used column has no value.
-        missing_values: strings that stand for a missing value, such as `?`, beside those that pandas knows.
         min_rows: a category with fewer rows in train is merged with the other rare ones; None for a hundredth of train,
             but 10 at least and 100 at most.
-        separator: between the fields of a CSV file.
     """
 
-    path: str | Mapping[str, str]
     drop: Sequence[str] = ()
     protected_inputs: bool = True
     missing: Literal["impute", "drop"] = "impute"
-    missing_values: Sequence[str] = ("?",)
     min_rows: Annotated[int, Ge(1)] | None = None
-    separator: str = ","
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,13 +111,13 @@ class Table(LabelColumns):
 
     def fingerprint(self, data_dir: Path) -> str:
         require("pandas", "pyarrow", "sklearn", "skops", extra="table", what="dataset=table")
-        return TableFiles.find(self.path, data_dir).digest()[:16]
+        return self.files(data_dir).digest()[:16]
 
     def load(self, *, data_dir: Path, cache_dir: Path, seed: int) -> Dataset:
         """Read the table and encode it. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)
-        files = TableFiles.find(self.path, data_dir)
-        frame = files.read(separator=self.separator, missing_values=self.missing_values)
+        files = self.files(data_dir)
+        frame = self.read(files)
         self.require(frame, files, drop=self.drop)
         frame = frame.drop(columns=list(self.drop))
         if self.missing == "drop":
@@ -194,33 +188,16 @@ def encoded(
         "classes": labels.classes,
         "indicators": _indicators(kinds, protected if indicators is None else indicators),
     }
-    cluster = labels.cluster
     splits: dict[str, Split] = {
-        name: TableSplit(
-            index=index[rows],
-            y=labels.y[rows],
-            a=labels.a[rows],
-            x=x[rows],
-            cluster=None if cluster is None else cluster[rows],
-            **facts,
-        )
+        name: TableSplit(index=index[rows], x=x[rows], **labels.at(rows), **facts)
         for name, rows in labels.parts.items()
     }
-    require_splits(splits, labels, source)
-    generator = torch.Generator().manual_seed(0)
-    names = ("val", "pairs", "test")
-    pairs = (
-        {name: flip_pairs(splits[name], len(labels.attributes), generator) for name in names}
-        if places
-        else {name: matched_pairs(splits[name], generator) for name in names}
-    )
-    return Dataset.from_parts(
+    return assembled(
         splits,
-        pairs,
-        classes=labels.classes,
-        attributes=labels.attributes,
-        input_shape=tuple(x.shape[1:]),
+        labels,
+        source,
         flippable=bool(places),
+        input_shape=tuple(x.shape[1:]),
         fingerprint=fingerprint,
         attribute_columns=places or None,
         per_sample_inputs=False,  # train sets means, scales and which categories are merged
