@@ -201,7 +201,6 @@ def _labels(y: np.ndarray, classes: Sequence[Any], name: str) -> Tensor:
     """Number labels by the model's classes."""
     numbers = {value: i for i, value in enumerate(classes)}
     known = [str(value) for value in classes]
-    known = [str(value) for value in classes]
     unknown = sorted({str(value) for value in np.unique(y).tolist() if value not in numbers})
     if unknown:
         raise ValueError(
