@@ -129,7 +129,20 @@ def check_type(value: Any, hint: Any, *, name: str) -> None:
     try:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        raise OptionError(f"{name} is {quoted}, but must be {_words(hint)}") from error
+        raise OptionError(f"{name} is {quoted}, but must be {_words(hint)}{_as_list(value, adapter, name)}") from error
+
+
+def _as_list(value: Any, adapter: Any, name: str) -> str:
+    """Say how one value is written where a list is wanted; nothing where a list of it would not do either."""
+    from pydantic import ValidationError
+
+    if not isinstance(value, str):
+        return ""
+    try:
+        adapter.validate_json(json.dumps([value]), strict=True)
+    except ValidationError:
+        return ""
+    return f": write '{name}=[{value}]'"
 
 
 @functools.cache

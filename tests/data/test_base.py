@@ -38,7 +38,7 @@ def test_tensor_split_has_no_counterfactuals() -> None:
 
 
 def test_missing_class_is_named() -> None:
-    with pytest.raises(ValueError, match="split 'val' has no sample of class cat"):
+    with pytest.raises(ValueError, match=r"split 'val' has no sample of class cat \(of cat, there are 1 in train\)"):
         require_every_class({"train": split([0, 1], [0, 1]), "val": split([0], [0])}, ("dog", "cat"))
 
 

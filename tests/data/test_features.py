@@ -79,7 +79,7 @@ HUGE[5, 2] = -1e20
             {"a": np.arange(200) % 4 // 2, "split": np.array(["train", "val", "pairs", "test"])[[0, 1, 3, 3] * 50]},
             "every sample of train in .*my.npz has the attribute '0'; two or more are needed",
         ),
-        ({"y": np.arange(200)}, r"has no sample of class .* and \d+ more: give it some"),
+        ({"y": np.arange(200)}, r"has no sample of class .* and \d+ more \(.*\): give it some"),
         ({"a": np.array(["f", "m", "m "])[np.arange(200) % 3]}, "a holds 'f', 'm', 'm ', .* differ in blanks: strip"),
         ({"a": np.array([b"\xff", b"m"])[np.arange(200) % 2]}, "a holds bytes that are not in UTF-8"),
         ({"split": np.array([b"tr\xff"] * 200)}, "split holds bytes that are not in UTF-8"),

@@ -329,7 +329,7 @@ TEXT = [f"a remark on row {i // 2} of them all" for i in range(N)]
                 "part": ["train"] * 400 + ["val"] * 100 + ["test"] * 100,
             },
             {"split": "part"},
-            "split 'val' has no sample of class >50K: give it some",
+            r"split 'val' has no sample of class >50K \(of >50K, there are 300 in train, 0 in test\): give it some",
         ),
         (
             {"sex": np.where(np.arange(N) < 300, "F", "M"), "part": ["train"] * 300 + ["val"] * 150 + ["test"] * 150},
@@ -338,7 +338,7 @@ TEXT = [f"a remark on row {i // 2} of them all" for i in range(N)]
         ),
         ({"sex": ["F", "M", "M "] * 200}, {}, "differ in blanks"),
         ({}, {"ratios": [0.5, 0.1, 0.1, 0.1]}, "ratios is .* that sum to 1"),
-        ({}, {"separator": ";"}, "its first line is one field, with ',' in it: set dataset.separator=','"),
+        ({}, {"separator": ";"}, "separator: the first line of .* is one field, with ',' in it: set 'dataset.separator=\",\"'"),
         (
             {},
             {"drop": [name for name in COLUMNS if name not in ("income", "sex")], "protected_inputs": False},
@@ -358,7 +358,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is none of \.csv, \.tsv, \.parquet, \.feather"):
         load(__file__)
     (tmp_path / "twice.csv").write_text("sex,age,sex\nF,1,F\nM,2,M\n")
-    with pytest.raises(ValueError, match=r"twice.csv cannot be read \(two columns have the name sex"):
+    with pytest.raises(ValueError, match=r"twice\.csv has two columns of the name sex: rename one$"):
         load(tmp_path / "twice.csv")
     (tmp_path / "latin.csv").write_bytes("sex,income\nmännlich,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.csv cannot be read .*: save it anew, text in UTF-8"):

@@ -238,14 +238,17 @@ def require_every_class(splits: dict[str, Split], classes: tuple[str, ...]) -> N
     """Check that every class has a sample in each of the splits.
 
     Raises:
-        ValueError: a class is missing; the message names it and the split.
+        ValueError: a class is missing; the message names it, the split, and how many samples the others have.
     """
-    for name, split in splits.items():
-        present = set(split.y.unique().tolist())
-        missing = [label for i, label in enumerate(classes) if i not in present]
+    counts = {name: split.y.bincount(minlength=len(classes)) for name, split in splits.items()}
+    for name, count in counts.items():
+        missing = [label for label, n in zip(classes, count.tolist(), strict=True) if not n]
         if missing:
+            first = classes.index(missing[0])
+            elsewhere = ", ".join(f"{n[first]:,} in {other}" for other, n in counts.items() if other != name)
             raise ValueError(
-                f"split {name!r} has no sample of class {some(missing)}: give it some, or leave the class out"
+                f"split {name!r} has no sample of class {some(missing)} (of {missing[0]}, there are {elsewhere}): "
+                "give it some, or leave the class out of all splits"
             )
 
 

@@ -124,10 +124,11 @@ def _read(file: Path, separator: str, missing_values: Sequence[str]) -> "pd.Data
     import pandas as pd
 
     suffix = file.suffix.lower()
+    separator = "\t" if suffix == ".tsv" else separator
+    if suffix in (".csv", ".tsv"):
+        _require_header(file, separator)
     try:
         if suffix in (".csv", ".tsv"):
-            separator = "\t" if suffix == ".tsv" else separator
-            _require_header(file, separator)
             frame = pd.read_csv(
                 file,
                 sep=separator,
@@ -143,23 +144,34 @@ def _read(file: Path, separator: str, missing_values: Sequence[str]) -> "pd.Data
             frame = frame.replace(list(missing_values), None) if missing_values else frame
     except (ValueError, OSError, KeyError, csv.Error) as error:  # those of pandas, pyarrow and Python's own decoder
         raise ValueError(f"path: {file} cannot be read ({_first_line(error)}): save it anew, text in UTF-8") from error
-    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-    if twice:
-        raise ValueError(f"path: {file} has two columns of the name {some(twice)}: rename one")
+    _require_different(list(map(str, frame.columns)), file)
     if not len(frame):
         raise ValueError(f"path: {file} has no rows")
     return frame.rename(columns=str)
 
 
 def _require_header(file: Path, separator: str) -> None:
-    """Check the first line of a CSV file: pandas would give columns of one name different ones."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    """Check the first line of a CSV file: pandas would give columns of one name different ones.
+
+    Bytes that are no UTF-8 are left to pandas.
+
+    Raises:
+        ValueError: the message names the columns of one name, or the separator to be set.
+    """
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         header = [name.strip() for name in next(csv.reader(lines, delimiter=separator), [])]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise ValueError(f"two columns have the name {some(twice)}, rename one")
+    _require_different([name for name in header if name], file)
     if len(header) == 1 and (others := [mark for mark in ";\t,|" if mark in header[0]]):
-        raise ValueError(f"its first line is one field, with {others[0]!r} in it: set dataset.separator={others[0]!r}")
+        mark = others[0].replace("\t", "\\t")
+        raise ValueError(
+            f"separator: the first line of {file} is one field, with {mark!r} in it: set 'dataset.separator=\"{mark}\"'"
+        )
+
+
+def _require_different(names: list[str], file: Path) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"path: {file} has two columns of the name {some(twice)}: rename one")
 
 
 def _first_line(error: Exception) -> str:
