@@ -53,6 +53,8 @@ def pipeline(table: tuple[pd.DataFrame, np.ndarray, np.ndarray]) -> Pipeline:
 def test_audit_measures_with_intervals_and_changes_nothing(network: nn.Module, digits: Data) -> None:
     before, flags = content_digest(network.state_dict()), [p.requires_grad for p in network.parameters()]
     found = efface.audit(network, digits, evaluation={"bootstrap": 50, "mlp_probe": False}, progress=False)
+    accuracy, (low, high) = found.metrics["accuracy"], found.intervals["accuracy"]
+    assert f"\n  accuracy {accuracy:.3f}  [{low:.3f}, {high:.3f}]\n" in repr(found)
     low, high = found.intervals["unbiased_accuracy"]
     assert low < found.metrics["unbiased_accuracy"] < high
     assert found.reasons["counterfactual_bias"] == "no counterfactual of a sample exists in these data"

@@ -29,6 +29,16 @@ class Audit:
 
     record: "Record"
 
+    def __repr__(self) -> str:
+        """Show the metrics of one number with their intervals, a line each."""
+        lines = [f"Audit of {self.record.config['model']['name']}, on test samples:"]
+        for name, value in self.metrics.items():
+            if isinstance(value, float):
+                interval = self.intervals.get(name)
+                between = "" if interval is None else "  [{:.3f}, {:.3f}]".format(*interval)
+                lines.append(f"  {name} {value:.3f}{between}")
+        return "\n".join(lines)
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Metrics on test, by the names of docs/reading_the_table.md."""
