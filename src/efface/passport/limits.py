@@ -143,6 +143,12 @@ def _other_distribution(facts: Facts) -> Iterator[str]:
         )
 
 
+def _beside(facts: Facts, key: str) -> str:
+    """Return the base model's value of a metric, in brackets; nothing where it is not known."""
+    base = facts.metric(key, base=True)
+    return "" if base is None or facts.record.config["method"]["name"] == "none" else f" (base model: {base:.3f})"
+
+
 def _predictions(facts: Facts) -> str:
     """Say what is known of predictions, of which no claim of any method speaks."""
     parts = []
@@ -156,7 +162,7 @@ def _predictions(facts: Facts) -> str:
     ):
         value = facts.metric(key)
         if value is not None:
-            parts.append(text.format(value))
+            parts.append(text.format(value) + _beside(facts, key))
     listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     known = f" On test, {listed}." if parts else ""
     return f"Equal treatment by the model’s predictions is not guaranteed.{known}"

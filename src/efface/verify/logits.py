@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +18,15 @@ INPUTS_FILE, KIND = "inputs.safetensors", "stored inputs"
 ATTRIBUTE = "attribute"
 PROGRAM, GRAPH, PRETRAINED = "model.pt2", "model.onnx", "config.json"
 """Files of a program of torch.export, of a graph of ONNX, and beside the weights of a model of transformers."""
+CLASSIFIER, ROWS = "model.skops", ("rows.parquet", "rows.npy")
+"""File of a classifier of scikit-learn, and those that may hold the stored inputs as it takes them."""
 
 Inputs = Mapping[str, Tensor]
 Compute = Callable[[Inputs], Tensor]
+
+
+class _UntrustedError(Exception):
+    """A copy that is not loaded, because its file names types that could run code."""
 
 
 def check_logits(directory: Path) -> Iterator[Check]:
@@ -35,6 +42,8 @@ def check_logits(directory: Path) -> Iterator[Check]:
     copies = computations(directory)
     if "features" in tensors and (directory / MODEL_FILE).is_file():
         copies[MODEL_FILE] = lambda inputs: _head(directory, tensors["features"], inputs.get(ATTRIBUTE))
+    if (directory / CLASSIFIER).is_file():
+        copies[CLASSIFIER] = lambda inputs: _classifier(directory, logits)
     if not copies:
         yield Check("logits of the stored inputs", None, "no copy can be run without the network's own code")
     for name, compute in copies.items():
@@ -43,6 +52,8 @@ def check_logits(directory: Path) -> Iterator[Check]:
             computed = compute(inputs)
         except ModuleNotFoundError as error:
             yield Check(what, None, f"{error.name} is not installed")
+        except _UntrustedError as error:
+            yield Check(what, None, str(error))
         except Exception as error:  # of whatever a damaged copy does
             yield Check(what, False, f"it cannot be run ({type(error).__name__}: {error})")
         else:
@@ -101,6 +112,37 @@ def _pretrained(path: Path) -> Compute:
         return logits
 
     return compute
+
+
+def _classifier(directory: Path, logits: Tensor) -> Tensor:
+    """Return the logarithms of a classifier's probabilities, each row brought to the mean of the stored logits.
+
+    Probabilities tell logits but for a constant in each row. Only types that skops itself trusts are loaded.
+
+    Raises:
+        _UntrustedError: there are others.
+    """
+    from skops import io
+
+    file = directory / CLASSIFIER
+    if unknown := io.get_untrusted_types(file=file):
+        raise _UntrustedError(
+            f"it holds {', '.join(unknown)}, which skops loads only for those who trust it: "
+            f"skops.io.load({file.name!r}, trusted=[...])"
+        )
+    classifier = io.load(file)
+    probabilities = classifier.predict_proba(_rows(directory))
+    logs = torch.from_numpy(np.log(probabilities.clip(min=np.finfo(np.float32).tiny)))
+    return (logs + (logits - logs).mean(1, keepdim=True)).float()
+
+
+def _rows(directory: Path) -> Any:
+    frame, array = (directory / name for name in ROWS)
+    if frame.is_file():
+        import pandas as pd
+
+        return pd.read_parquet(frame)
+    return np.load(array, allow_pickle=False)
 
 
 @torch.no_grad()
