@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 import torch
 
-from efface.options import Ge, Gt, Len, Lt, OptionError, check, checked, options
+from efface.options import Ge, Gt, Len, Lt, OptionError, check, check_type, checked, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ def test_options_that_fit_pass(options: dict) -> None:
         ({"on": 1}, "method.on is 1, but must be true or false"),
         ({"solver": "gam"}, r"method.solver is 'gam', but must be auto \| game"),
         ({"hidden": 100}, "method.hidden is 100, but must be a list of integers"),
+        ({"hidden": "a"}, r"method\.hidden is 'a', but must be a list of integers$"),
         ({"hidden": ["a"]}, r"method\.hidden is \['a'\], but must be a list of integers"),
         ({"shrinkage": 3}, "method.shrinkage is 3, but must be a string or true or false"),
     ],
@@ -153,3 +154,8 @@ def test_unknown_options_are_answered_by_those_there_are() -> None:
     with pytest.raises(TypeError, match=r"^Inheriting has no option factor: Extended has it$"):
         Inheriting(factor=2)
     assert list(inspect.signature(Extended).parameters) == ["rank", "damping", "share", "mode", "factor"]
+
+
+def test_one_value_is_answered_by_how_a_list_is_written() -> None:
+    with pytest.raises(OptionError, match=r"names is 'sex', but must be a list of strings: write 'names=\[sex\]'$"):
+        check_type("sex", tuple[str, ...], name="names")

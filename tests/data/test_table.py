@@ -338,7 +338,7 @@ TEXT = [f"a remark on row {i // 2} of them all" for i in range(N)]
         ),
         ({"sex": ["F", "M", "M "] * 200}, {}, "differ in blanks"),
         ({}, {"ratios": [0.5, 0.1, 0.1, 0.1]}, "ratios is .* that sum to 1"),
-        ({}, {"separator": ";"}, "separator: the first line of .* is one field, with ',' in it: set 'dataset.separator=\",\"'"),
+        ({}, {"separator": ";"}, r"separator: the first line of .* is one field, .*: set 'dataset\.separator=\",\"'$"),
         (
             {},
             {"drop": [name for name in COLUMNS if name not in ("income", "sex")], "protected_inputs": False},

@@ -111,7 +111,12 @@ def read_weights(file: Path, option: str = "path") -> dict[str, Tensor]:
     """
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except pickle.UnpicklingError as error:  # torch advises to run the code in the file
+        raise ValueError(
+            f"{option}: {file} holds no weights that can be read: it is no state dict, but perhaps a whole module, "
+            "which is not unpickled. Write the weights alone: torch.save(network.state_dict(), ...)"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(
             f"{option}: {file} holds no weights that can be read ({str(error).splitlines()[0]})"
         ) from error
