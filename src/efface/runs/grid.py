@@ -161,6 +161,7 @@ class GridRun(Run):
             "head": "kept" if computes_the_same(debiased.head, extraction.model.head) else "fitted",
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
+            "n_probed": {name: len(probe.rows) for name, probe in test.leakage.probes.items()},
         }
         return Outcome(
             metrics=test.metrics,
@@ -182,12 +183,19 @@ def computes_the_same(layer: nn.Linear, other: nn.Linear) -> bool:
 
 
 def sample_sizes(debiased: Debiased) -> dict[str, Any]:
-    """Return how many samples a method was fitted on, and how many unweighted ones their weights are worth."""
+    """Return how many samples a method was fitted on, how many unweighted ones their weights are worth, and the scale.
+
+    The scale of their features, which covariances are compared with, is the root of the mean of their variances.
+    """
     data = debiased.fitted_on
     if data is None:
         return {}
     weight = torch.ones(len(data)) if data.weight is None else data.weight.double()
-    return {"n_fit": len(data), "n_eff": float(weight.sum().square() / weight.square().sum())}
+    return {
+        "n_fit": len(data),
+        "n_eff": float(weight.sum().square() / weight.square().sum()),
+        "feature_scale": float(data.x.var(0, correction=0).mean().sqrt()),
+    }
 
 
 def _content(dataset: Dataset, *, read: bool) -> str:
