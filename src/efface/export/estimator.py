@@ -1,5 +1,6 @@
 """--to sklearn: a fitted classifier of scikit-learn in a file of skops, which runs no code when it is read."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from efface.extras import require
 
 FILE = "model.skops"
 _FRAME, _ARRAY = "rows.parquet", "rows.npy"
+_HARMLESS = ("numpy.dtype", "scipy._lib.array_api_compat.numpy._aliases.asarray")
+"""What skops asks about in files of ordinary pipelines, beside classes of scikit-learn and scipy."""
 
 
 def write(whole: Whole, folder: Path) -> None:
@@ -29,21 +32,39 @@ def write(whole: Whole, folder: Path) -> None:
     loaded = load(folder / FILE)
     logits = torch.from_numpy(np.log(loaded.predict_proba(whole.rows).clip(min=np.finfo(np.float32).tiny)))
     # Logits are known but for a constant in each row.
-    constant = (whole.logits - logits).mean(1, keepdim=True)
+    constant = (whole.stored.logits - logits).mean(1, keepdim=True)
     whole.require_same(lambda inputs: (logits + constant)[: len(next(iter(inputs.values())))].float(), what=FILE)
 
 
 def load(file: Path) -> Any:
-    """Read a classifier that this machine's scikit-learn, numpy and scipy know; nothing else is trusted."""
+    """Read a classifier that is made of the classes of this machine's scikit-learn and scipy.
+
+    Functions are not trusted, whatever package they are of: `numpy.load` or `pandas.read_pickle` as a step of a
+    pipeline would unpickle what its arguments name.
+
+    Raises:
+        ExportError: it holds something else.
+    """
     from skops import io
 
     unknown = io.get_untrusted_types(file=file)
-    foreign = [name for name in unknown if name.partition(".")[0] not in ("sklearn", "numpy", "scipy", "pandas")]
+    foreign = [name for name in unknown if name not in _HARMLESS and not _is_class(name)]
     if foreign:
         raise ExportError(
-            f"{file.name} would hold {', '.join(foreign)}, which is no part of scikit-learn: leave it out"
+            f"{file.name} would hold {', '.join(foreign)}, which is no class of scikit-learn: leave it out"
         )
     return io.load(file, trusted=unknown)
+
+
+def _is_class(name: str) -> bool:
+    """Return whether a dotted name is that of a class of scikit-learn or scipy."""
+    module, _, last = name.rpartition(".")
+    if module.partition(".")[0] not in ("sklearn", "scipy"):
+        return False
+    try:
+        return isinstance(getattr(import_module(module), last, None), type)
+    except ImportError:
+        return False
 
 
 def store_rows(rows: Any, folder: Path) -> None:
