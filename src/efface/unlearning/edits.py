@@ -175,6 +175,10 @@ def debias_head(
 ) -> tuple[nn.Linear, Minimum]:
     """Return a debiased copy of a linear head: converged on train, then on what the `external` strategy makes of it.
 
+    Nothing is selected on held-out samples: where features are many and samples few, convergence alone can make the
+    head worse than it was. `efface.methods.fmd_pairs.FmdPairs` follows a path around the head as it was, and may
+    return that.
+
     Args:
         head: K >= 2 logits, with or without intercept; it is not changed.
         x, y: training features `[n, d]` and labels `[n]`.
