@@ -18,6 +18,9 @@ from .erasure.quadratic import QuadraticEraser as QuadraticEraser
 from .erasure.quadratic import QuadraticFitter as QuadraticFitter
 from .erasure.rlace import RlaceEraser as RlaceEraser
 from .erasure.rlace import RlaceSolution as RlaceSolution
+from .erasure.splince import SpansMeetError as SpansMeetError
+from .erasure.splince import SplinceEraser as SplinceEraser
+from .erasure.splince import SplinceFitter as SplinceFitter
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
