@@ -304,7 +304,7 @@ def _columns(concept: Any, name: str) -> list[np.ndarray]:
         values = np.asarray(_numpy(concept), dtype=object if as_objects else None)
         columns = list(values.reshape(len(values), -1).T) if values.ndim else [values.reshape(1)]
     if not columns:
-        raise ValueError(f"{name} must have columns: give at least one")
+        raise ValueError(f"{name} must not be of no columns: give at least one")
     return columns
 
 
