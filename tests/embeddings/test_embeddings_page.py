@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from benchmarks import pages
 from tests.conftest import CONF
 from tests.embeddings.digits import X, Y, run, save_npy
 
@@ -35,3 +36,10 @@ def test_every_option_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None
             commands.main([command, "--help"])
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
     assert [option for option in sorted(options) if option not in PAGE] == []
+
+
+def test_recorded_fit_takes_little_longer_than_one_product() -> None:
+    rows = pages.load()["embeddings"].rows
+    assert rows[0].ratio is not None
+    assert rows[0].ratio >= 0.8
+    assert all(row.peak_bytes is not None and row.peak_bytes < 1.5e9 for row in rows)

@@ -68,6 +68,18 @@ class Pairs:
         return len(self.rows)
 
 
+class Preprocessing(Protocol):
+    """What makes inputs of the rows of a table, fitted on train; saved with a run, so that new rows can be read."""
+
+    def transform(self, frame: Any) -> Tensor:
+        """Return the inputs `[n, d]` float32 of a data frame with the columns of the table."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, without pickle."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A loaded data set."""
@@ -96,6 +108,8 @@ class Dataset:
     inputs_key: str | None = None
     """What determines the inputs of a sample together with its id, whatever the labels and the splits: features of such
     inputs serve every task on them. None where inputs depend on more than that."""
+    preprocessing: Preprocessing | None = None
+    """Tabular data only: what made the inputs of the rows."""
 
     @classmethod
     def from_parts(cls, splits: Mapping[str, Split], pairs: Mapping[str, Pairs], **facts: Any) -> "Dataset":

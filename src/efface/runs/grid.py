@@ -55,6 +55,22 @@ class GridRun(Run):
         return digest(data.encode(), weights.encode()) if weights else data
 
     def compute(self, session: Session) -> Outcome:
+        extraction, trained = self.prepare(session)
+        with session.clock("features"):
+            problem = extraction.problem(1)
+        reason = self.method.skip(problem)
+        if reason is not None:
+            return Outcome(not_applicable=reason)
+        try:
+            with session.clock("method"):
+                debiased = self.method.fit(problem)
+        except NotApplicable as error:  # what only fitting can tell
+            return Outcome(not_applicable=str(error))
+        with session.clock("evaluation"):
+            return self._evaluate(debiased, extraction, trained)
+
+    def prepare(self, session: Session) -> tuple[Extraction, Trained]:
+        """Load the data, and train the base model or read it from the cache: all that comes before the method."""
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
         code = self.model.code() if isinstance(self.model, ModelSource) else {}
@@ -73,19 +89,7 @@ class GridRun(Run):
             cached=lambda what, build: session.cached("features", {"model": key["model"], **code, **what}, build),
             progress=session.progress,
         )
-        trained = self._train(extraction, key, session)
-        with session.clock("features"):
-            problem = extraction.problem(1)
-        reason = self.method.skip(problem)
-        if reason is not None:
-            return Outcome(not_applicable=reason)
-        try:
-            with session.clock("method"):
-                debiased = self.method.fit(problem)
-        except NotApplicable as error:  # what only fitting can tell
-            return Outcome(not_applicable=str(error))
-        with session.clock("evaluation"):
-            return self._evaluate(debiased, extraction, trained)
+        return extraction, self._train(extraction, key, session)
 
     def _train(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
         """Train the base model of an extraction, if it is to be, and freeze it on the session's device."""
@@ -104,15 +108,16 @@ class GridRun(Run):
 
     def _fit(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
         """Train the base model of an extraction, or its head, through the cache."""
-        model, dataset = extraction.model, extraction.dataset
-        learner = model
+        model = learner = extraction.model
         if self.training.head_only:
             model.to(session.device).eval()
-            with session.clock("features"):
-                dataset = extraction.as_inputs()
             learner = Model(nn.Identity(), model.head)
 
         def build() -> Entry:
+            dataset = extraction.dataset
+            if self.training.head_only:
+                with session.clock("features"):
+                    dataset = extraction.as_inputs()
             trained = self.training.fit(
                 learner, dataset, seed=self.seed, device=session.device, progress=session.progress
             )
