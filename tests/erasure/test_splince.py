@@ -180,7 +180,7 @@ def test_fresh_linear_head_predicts_the_same_as_after_leace() -> None:
     for eraser in (leace, splince):
         design = np.c_[np.ones(len(x)), eraser(x).numpy()]
         predictions.append(design @ np.linalg.lstsq(design, one_hot(y).numpy(), rcond=1e-10)[0])
-    np.testing.assert_allclose(*predictions, atol=1e-9)
+    np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-9)
 
 
 # --- Batches ---
