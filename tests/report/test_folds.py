@@ -3,76 +3,19 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.report.folded import HAND, METRICS, frame, only_row, write, write_hand
 
 from efface.data import people
 from efface.evaluation import confusion, scores
-from efface.identity import run_id
-from efface.record import ERROR, RECORD, Record
+from efface.record import RECORD
 from efface.report import contrasts, experiment, folds, predictions, table
 from efface.report.__main__ import main
-from efface.report.records import Collection, collect
-
-HAND = {
-    0: {"index": [1, 2, 3], "y": [0, 0, 1], "a": [0, 1, 0], "y_pred": [0, 1, 1]},
-    1: {"index": [4, 5, 6, 7, 8], "y": [1, 1, 1, 0, 0], "a": [1, 1, 0, 0, 1], "y_pred": [1, 0, 1, 0, 0]},
-}
-"""What two folds predicted: accuracies 2/3 and 4/5, by group (y, a) 2/2, 1/2, 2/2, 1/2."""
-METRICS = {"accuracy": 0.5, "unbiased_accuracy": 0.5, "worst_group_accuracy": 0.5, "probe_information": 0.25}
-
-
-def config(fold: int | None, method: str = "none") -> dict[str, Any]:
-    names = {"dataset": "faces", "model": "linear", "training": "erm", "method": method, "evaluation": "default"}
-    nodes: dict[str, Any] = {node: {"name": name} for node, name in names.items()}
-    return nodes if fold is None else {**nodes, "dataset": {"name": "faces", "split": "people", "fold": fold}}
-
-
-def frame(columns: dict[str, Any]) -> pd.DataFrame:
-    """Predictions, of certain scores where none are said."""
-    made = pd.DataFrame(columns)
-    return made.assign(**{"p_y": (made["y"] == made["y_pred"]).astype(float), "p_y_cf": math.nan} | columns)
-
-
-def write(
-    folder: Path,
-    fold: int | None,
-    predicted: dict[str, Any] | None,
-    *,
-    method: str = "none",
-    seed: int = 0,
-    **record: Any,
-) -> Path:
-    """Write the record of one fold, and what it predicted. Returns its folder."""
-    chosen = config(fold, method)
-    values: dict[str, Any] = {"fingerprint": "f", "status": "done", "metrics": METRICS} | record
-    made = Record(id=run_id(chosen), config=chosen, seed=seed, **values)
-    path = folder / method / f"fold={fold}" / f"seed={seed}"
-    path.mkdir(parents=True)
-    (path / (ERROR if made.status == "failed" else RECORD)).write_text(made.to_json())
-    if predicted is not None:
-        frame(predicted).to_parquet(path / predictions.FILE)
-    return path
-
-
-def write_hand(folder: Path, **record: Any) -> None:
-    for fold, predicted in HAND.items():
-        write(folder, fold, predicted, **record)
-
-
-def only_row(collection: Collection) -> pd.Series:
-    assert len(collection.tabled) == 1
-    return collection.tabled.iloc[0]
-
-
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of a report's time."""
-    monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])
+from efface.report.records import collect
 
 
 def test_as_many_folds_as_the_data_have() -> None:
@@ -339,86 +282,3 @@ def test_differences_mark_what_uses_the_attribute_at_test(tmp_path: Path) -> Non
     without = contrasts.build(collect(tmp_path).tabled)
     assert without is not None
     assert not any("†" in sentence for sentence in without.caption)
-
-
-@pytest.mark.usefixtures("no_plots")
-@pytest.mark.parametrize(
-    ("record", "changes", "message"),
-    [
-        ({"fingerprint": "g"}, {}, "they read different data files"),
-        ({}, {"index": [1, 5, 6, 7, 8]}, "they are no folds (samples tested twice: 1)"),
-        ({}, {"cluster": [1, 1, 9, 9, 9]}, "they are no folds (people in two tests: 1)"),
-    ],
-    ids=["fingerprint", "sample", "person"],
-)
-def test_folds_that_do_not_fit_together_are_left_out_and_named(
-    tmp_path: Path, record: dict[str, Any], changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path, 0, HAND[0] | {"cluster": [1, 1, 2]})
-    write(tmp_path, 1, HAND[1] | changes, **record)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        collect(tmp_path)
-    write(tmp_path, None, HAND[0])
-    assert main([str(tmp_path)]) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_a_fold_whose_predictions_are_gone_is_named(tmp_path: Path) -> None:
-    write(tmp_path, 0, HAND[0])
-    write(tmp_path, 1, None)
-    collection = collect(tmp_path)
-    assert only_row(collection)["folds"] == 1
-    assert only_row(collection)["reason"].startswith("fold 1: no predictions that can be read; folds 2, 3, 4: no run")
-    (problem,) = collection.problems
-    assert "fold=1/seed=0 is not pooled" in problem
-    file = tmp_path / "none" / "fold=1" / "seed=0" / predictions.FILE
-    for broken, message in (
-        (frame(HAND[1]).drop(columns="p_y"), "has no column p_y"),
-        (frame(HAND[1] | {"y_pred": [0, 1, -1, 0, 0]}), "y_pred holds what no run predicts"),
-        (frame(HAND[1]).assign(p_y=2.0), "p_y holds what no run predicts"),
-        (frame(HAND[1]).assign(a=0.5), "a holds what no run predicts"),
-        (frame(HAND[1] | {"y": [1, 1, 1, 0, 2**39]}), "y holds what no run predicts"),
-        (frame(HAND[1] | {"cluster": [1, 1, 2, 2, None]}), "cluster holds what no run predicts"),
-        (frame(HAND[1]).head(0), "holds no sample"),
-    ):
-        broken.to_parquet(file)
-        assert message in collect(tmp_path).problems[0]
-    file.write_text("no table")
-    assert "fold=1/seed=0 is not pooled" in collect(tmp_path).problems[0]
-
-
-def test_no_fold_stands_for_a_pool_without_predictions(tmp_path: Path) -> None:
-    write_hand(tmp_path)
-    for fold in HAND:
-        write(tmp_path, fold, None, method="leace")
-    collection = collect(tmp_path)
-    assert list(collection.tabled["method"]) == ["none"]
-    assert len(collection.problems) == 2
-
-
-@pytest.mark.parametrize("fold", ["two", -1, 0.5, True, 10**9, {"of": 1}])
-def test_a_fold_is_a_number(tmp_path: Path, fold: Any) -> None:
-    write_hand(tmp_path)
-    write(tmp_path, fold, HAND[0])
-    (problem,) = collect(tmp_path).problems
-    assert "config.dataset.fold is" in problem
-
-
-def test_a_method_on_other_samples_than_none_has_no_difference(tmp_path: Path) -> None:
-    write(tmp_path, 0, HAND[0])
-    write(tmp_path, 1, HAND[1], method="leace")
-    write(tmp_path, 0, HAND[0] | {"y": [1, 0, 1]}, method="inlp")
-    write(tmp_path, 0, HAND[0], method="rlace", fingerprint="g")  # of other files
-    collection = collect(tmp_path)
-    assert list(collection.tabled["method"]) == ["leace", "none", "rlace"]
-    assert "accuracy_difference" not in collection.tabled
-    (problem,) = collection.problems
-    assert "other labels of the same samples" in problem
-
-
-def test_a_head_kept_in_some_folds_is_mixed(tmp_path: Path) -> None:
-    for fold, head in enumerate(("kept", "fitted")):
-        write(tmp_path, fold, HAND[fold], method="fmd", info={"head": head, "at_edge": head == "kept"})
-    row = only_row(collect(tmp_path))
-    assert row["head"] == "mixed"
-    assert row["at_edge"]

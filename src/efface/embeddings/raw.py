@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.text import some
 from efface.embeddings.columns import Column, batch_sizes
 
 _DTYPES = {
@@ -133,7 +132,7 @@ def open_safetensors(path: Path, name: str) -> RawColumn:
         raise ValueError(f"{path} is damaged, or no .safetensors file ({error}): make it again") from error
     if name not in names:
         raise ValueError(
-            f"{path} has no tensor {name!r}, but {some(names) or 'none'}: name one of them with --x or --z"
+            f"{path} has no tensor {name!r}, but {', '.join(names) or 'none'}: name one of them with --x or --z"
         )
     with path.open("rb") as file:
         header = 8 + int.from_bytes(file.read(8), "little")

@@ -46,10 +46,10 @@ def find_head(module: nn.Module, head: str | None, inputs: Any) -> Head:
     Cost: two forward passes, and one more for each linear layer of K outputs that acts on sequences.
     """
     trial = _Trial.of(module, inputs)
-    found = trial.only() if head is None else trial.named(named_head(module, head))
-    if found.output is None and not _is_last(module, found, inputs):
-        raise HeadError(f"head={found.name} {trial.fault(found.name)}")
-    return found
+    fit = trial.only() if head is None else trial.named(named_head(module, head))
+    if fit.output is None and not _is_last(module, fit, inputs):
+        raise HeadError(f"head={fit.name} {trial.fault(fit.name)}")
+    return fit
 
 
 def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> None:

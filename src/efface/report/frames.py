@@ -83,8 +83,8 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Dat
     pooled = _runs(folder / POOLED) if (folder / POOLED).is_file() else pd.DataFrame()
     folds = runs[is_fold(runs) & (runs["status"] != "failed")]
     parts, known = _pools(folds), _pools(pooled)
-    for found, wanted, has, lacks in ((parts, known, RUNS, POOLED), (known, parts, POOLED, RUNS)):
-        if alone := sorted(found - wanted):
+    for present, wanted, has, lacks in ((parts, known, RUNS, POOLED), (known, parts, POOLED, RUNS)):
+        if alone := sorted(present - wanted):
             raise ValueError(
                 f"{folder / has} has folds of {alone[0]}, of which there is no row in {lacks}: put the {POOLED} there "
                 f"that python -m efface.report wrote beside this {RUNS}"
