@@ -149,6 +149,16 @@ def _leace(facts: Facts) -> Claim:
     )
 
 
+def _splince(facts: Facts) -> Claim:
+    return _linear(
+        facts,
+        f"What a linear reader could tell of {facts.attribute} was taken out of the features, in {_rank(facts)}, by "
+        "SPLINCE, an edit that leaves the covariance of the features with the label as it was (but for features that "
+        "were set to a constant).",
+        "The edit is that of Holstege et al., 2025, arXiv 2506.10703.",
+    )
+
+
 def _oracle(facts: Facts) -> Claim:
     return _linear(
         facts,
@@ -345,6 +355,7 @@ CLAIMS: dict[str, Callable[[Facts], Claim]] = {
     "none": _unchanged,
     "leace": _leace,
     "leace_orth": _leace,
+    "splince": _splince,
     "oracle_leace": _oracle,
     "qleace": _quadratic,
     "rlace": _rlace,
