@@ -19,6 +19,8 @@ class Representation(nn.Module):
     """A fixed map of features; this one leaves them as they are."""
 
     kind: ClassVar[str] = "unchanged"
+    uses_attribute: ClassVar[bool] = False
+    """Whether x cannot be mapped without `a`."""
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         """Map x `[n, d]`; `a` `[n]` is ignored unless the method uses the attribute at test time."""
@@ -35,7 +37,6 @@ class Erased(Representation):
     """
 
     eraser_class: ClassVar[type[FrozenTensors]]
-    uses_attribute: ClassVar[bool] = False
     dropped: Tensor
     constant: Tensor
     eraser: Any

@@ -13,7 +13,7 @@ from torch import nn
 from efface.cache import Entry
 from efface.data.base import Dataset, Source
 from efface.debiased import MODEL_FILE, Debiased
-from efface.evaluation.evaluate import Evaluation, Reference
+from efface.evaluation.evaluate import Aside, Evaluation, Reference
 from efface.files import digest
 from efface.methods.base import Method, NotApplicable
 from efface.models.base import Model, ModelSource
@@ -47,7 +47,8 @@ class GridRun(Run):
         return self.model.packages if isinstance(self.model, ModelSource) else ()
 
     def fingerprint(self) -> str:
-        return self._with_weights(self.dataset.fingerprint(self.data_dir))
+        data, read = self.dataset.fingerprint(self.data_dir), self.evaluation.fingerprint(self.data_dir)
+        return digest(self._with_weights(data).encode(), read.encode()) if read else self._with_weights(data)
 
     def _with_weights(self, data: str) -> str:
         """Return a digest of the fingerprints of the data and of a model from files; of others, that of the data."""
@@ -57,6 +58,7 @@ class GridRun(Run):
     def compute(self, session: Session) -> Outcome:
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
+        aside = self.evaluation.aside(dataset, self.data_dir)
         code = self.model.code() if isinstance(self.model, ModelSource) else {}
         content = _content(dataset, read=not (self.training.head_only and dataset.inputs_key))
         # Of the data as they were read: the files may have changed since.
@@ -85,7 +87,7 @@ class GridRun(Run):
         except NotApplicable as error:  # what only fitting can tell
             return Outcome(not_applicable=str(error))
         with session.clock("evaluation"):
-            return self._evaluate(debiased, extraction, trained)
+            return self._evaluate(debiased, extraction, trained, aside(debiased, extraction.of_inputs))
 
     def _train(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
         """Train the base model of an extraction, if it is to be, and freeze it on the session's device."""
@@ -142,7 +144,7 @@ class GridRun(Run):
                 "model=efficientnet_lite0 or another with weights from elsewhere, or training=erm".format(**names)
             )
 
-    def _evaluate(self, debiased: Debiased, extraction: Extraction, trained: Trained) -> Outcome:
+    def _evaluate(self, debiased: Debiased, extraction: Extraction, trained: Trained, aside: Aside) -> Outcome:
         dataset, fitted_at = extraction.dataset, extraction.features(1)
         reference = Reference.of(fitted_at.train, len(dataset.classes), len(dataset.attributes))
         features = extraction.features(debiased.cut)
@@ -156,12 +158,13 @@ class GridRun(Run):
             "head": "kept" if computes_the_same(debiased.head, extraction.model.head) else "fitted",
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
+            **aside.info,
         }
         return Outcome(
-            metrics=test.metrics,
+            metrics=test.metrics | aside.measured.metrics,
             metrics_ci=self.evaluation.intervals(test, features.test, reference),
             val_metrics=val.metrics,
-            reasons=test.reasons,
+            reasons=test.reasons | aside.measured.reasons,
             val_reasons=val.reasons,
             info=info,
             writers=writers_of(debiased, dataset, test.predictions),
