@@ -16,7 +16,8 @@ from torchvision import transforms
 
 from benchmarks.timing import Row
 from efface.data.base import Dataset, TensorSplit
-from efface.data.celeba import CelebA, CelebASplit
+from efface.data.celeba import CelebA
+from efface.data.images import ImageSplit
 from efface.models.base import Model
 from efface.models.resnet import resnet
 from efface.training import Erm, read_out
@@ -29,7 +30,7 @@ WORKERS = 2
 class Photographs(TorchDataset[torch.Tensor]):
     """The images of a split the usual way, as from torchvision's `ImageFolder`: opened and transformed one by one."""
 
-    def __init__(self, folder: Path, split: CelebASplit) -> None:
+    def __init__(self, folder: Path, split: ImageSplit) -> None:
         self.files = [folder / f"{i:06d}.jpg" for i in split.index.tolist()]
         steps = [transforms.CenterCrop(178), transforms.Resize((RESOLUTION, RESOLUTION)), transforms.ToTensor()]
         self.transform = transforms.Compose(
@@ -70,7 +71,7 @@ def subset(data_dir: Path, folder: Path) -> str:
 
 
 @torch.no_grad()
-def loader_features(folder: Path, split: CelebASplit, model: Model) -> torch.Tensor:
+def loader_features(folder: Path, split: ImageSplit, model: Model) -> torch.Tensor:
     """Compute the same features over a `DataLoader`, in float32."""
     loader = DataLoader(Photographs(folder, split), batch_size=128, num_workers=WORKERS)
     return torch.cat([model.backbone(x) for x in loader])
@@ -89,11 +90,11 @@ def reading_rows(folder: Path, what: str, source: CelebA) -> Iterator[Row]:
     images = folder / "celeba" / "img_align_celeba"
     read_out(model.backbone, source.load(data_dir=folder, cache_dir=folder / "warm", seed=0).val, device="cpu")
 
-    def ours() -> tuple[float, torch.Tensor, CelebASplit]:
+    def ours() -> tuple[float, torch.Tensor, ImageSplit]:
         start = time.perf_counter()
         split = source.load(data_dir=folder, cache_dir=folder / "cache", seed=0).train
         features = read_out(model.backbone, split, device="cpu", precision="auto")
-        assert isinstance(split, CelebASplit)
+        assert isinstance(split, ImageSplit)
         return time.perf_counter() - start, features, split
 
     first, _, split = ours()

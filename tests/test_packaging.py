@@ -78,6 +78,10 @@ def test_core_works_where_nothing_else_is_installed(parts_of: Callable[..., Grid
         ("import efface.report.__main__", (), "report"),
         ("import efface.methods.leace", (), "grid"),
         ("from efface.cli.entry import run; run()", (), "grid"),
+        ("import efface; efface.audit(None, None)", (), "grid"),
+        ("from efface.export.__main__ import export; export(None, 'onnx')", (), "grid"),
+        ("from efface.export import onnx; onnx.write(None, None)", ("grid",), "export"),
+        ("from efface.export import estimator; estimator.write(None, None)", ("grid",), "export"),
         ("from efface.scrubbing.language_models import require_transformers as r; r()", ("grid",), "scrub"),
     ],
 )
@@ -89,7 +93,13 @@ def test_missing_extra_is_named(code: str, installed_extras: tuple[str, ...], ex
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [(["logger=wandb"], "wandb"), (["dataset=adult", "data_dir=nowhere"], "adult"), (["dataset=celeba"], "vision")],
+    [
+        (["logger=wandb"], "wandb"),
+        (["dataset=adult", "data_dir=nowhere"], "adult"),
+        (["dataset=celeba"], "vision"),
+        (["dataset=table", "dataset.path=a.csv", "dataset.target=y", "dataset.protected=[a]"], "table"),
+        (["dataset=bias_in_bios"], "scrub"),
+    ],
 )
 def test_missing_extra_of_an_option_is_named(arguments: list[str], extra: str, tmp_path: Path) -> None:
     done = python(hiding("grid") + "from efface.cli.entry import run; run()", *arguments, f"results_dir={tmp_path}")

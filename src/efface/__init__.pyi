@@ -1,3 +1,7 @@
+from .api import Audit as Audit
+from .api import DebiasedModel as DebiasedModel
+from .api import audit as audit
+from .api import debias as debias
 from .debiased import load as load
 from .erasure.adversarial import solve_adv_game as solve_adv_game
 from .erasure.affine import AffineEraser as AffineEraser
@@ -18,6 +22,7 @@ from .erasure.quadratic import QuadraticEraser as QuadraticEraser
 from .erasure.quadratic import QuadraticFitter as QuadraticFitter
 from .erasure.rlace import RlaceEraser as RlaceEraser
 from .erasure.rlace import RlaceSolution as RlaceSolution
+from .methods.debias import debias_head as debias_head
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit
 from .softmax import fit_softmax as fit_softmax
@@ -33,7 +38,6 @@ from .unlearning.certified.release import CertifiedRelease as CertifiedRelease
 from .unlearning.certified.release import RemovalCertificate as RemovalCertificate
 from .unlearning.certified.removal import CertifiedLogisticRegression as CertifiedLogisticRegression
 from .unlearning.certified.removal import Removal as Removal
-from .unlearning.edits import debias_head as debias_head
 from .unlearning.influence import Influence as Influence
 from .unlearning.influence import influence_on_bias as influence_on_bias
 from .unlearning.inverse import head_inverse as head_inverse

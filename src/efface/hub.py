@@ -1,7 +1,15 @@
-"""Which weights a model of Hugging Face has: a digest of its folder, or its commit on the hub."""
+"""Which weights a model of Hugging Face has: a digest of its folder, or its commit on the hub; and where it is."""
 
+from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
 
 from efface.files import digest, file_digest, write_atomically
 
@@ -46,6 +54,53 @@ def hub_commit(name: str, revision: str | None = None) -> str:
             f"path: {which} cannot be loaded ({str(error).splitlines()[0]}): give the folder of a model, or a name on "
             "the hub that can be reached from here"
         ) from error
+
+
+def read_pretrained(auto: Any, where: Mapping[str, Any], *, option: str, advice: str, **options: Any) -> Any:
+    """Call `from_pretrained` of a class of `transformers`.
+
+    Args:
+        auto: the class.
+        where: arguments that say where the model is.
+        option: that names the model, for the message.
+        advice: what to name instead, for the message.
+        options: further arguments.
+
+    Raises:
+        ValueError: what is there cannot be read.
+    """
+    try:
+        return auto.from_pretrained(**where, **options)
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        name = where["pretrained_model_name_or_path"]
+        raise ValueError(
+            f"{option}: {name} cannot be loaded ({(str(error).splitlines() or [''])[0]}): give {advice}, or a name on "
+            "the hub that can be reached from here"
+        ) from error
+
+
+def dtype_argument(dtype: torch.dtype) -> dict[str, Any]:
+    """Return the argument of `from_pretrained` for the type of the weights, under the name that it has here.
+
+    It was renamed: the old name warns in new versions, and old versions do not know the new one.
+    """
+    major, minor = version("transformers").split(".")[:2]
+    return {"dtype" if (int(major), int(minor)) >= (4, 56) else "torch_dtype": dtype}
+
+
+def in_package(path: str) -> str:
+    """Resolve `package:<package>/<folder>` to a folder of an installed Python package; return other paths as they are.
+
+    Raises:
+        ValueError: no such package is installed.
+    """
+    if not path.startswith("package:"):
+        return path
+    package, _, folder = path.removeprefix("package:").partition("/")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"path: no package {package} is installed: pip install {package.replace('_', '-')}")
+    return str(Path(spec.origin).parent / folder)
 
 
 def _remembered(path: Path, cache_dir: Path | None) -> str:

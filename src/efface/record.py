@@ -10,6 +10,9 @@ SCHEMA_VERSION = 2
 READABLE = (1, 2)
 """Schema versions that a report can read. Version 1 hashed class paths into the id, and kept them in `config`."""
 RECORD, ERROR = "record.json", "error.json"
+PASSPORT_PAGE = "passport.html"
+PASSPORT_FILES = ("passport.json", "passport.md", PASSPORT_PAGE)
+"""What `efface.passport` leaves beside a record. They are no artefacts of it: they speak of it."""
 
 
 class Record(BaseModel):

@@ -19,6 +19,8 @@ class Representation(nn.Module):
     """A fixed map of features; this one leaves them as they are."""
 
     kind: ClassVar[str] = "unchanged"
+    is_affine: ClassVar[bool] = True
+    """Whether it is one affine map of x (for each value of the attribute), so that with a head it is a linear layer."""
     uses_attribute: ClassVar[bool] = False
     """Whether x cannot be mapped without `a`."""
 
@@ -112,6 +114,7 @@ class InUnitBall(Representation):
     """Rows over the larger of their length and `max_norm`, as the certificate of removal needs them."""
 
     kind = "unit_ball"
+    is_affine = False
     max_norm: Tensor
 
     def __init__(self, *, max_norm: Tensor) -> None:
@@ -133,6 +136,7 @@ class Rectified(Representation):
     """
 
     kind = "rectified"
+    is_affine = False
 
     def __init__(self, **tensors: Tensor) -> None:
         super().__init__()
@@ -148,6 +152,16 @@ class Rectified(Representation):
         for i in range(self._depth):
             x = nn.functional.linear(x, named[f"weight_{i}"], named.get(f"bias_{i}")).relu()
         return x
+
+    def layers(self) -> list[nn.Linear]:
+        """Return the linear layers; each has a ReLU after it."""
+        named, layers = dict(self.named_buffers()), []
+        for i in range(self._depth):
+            weight, bias = named[f"weight_{i}"], named.get(f"bias_{i}")
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+            layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+            layers.append(layer.requires_grad_(False))
+        return layers
 
 
 _ALL = (Representation, LinearlyErased, OracleErased, QuadraticallyErased, WithoutColumns, InUnitBall, Rectified)

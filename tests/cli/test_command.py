@@ -7,7 +7,7 @@ import pytest
 from hydra.errors import OverrideParseException
 from tests.conftest import CONF
 
-from efface.cli.command import config_name, flags_first, per_job, with_root
+from efface.cli.command import check_choices, config_name, flags_first, per_job, with_root
 from efface.options import OptionError
 
 
@@ -34,6 +34,18 @@ def test_several_values_ask_for_a_multirun(several: str) -> None:
         per_job(["model=mlp", several])
     one = ["method=leace", "method.damping=[1,2]", 'results_dir="a,b"', "~logger"]
     assert per_job(one) == one
+
+
+@pytest.mark.parametrize("group", ["dataset", "model", "training", "method", "evaluation", "logger", "experiment"])
+@pytest.mark.parametrize("value", ["null", "3", "default,null"])
+def test_choice_that_is_no_name_is_refused(group: str, value: str) -> None:
+    quoted = "3" if value == "3" else "null"
+    with pytest.raises(OptionError, match=f"^{group} is {quoted}, but must be the name of one of its options: [a-z]"):
+        check_choices([f"{group}={value}"], CONF)
+
+
+def test_choices_that_are_names_pass() -> None:
+    check_choices(["-m", "method=leace,none", "seed=null", "results_dir=3", "~logger", "method.rank=1"], CONF)
 
 
 def test_flags_may_stand_anywhere() -> None:

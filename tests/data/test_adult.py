@@ -11,6 +11,7 @@ from tests.data import adult_files
 from efface.data import adult
 from efface.data.adult import Adult, read
 from efface.data.base import Dataset
+from efface.data.preprocessing import Column, fit_preprocessing
 
 SIZES = {"n_val": 200, "n_pairs": 100, "min_rows": 30}
 
@@ -83,17 +84,15 @@ def test_features_are_fitted_on_train_only(data: Dataset, folder: Path) -> None:
 def test_rare_categories_are_merged_and_unknown_ones_join_them() -> None:
     import pandas as pd
 
-    values = pd.Series(["a"] * 50 + ["b"] * 40 + ["c"] * 12 + ["d"] * 3 + ["?"] * 2 + ["new"], dtype=object)
-    train = np.arange(len(values) - 1)
-    merged = adult.merge_rare(values, train, 10)
+    train = pd.DataFrame({"c": ["a"] * 50 + ["b"] * 40 + ["c"] * 12 + ["d"] * 3 + [None] * 2})
+    rows = pd.DataFrame({"c": ["a", "b", "c", "d", None, "new"]})
     # d has too few rows, and stays too small alone: the next rarest, c, joins it.
-    assert list(merged.cat.categories) == ["a", "b", adult.MERGED]
-    assert (merged == adult.MERGED).sum() == 12 + 3 + 1
-    assert (merged == "a").sum() == 52  # the most frequent, and in place of what is missing
-    unmerged = adult.merge_rare(values, train, 2)
-    assert list(unmerged.cat.categories) == ["a", "b", "c", "d"]
-    assert unmerged.iloc[-1] == "a"  # unknown, and nothing is merged
-    assert len(unmerged[unmerged == "d"]) == 3
+    merged = fit_preprocessing(train, [Column("c", "category")], 10)
+    assert merged.columns == ("c=a", "c=b", "c=(rare)")
+    assert merged.transform(rows).argmax(1).tolist() == [0, 1, 2, 2, 0, 2]  # the most frequent in place of a gap
+    unmerged = fit_preprocessing(train, [Column("c", "category")], 2)
+    assert unmerged.columns == ("c=a", "c=b", "c=c", "c=d")
+    assert unmerged.transform(rows).argmax(1).tolist() == [0, 1, 2, 3, 0, 0]  # unknown, and nothing is merged
 
 
 def test_imputing_keeps_all_rows(folder: Path) -> None:
@@ -124,13 +123,13 @@ def test_flipping_changes_only_the_attribute_column(data: Dataset) -> None:
 
 def test_aif360_metrics_work_on_our_splits(data: Dataset) -> None:
     from aif360.algorithms.preprocessing import Reweighing
-    from aif360.datasets import StandardDataset
+    from aif360.datasets import BinaryLabelDataset
     from aif360.metrics import BinaryLabelDatasetMetric
 
     from efface.data.groups import kamiran_calders
 
     ours = data.train.aif360()  # type: ignore[attr-defined]
-    assert isinstance(ours, StandardDataset)
+    assert isinstance(ours, BinaryLabelDataset)
     assert ours.protected_attribute_names == ["race", "sex"] or ours.protected_attribute_names == ["sex", "race"]
     assert (ours.favorable_label, ours.unfavorable_label) == (1.0, 0.0)
     np.testing.assert_allclose(ours.features, data.train.x, atol=1e-6)  # type: ignore[attr-defined]

@@ -8,9 +8,9 @@ from scipy.optimize import minimize
 from tests.erasure.test_rlace import mixture
 
 from efface.erasure import adversarial
-from efface.erasure.adversarial import _SgdGame, project_to_fantope, solve_adv_game
+from efface.erasure.adversarial import project_to_fantope, solve_adv_game
 from efface.erasure.rlace import RlaceEraser
-from efface.softmax import fit_softmax
+from efface.softmax import SoftmaxFit, fit_softmax
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -103,79 +103,123 @@ def test_defaults_are_those_of_the_original() -> None:
         "optimizer_class": torch.optim.SGD,
     }
     assert expected.items() <= defaults.items()
-    assert adversarial._OPTIMIZER_PARAMS == {"lr": 0.005, "weight_decay": 1e-4}
+    x, y = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
+    players = Players()
+    solve_adv_game(x, y, x, y, out_iters=1, optimizer_class=players, progress=False)  # type: ignore[arg-type]
+    assert players.options == [{"lr": 0.005, "weight_decay": 1e-4}] * 2
 
 
-def test_start_and_batches_are_those_of_the_original() -> None:
+class Players:
+    """An optimiser class that shows what the game hands to it: the projection's parameters first, the predictor's next.
+
+    Gradients are those of the first step of each player.
+    """
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, Any]] = []
+        self.parameters: list[torch.Tensor] = []
+        """R, W and b, as the game goes on."""
+        self.start: list[torch.Tensor] = []
+        self.gradients: dict[int, list[torch.Tensor]] = {}
+
+    def __call__(self, parameters: list[torch.Tensor], **options: Any) -> torch.optim.Optimizer:
+        player = len(self.options)
+        self.options.append(options)
+        self.parameters += parameters
+        self.start += [p.detach().clone() for p in parameters]
+        optimizer = torch.optim.SGD(parameters, **options)
+
+        def look(*_: Any) -> None:
+            self.gradients.setdefault(player, [p.grad.clone() for p in parameters if p.grad is not None])
+
+        optimizer.register_step_pre_hook(look)
+        return optimizer
+
+
+def test_start_is_that_of_the_original() -> None:
     """R is 0.1 · the symmetric part of a normal matrix, unprojected; the predictor starts as `nn.Linear` does."""
     d = 60
     x, y = torch.randn(50, d, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4
-    game = _SgdGame(x, y, 4, 2, None, 128, 0)
-    R = game.R.detach()
+    players = Players()
+    solve_adv_game(x, y, x, y, 2, out_iters=1, optimizer_class=players, progress=False)  # type: ignore[arg-type]
+    R, W, b = players.start
     torch.testing.assert_close(R, R.mT)
     assert R.diagonal().std() == pytest.approx(0.1, rel=0.3)
     assert R[*torch.triu_indices(d, d, 1)].std() == pytest.approx(0.1 / 2**0.5, rel=0.1)
     assert abs(float(R.trace()) - 2) > 0.01
-    parameters = torch.cat([game.W.detach().flatten(), game.b.detach()])
+    parameters = torch.cat([W.flatten(), b])
     assert parameters.abs().max() <= d**-0.5
     assert parameters.std() == pytest.approx((3 * d) ** -0.5, rel=0.1)
-    assert game.b.detach().abs().min() > 0
-    assert sorted(game._draw().tolist()) == list(range(50))  # without replacement, and at most all of them
-    game.batch_size = 20
-    assert len(set(game._draw().tolist())) == 20
+    assert b.abs().min() > 0
+
+
+@pytest.mark.parametrize(("batch_size", "drawn"), [(20, 20), (128, 50)])
+def test_batches_are_drawn_without_replacement(batch_size: int, drawn: int) -> None:
+    """The gradient of the predictor is a sum over the samples drawn, each of which has a column of its own here."""
+    n = 50
+    x, y = torch.eye(n, dtype=torch.float64), torch.arange(n) % 4
+    players = Players()
+    still: dict[str, Any] = {"optimizer_class": players, "optimizer_params_P": {"lr": 0.0}, "progress": False}
+    solve_adv_game(x, y, x, y, 2, out_iters=1, batch_size=batch_size, **still)
+    R = project_to_fantope(players.start[0], 2)
+    # By row, (softmax − one-hot) / batch size: columns of samples that were not drawn are 0.
+    residual = players.gradients[1][0] @ torch.linalg.pinv(torch.eye(n, dtype=torch.float64) - R, rtol=1e-9)
+    expected = ((x - x @ R) @ players.start[1].mT + players.start[2]).softmax(1) - torch.nn.functional.one_hot(y, 4)
+    gradient = players.gradients[1][1]
+    assert float(gradient.abs().sum()) > 0
+    assert int((residual.abs().amax(0) > 1e-6).sum()) == drawn
+    torch.testing.assert_close(
+        residual[:, residual.abs().amax(0) > 1e-6].mT,
+        expected[residual.abs().amax(0) > 1e-6] / drawn,
+        atol=1e-6,
+        rtol=1e-5,
+    )
 
 
 def test_rounds_are_those_of_the_original(problem: tuple[np.ndarray, np.ndarray]) -> None:
     """Two rounds by hand: a step of R against the loss, brought to the Fantope, then one of the predictor."""
     x, y = (torch.from_numpy(part) for part in problem)
-    x = x.double()
-    game = _SgdGame(x, y, 2, 1, None, 128, 3)
-    twin = _SgdGame(x, y, 2, 1, None, 128, 3)
-    R, w, b = twin.R.detach().clone(), twin.W.detach()[0].clone(), twin.b.detach()[0].clone()
-    players = [torch.optim.SGD([game.R], lr=0.5), torch.optim.SGD([game.W, game.b], lr=0.5)]
+    x, players = x.double(), Players()
+    options: dict[str, Any] = {"optimizer_params_P": {"lr": 0.5}, "optimizer_params_predictor": {"lr": 0.5}}
+    whole: dict[str, Any] = {"out_iters": 2, "batch_size": len(x), "seed": 3, "progress": False}
+    solve_adv_game(x, y, x, y, 1, optimizer_class=players, **options, **whole)  # type: ignore[arg-type]
+    R, w, b = players.start[0], players.start[1][0], players.start[2][0]
 
-    def residual(rows: torch.Tensor) -> torch.Tensor:
-        return (torch.sigmoid(x[rows] @ (w - R @ w) + b) - y[rows]) / len(rows)
+    def residual() -> torch.Tensor:
+        return (torch.sigmoid(x @ (w - R @ w) + b) - y) / len(x)
 
-    for iteration in (1, 2):
-        game.step_projection(players[0], iteration)
-        game.step_predictor(players[1])
-        rows = twin._draw()
-        gradient = -torch.outer(x[rows].mT @ residual(rows), w)
-        R = project_to_fantope(R + 0.5 * gradient, 1)
-        rows = twin._draw()
-        r = residual(rows)
-        w, b = w - 0.5 * (r @ (x[rows] - x[rows] @ R)), b - 0.5 * r.sum()
-    torch.testing.assert_close(game.R.detach(), R)
-    torch.testing.assert_close(game.W.detach()[0], w)
-    torch.testing.assert_close(game.b.detach()[0], b)
+    for _ in range(2):
+        R = project_to_fantope(R - 0.5 * torch.outer(x.mT @ residual(), w), 1)
+        r = residual()
+        w, b = w - 0.5 * (r @ (x - x @ R)), b - 0.5 * r.sum()
+    torch.testing.assert_close(players.parameters[0].detach(), R)
+    torch.testing.assert_close(players.parameters[1].detach()[0], w)
+    torch.testing.assert_close(players.parameters[2].detach()[0], b)
 
 
 @pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, torch.Tensor]]:
-    """Every probe of a run with the projection that it was fitted after, in order."""
-    made = list[tuple[Any, torch.Tensor]]()
-    probe = adversarial._probe
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of every probe of a game, in order."""
+    made = list[float]()
 
-    def recorded(*arguments: Any) -> Any:
-        made.append((probe(*arguments), arguments[-1]))
-        return made[-1][0]
+    def recorded(*arguments: Any, **options: Any) -> SoftmaxFit:
+        fit = fit_softmax(*arguments, **options)
+        made.append(fit.loss)
+        return fit
 
-    monkeypatch.setattr(adversarial, "_probe", recorded)
+    monkeypatch.setattr(adversarial, "fit_softmax", recorded)
     return made
 
 
 def test_projection_of_the_highest_loss_on_train_is_returned(
-    problem: tuple[np.ndarray, np.ndarray], probes: list[tuple[Any, torch.Tensor]]
+    problem: tuple[np.ndarray, np.ndarray], losses: list[float]
 ) -> None:
     """Evaluated after round 1 and every so many rounds from there, as in the original, and not at the end."""
     X, y = problem
     result = solve_adv_game(X[:600], y[:600], X[600:], y[600:], 1, out_iters=300, evalaute_every=40, epsilon=0, **FAST)
-    assert len(probes) == 8
-    best, P = max(probes, key=lambda made: made[0].loss)
-    np.testing.assert_array_equal(result["P"], P.numpy())
-    assert (result["loss"], result["score"]) == (best.loss, best.accuracy)
-    x = torch.from_numpy(X)
+    assert len(losses) == 8
+    assert result["loss"] == max(losses) > losses[-1]
+    x, P = torch.from_numpy(X), torch.from_numpy(result["P"])
     scale = x[:600].std(0)
     fit = fit_softmax((x[:600] - x[:600].mean(0)) @ P / scale, torch.from_numpy(y[:600]), l2=1e-5)
     assert fit.loss == pytest.approx(result["loss"], abs=1e-4)
@@ -184,15 +228,15 @@ def test_projection_of_the_highest_loss_on_train_is_returned(
 
 
 def test_rounds_end_when_the_loss_is_within_epsilon_of_the_entropy(
-    problem: tuple[np.ndarray, np.ndarray], probes: list[tuple[Any, torch.Tensor]]
+    problem: tuple[np.ndarray, np.ndarray], losses: list[float]
 ) -> None:
     X, y = problem
     assert solve_adv_game(X, y, X, y, 1, out_iters=60, evalaute_every=10, epsilon=0.9, **FAST)["iterations"] == 3
-    probes.clear()
+    losses.clear()
     share = y.mean()
     entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
     result = solve_adv_game(X, y, X, y, 1, out_iters=2000, evalaute_every=10, epsilon=0.02, **FAST)
-    gaps = [entropy - probe.loss for probe, _ in probes]
+    gaps = [entropy - loss for loss in losses]
     assert len(gaps) > 2
     assert min(gaps[:-1]) >= 0.02 > gaps[-1] > 0
     assert result["iterations"] == 10 * (len(gaps) - 1) + 1

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from sklearn.cross_decomposition import CCA
@@ -93,5 +95,27 @@ def test_arrays_and_columns_of_labels_are_taken() -> None:
     assert certify(lambda x: x, x.numpy(), y.numpy()[:, None], weight=[1.0] * 600) == expected
     with pytest.raises(ValueError, match=r"z has shape \[599\], but must be"):
         certify(lambda x: x, x, y[1:])
-    with pytest.raises(ValueError, match="the erased x has shape"):
+    with pytest.raises(ValueError, match="what eraser returned has shape"):
         certify(lambda x: x[:, 1:], x, y)
+
+
+@pytest.mark.parametrize(
+    ("eraser", "message"),
+    [
+        (lambda x: None, "eraser returned None, but must return the erased x"),
+        (lambda x: (x, x), "what eraser returned is a tuple that torch cannot read"),
+        (lambda x: 3.0, r"what eraser returned has shape \[\], but must be the erased x, \[600, "),
+        (lambda x: x[:9], r"what eraser returned has shape \[9, "),
+        (lambda x: x * torch.nan, "what eraser returned has .* NaN"),
+    ],
+)
+def test_function_that_returns_no_erased_x_is_refused(eraser: Any, message: str) -> None:
+    x, y = data()
+    with pytest.raises(ValueError, match=message):
+        certify(eraser, x, y)
+
+
+def test_eraser_that_is_no_function_is_refused() -> None:
+    x, y = data()
+    with pytest.raises(TypeError, match="eraser is a NoneType, but must be a function of x"):
+        certify(None, x, y)  # type: ignore[arg-type]

@@ -9,9 +9,13 @@ import pytest
 import torch
 from tests.erasure.test_rlace import mixture
 
+from efface.erasure.adversarial import solve_adv_game
+from efface.erasure.certificate import certify
 from efface.erasure.inlp import InlpEraser
 from efface.erasure.leace import LeaceEraser
+from efface.erasure.oracle import OracleEraser
 from efface.erasure.projections import MeanProjectionEraser, PcaEraser, RandomProjectionEraser
+from efface.erasure.quadratic import QuadraticEraser
 from efface.erasure.rlace import RlaceEraser
 
 FITS: dict[str, Callable[..., Any]] = {
@@ -123,3 +127,46 @@ def test_column_of_large_numbers_does_not_hide_a_concept_in_one_of_small(name: s
     for label in range(3):
         shift = (erased[y == label].mean(0) - erased.mean(0)).abs()
         assert float((shift / x.double().std(0)).max()) < (1e-7 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "csr", "meta"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_tensors_without_all_their_values_are_refused(kind: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, z = torch.randn(60, 4, generator=g), torch.arange(60) % 2
+    change = {"sparse": lambda t: t.to_sparse(), "csr": lambda t: t.to_sparse_csr(), "meta": lambda t: t.to("meta")}[
+        kind
+    ]
+    odd, numbers = change(x), change(z.float()[:, None])
+    eraser = LeaceEraser.fit(x, z)
+    uses: dict[str, list[Callable[[], Any]]] = {
+        "x": [
+            lambda: LeaceEraser.fit(odd, z),
+            lambda: eraser(odd),
+            lambda: RlaceEraser.fit(odd, z, rank=1),
+            lambda: InlpEraser.fit(odd, z, iterations=1),
+            lambda: MeanProjectionEraser.fit(odd, z),
+            lambda: PcaEraser.fit(odd, z, rank=1),
+            lambda: RandomProjectionEraser.fit(odd, rank=1),
+            lambda: OracleEraser.fit(odd, z),
+            lambda: OracleEraser.fit(x, z)(odd, z),
+            lambda: QuadraticEraser.fit(odd, z),
+            lambda: QuadraticEraser.fit(x, z)(odd, z),
+            lambda: certify(eraser, odd, z),
+        ],
+        "z": [
+            lambda: LeaceEraser.fit(x, numbers),
+            lambda: RlaceEraser.fit(x, numbers, rank=1),
+            lambda: OracleEraser.fit(x, z)(x, numbers),
+            lambda: certify(eraser, x, numbers),
+        ],
+        "X_train": [lambda: solve_adv_game(odd, z, x, z, out_iters=1, progress=False)],
+        "X_dev": [lambda: solve_adv_game(x, z, odd, z, out_iters=1, progress=False)],
+        "y_train": [lambda: solve_adv_game(x, numbers, x, z, out_iters=1, progress=False)],
+        "y_dev": [lambda: solve_adv_game(x, z, x, numbers, out_iters=1, progress=False)],
+    }
+    for name, calls in uses.items():
+        says = f"{name} is on the device meta, .*: load" if kind == "meta" else rf"{name} .* give {name}\.to_dense"
+        for call in calls:
+            with pytest.raises(ValueError, match=f"^{says}"):
+                call()

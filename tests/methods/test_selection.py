@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efface.methods.path import Edit, PathCandidate
+from efface.methods.candidates import Edit, PathCandidate
 from efface.methods.retraining import part_of, standardised
 from efface.methods.selection import Judge, at_edge, best_on_val
 from efface.problem import Problem

@@ -133,7 +133,12 @@ def test_whatever_one_record_holds_the_others_are_reported(
     assert good[["accuracy", "rank", "head"]].to_numpy().tolist() == [[0.5, 1, "kept"]] * 2
     # What was taken goes through every stage, and comes back from runs.csv.
     made = table.build(runs)
-    for text in (render.markdown(made), render.latex(made), render.to_csv(made), page([made], collection, ())):
+    for text in (
+        render.markdown(made),
+        render.latex(made),
+        render.to_csv(made),
+        page([made], collection, (), tmp_path),
+    ):
         assert not re.search(r"^\s*\\input", text, re.MULTILINE)
         assert "\x00" not in text
     write_csv(tmp_path / "results", tmp_path)

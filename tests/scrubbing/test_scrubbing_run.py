@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
 from efface.cli import main as entry
+from efface.passport import passport_of, write
 from efface.record import Record
 from efface.report.__main__ import main as report
 from efface.report.records import collect
@@ -20,6 +21,7 @@ from efface.runs.scrubbing import ScrubbingRun
 from efface.scrubbing import ConceptScrubber
 from efface.scrubbing.evaluation import ScrubbingEvaluation
 from efface.scrubbing.language_models import LanguageModel, LmTraining, NoTraining, PretrainedModel, TinyModel
+from efface.verify.__main__ import main as verify
 
 SMALL = (
     "model.hidden_size=32",
@@ -62,6 +64,21 @@ def lm_without_head(trained: Callable[[str], LanguageModel]) -> LanguageModel:
 @pytest.fixture(scope="module")
 def records(parts_of: Callable[..., ScrubbingRun]) -> dict[str, Record]:
     return {name: base.execute(parts_of(f"method={name}"), **QUIET) for name in ("none", "random", "leace", "orth")}
+
+
+def test_passport_of_a_scrubbed_model_tells_erasers_from_controls(
+    records: dict[str, Record], parts_of: Callable[..., ScrubbingRun], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, record in records.items():
+        run_dir = parts_of(f"method={name}").directory
+        passport = write(passport_of(run_dir), run_dir)
+        assert (passport.guarantee.kind == "linear") == (name in ("leace", "orth"))
+        assert passport.base.known
+        text = (run_dir / "passport.md").read_text()
+        assert f"a linear reader gains {record.metrics['probe_information']:.3f}" in text
+        assert verify([str(run_dir)]) == 0, capsys.readouterr().out
+        assert verify([str(run_dir), "--data", "."]) == 2
+        assert "measured again by repeating its run" in capsys.readouterr().err
 
 
 def test_a_record_for_each_method(records: dict[str, Record]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.unlearning.bias import CounterfactualBias
-from efface.unlearning.edits import check_labels, check_pairs, debias_head, external, published_step, replaced, without
+from efface.unlearning.edits import check_labels, check_pairs, external, published_step, replaced, without
 from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.layers import Layers
 from efface.unlearning.objective import TrainingObjective
@@ -191,44 +191,6 @@ def test_heads_with_and_without_bias_go_round() -> None:
         head_parameters(nn.ReLU())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a linear layer with 1 output"):
         head_parameters(nn.Linear(4, 1))
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_debias_head(bias: bool) -> None:
-    x, y, x_cf = biased_data()
-    torch.manual_seed(0)
-    head = nn.Linear(6, 3, bias=bias)
-    before = head.weight.clone()
-    debiased, found = debias_head(head, x, y, x_cf=x_cf[:100], y_cf=y[:100])
-    assert torch.equal(head.weight, before)
-    assert found.converged
-    test_x, test_y, test_cf = biased_data(2000, seed=5)
-    del test_x
-    assert float((debiased(test_cf).argmax(1) == test_y).double().mean()) > 0.5
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda head, x, y, x_cf: (head, x, y, x_cf[:, :5]), r"x_cf has shape \[400, 5\], but must be \[400, 6\]"),
-        (lambda head, x, y, x_cf: (head, x, y, x_cf[:9]), r"x_cf has shape \[9, 6\], but must be \[400, 6\]"),
-        (lambda head, x, y, x_cf: (head, x, y + 5, x_cf), "y has labels from 5 to 7, but must lie in 0 … 2"),
-        (lambda head, x, y, x_cf: (head, x, y.float(), x_cf), "y has shape .* and dtype torch.float32"),
-        (lambda head, x, y, x_cf: (head, x, y, x_cf * torch.nan), "x has 2400 NaN or infinite values"),
-        (lambda head, x, y, x_cf: (diverged(head), x, y, x_cf), "head has NaN or infinite weights: it has diverged"),
-    ],
-)
-def test_debias_head_refuses(change: Callable[..., tuple], message: str) -> None:
-    """Covers faults A8 and C4."""
-    head, x, y, x_cf = change(nn.Linear(6, 3), *biased_data())
-    with pytest.raises(ValueError, match=message):
-        debias_head(head, x, y, x_cf=x_cf, y_cf=biased_data()[1])
-
-
-def diverged(head: nn.Linear) -> nn.Linear:
-    with torch.no_grad():
-        head.weight[0, 0] = torch.nan
-    return head
 
 
 def test_layers_of_one_linear_layer_are_a_head() -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from efface.methods.debias import debias_head
 from efface.softmax import SoftmaxObjective, fit_softmax
 from efface.unlearning.bias import DemographicParity
 from efface.unlearning.certified.objective import Link
 from efface.unlearning.certified.published import PublishedRemoval
 from efface.unlearning.certified.removal import CertifiedLogisticRegression
-from efface.unlearning.edits import debias_head
 from efface.unlearning.influence import influence_on_bias
 from efface.unlearning.inverse import head_inverse
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from efface.cli.conf import CONF, root_of
+from efface.cli.conf import CONF, groups, option_files, root_of
 from efface.cli.errors import explain
 from efface.cli.main import COMMAND, FAILURES, main
 from efface.cli.resolvers import SCRATCH
@@ -37,6 +38,7 @@ def run() -> None:
     with _scratch() as folder:
         os.environ[COMMAND] = str(os.getpid())
         try:
+            check_choices(sys.argv[1:], root)
             sys.argv[1:] = with_root(per_job(flags_first(sys.argv[1:])), root)
             main()
         except KeyboardInterrupt:
@@ -68,6 +70,25 @@ def with_root(arguments: list[str], root: Path) -> list[str]:
 def flags_first(arguments: list[str]) -> list[str]:
     """Return the arguments with those that set an option behind all others; the parser takes no flag between them."""
     return sorted(arguments, key=_is_override)
+
+
+def check_choices(arguments: list[str], root: Path) -> None:
+    """Check that what is chosen from a group is a name; no group can be left empty.
+
+    Raises:
+        OverrideParseException: an argument is not in Hydra's grammar.
+        OptionError: it is null, or a number.
+    """
+    texts = [text for text in arguments if _is_override(text)]
+    for override in OverridesParser.create().parse_overrides(texts):
+        group, chosen = str(override.key_or_group), override.value()
+        if group not in groups(root) or override.is_delete():
+            continue
+        for value in chosen.list if isinstance(chosen, ChoiceSweep) else [chosen]:
+            if value is None or isinstance(value, int | float):
+                names = ", ".join(option_files(group, root))
+                quoted = "null" if value is None else str(value)
+                raise OptionError(f"{group} is {quoted}, but must be the name of one of its options: {names}")
 
 
 def per_job(arguments: list[str]) -> list[str]:

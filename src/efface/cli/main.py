@@ -5,10 +5,12 @@ Only what Hydra needs is imported at the top, so that `--help` and `--cfg job` a
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 import threading
 import time
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,7 +45,7 @@ FAILURES = "failures"
 
 def build(cfg: DictConfig) -> "Run":
     """Return the configured run. This is the one place where Hydra makes objects."""
-    from hydra.utils import get_class, get_object, instantiate
+    from hydra.utils import get_object, instantiate
 
     from efface.cli.settings import FOLDERS, Settings, folder
     from efface.options import check
@@ -60,10 +62,12 @@ def build(cfg: DictConfig) -> "Run":
 
     settings = Settings.of(cfg)
     # Another primary config names another kind of run, made of parts of the same names.
-    kind = cast("Callable[..., Run]", get_class(cfg.run_class))
-    return kind(
+    kind = run_class(cfg.run_class)
+    parts = {node: make(node) for node in NODES}
+    check_parts(kind, parts)
+    return cast("Callable[..., Run]", kind)(
         config={node: resolved(cfg, node) for node in NODES},
-        **{node: make(node) for node in NODES},
+        **parts,
         tracker=make("logger"),
         seed=settings.seed,
         device=settings.device,
@@ -72,6 +76,49 @@ def build(cfg: DictConfig) -> "Run":
         progress=not HydraConfig.initialized() or HydraConfig.get().launcher["_target_"].endswith("BasicLauncher"),
         label=_label(),
     )
+
+
+def run_class(name: object) -> "type[Run]":
+    """Return the kind of run that `run_class` names.
+
+    Raises:
+        OptionError: it is no string, or names nothing that can be imported, or no kind of run.
+    """
+    from efface.options import OptionError, check_type
+    from efface.runs.base import Run
+
+    check_type(name, str, name="run_class")
+    module, _, last = str(name).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), last, None)
+    except (ImportError, ValueError):
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, Run)):
+        raise OptionError(
+            f"run_class is {name!r}, but must be the name of a subclass of efface.runs.base.Run that can be imported, "
+            "such as efface.runs.grid.GridRun"
+        )
+    return kind
+
+
+def check_parts(kind: "type[Run]", parts: dict[str, Any]) -> None:
+    """Check that a kind of run is made of such parts, as far as its annotations are classes.
+
+    Raises:
+        OptionError: a part is of another kind of run.
+    """
+    from efface.options import OptionError
+
+    hints = typing.get_type_hints(kind)
+    for node, part in parts.items():
+        classes = typing.get_args(hints[node]) or (hints[node],)
+        nominal = all(isinstance(one, type) and not getattr(one, "_is_protocol", False) for one in classes)
+        if nominal and not isinstance(part, classes):
+            raise OptionError(
+                f"run_class is {kind.__name__}, which takes for {node} {' or '.join(one.__name__ for one in classes)}, "
+                f"and not {type(part).__name__}: leave run_class as the primary config has it, or name another config "
+                "with --config-name"
+            )
 
 
 def _label() -> str:

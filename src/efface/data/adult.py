@@ -1,13 +1,11 @@
 """UCI Adult: predict whether a person earns more than 50,000 dollars, with sex or race as the protected attribute.
 
-The table goes through AIF360's `StandardDataset`, with the columns, the favourable label and the privileged groups of
-AIF360's own `AdultDataset` (which wants its files inside site-packages), so that AIF360's metrics and algorithms apply
-to any split as it is: `split.aif360()`. Becker & Kohavi, "Adult", UCI Machine Learning Repository, 1996, CC BY 4.0.
+It is encoded as any table is (`efface.data.table`), with the columns, the favourable label and the privileged groups of
+AIF360's `AdultDataset` (which wants its files inside site-packages), so that AIF360's metrics and algorithms apply to
+any split as it is: `split.aif360()`. Becker & Kohavi, "Adult", UCI Machine Learning Repository, 1996, CC BY 4.0.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.data.base import Dataset, Split, flip_pairs, require_every_class, stratified_split
+from efface.data.base import Dataset, stratified_split
+from efface.data.columns import Labels
 from efface.data.download import download_folder
+from efface.data.preprocessing import Column
+from efface.data.table import encoded
 from efface.data.text import numbered_lines
 from efface.extras import require
 from efface.options import Ge, options
@@ -61,49 +62,21 @@ CLASSES = ("<=50K", ">50K")
 """The second is the favourable label."""
 ATTRIBUTES = {"sex": ("Female", "Male"), "race": ("other", "White")}
 """The second value of each is the privileged group, as in AIF360."""
-MISSING, MERGED = "?", "(rare)"
+MISSING = "?"
+COLUMN_KINDS = [
+    Column(name, "indicator", ATTRIBUTES[name])
+    if name in ATTRIBUTES
+    else Column(name, "number" if name in NUMERIC else "category")
+    for name in COLUMNS
+    if name not in ("fnlwgt", LABEL)
+]
+"""How each column becomes numbers; `fnlwgt` is a sampling weight."""
 
 _URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/"
 _SHA256 = {
     "adult.data": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
     "adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
 }
-
-
-@dataclass(frozen=True)
-class AdultSplit:
-    """People of one split, as rows of the encoded table."""
-
-    index: Tensor
-    y: Tensor
-    a: Tensor
-    x: Tensor
-    """`[n, d]` float32, see `columns`."""
-    columns: tuple[str, ...]
-    attribute_column: int
-    """The column of x that holds the attribute as 0 or 1."""
-    table: Any
-    """AIF360's `StandardDataset` of all splits, features encoded as in x."""
-    rows: Tensor
-    """`[n]`: rows of `table`."""
-    cluster: Tensor | None = None
-
-    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
-        """Return `[len(rows), d]`; with `a`, the same people with that attribute and all other columns unchanged.
-
-        A husband whose sex is changed stays a husband.
-        """
-        x = self.x[rows]
-        if a is not None:
-            x[:, self.attribute_column] = a.to(x.dtype)
-        return x.to(device)
-
-    def aif360(self) -> Any:
-        """Return the split as AIF360's `BinaryLabelDataset`: features x, labels y, both attributes, weights 1."""
-        return self.table.subset(self.rows.numpy())
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 @options
@@ -129,7 +102,7 @@ class Adult:
     n_pairs: Annotated[int, Ge(1)] = 2_000
 
     def fingerprint(self, data_dir: Path) -> str:
-        require("aif360", "pandas", "pooch", extra="adult", what="dataset=adult")
+        require("pandas", "pooch", "sklearn", "skops", extra="adult", what="dataset=adult")
         digest = hashlib.sha256()
         for file in _files(data_dir):
             digest.update(file.read_bytes())
@@ -140,39 +113,24 @@ class Adult:
         fingerprint = self.fingerprint(data_dir)
         people, official_test = self._people(data_dir)
         index = torch.from_numpy(people.index.to_numpy(copy=True))
+        people = people.reset_index(drop=True)
+        people["race"] = people["race"].where(people["race"] == ATTRIBUTES["race"][1], ATTRIBUTES["race"][0])
         codes = {LABEL: _codes(people[LABEL], CLASSES[1])}
         codes |= {name: _codes(people[name], values[1]) for name, values in ATTRIBUTES.items()}
         # Strata of both attributes: the same people whichever is protected.
         parts = self._parts(codes[LABEL] * 4 + codes["sex"] * 2 + codes["race"], official_test)
-        table = _encode(people, parts["train"].numpy(), self.min_rows)
-        x = torch.from_numpy(table.features).to(torch.float32)
-        columns = tuple(table.feature_names)
-        splits: dict[str, Split] = {
-            name: AdultSplit(
-                index=index[rows],
-                y=codes[LABEL][rows],
-                a=codes[self.attribute][rows],
-                x=x[rows],
-                columns=columns,
-                attribute_column=columns.index(self.attribute),
-                table=table,
-                rows=rows,
-            )
-            for name, rows in parts.items()
-        }
-        require_every_class(splits, CLASSES)
-        generator = torch.Generator().manual_seed(0)
-        pairs = {name: flip_pairs(splits[name], 2, generator) for name in ("val", "pairs", "test")}
-        return Dataset.from_parts(
-            splits,
-            pairs,
-            classes=CLASSES,
-            attributes=ATTRIBUTES[self.attribute],
-            input_shape=(len(columns),),
-            flippable=True,
+        labels = Labels(codes[LABEL], codes[self.attribute], CLASSES, ATTRIBUTES[self.attribute], None, parts)
+        return encoded(
+            people.replace(MISSING, None),
+            COLUMN_KINDS,
+            labels,
+            index=index,
+            target=LABEL,
+            protected=[self.attribute],
+            min_rows=self.min_rows,
             fingerprint=fingerprint,
-            attribute_columns=(columns.index(self.attribute),),
-            per_sample_inputs=False,  # train sets means, scales and which categories are merged
+            source="UCI Adult",
+            indicators=list(ATTRIBUTES),
         )
 
     def _people(self, data_dir: Path) -> tuple["pd.DataFrame", np.ndarray]:
@@ -278,58 +236,3 @@ def _download(names: list[str], folder: Path) -> None:
 
 def _codes(values: "pd.Series[Any]", one: str) -> Tensor:
     return torch.from_numpy((values == one).to_numpy().astype(np.int64))
-
-
-def _encode(people: "pd.DataFrame", train: np.ndarray, min_rows: int) -> Any:
-    """Make AIF360's data set of the table: numbers standardised and categories one-hot, by the rows `train`."""
-    import pandas as pd
-    from aif360.datasets import StandardDataset
-
-    people = people.drop(columns="fnlwgt")
-    for name in NUMERIC:
-        mean, std = people[name].iloc[train].mean(), people[name].iloc[train].std(ddof=0)
-        people[name] = (people[name] - mean) / (std or 1.0)
-    for name in CATEGORICAL:
-        people[name] = merge_rare(people[name], train, min_rows)
-
-    def equals(value: str) -> Callable[[str], float]:
-        return lambda other: float(other == value)
-
-    # Functions, not lists of values: AIF360 compares lists in a way that pandas 3 refuses on text columns.
-    return StandardDataset(
-        df=pd.DataFrame(people),
-        label_name=LABEL,
-        favorable_classes=equals(CLASSES[1]),
-        protected_attribute_names=list(ATTRIBUTES),
-        privileged_classes=[equals(v[1]) for v in ATTRIBUTES.values()],
-        categorical_features=list(CATEGORICAL),
-        metadata={
-            "label_maps": [{1.0: CLASSES[1], 0.0: CLASSES[0]}],
-            "protected_attribute_maps": [{1.0: v[1], 0.0: v[0]} for v in ATTRIBUTES.values()],
-        },
-    )
-
-
-def merge_rare(values: "pd.Series[str]", train: np.ndarray, min_rows: int) -> "pd.Series[Any]":
-    """Merge categories until each has `min_rows` rows in train, and fill in missing values.
-
-    Missing values become the most frequent category. Rare categories become `MERGED`, and with them the next rarest if
-    they are too few together. A category that train lacks becomes `MERGED` too, or the most frequent one if nothing was
-    merged.
-
-    Args:
-        values: a column of strings; `MISSING` where there is no value.
-        train: positions of the rows of train.
-        min_rows: the smallest number of rows of a category in train.
-    """
-    import pandas as pd
-
-    counts = values.iloc[train][values.iloc[train] != MISSING].value_counts()
-    counts = counts.sort_index().sort_values(kind="stable")  # from rare to frequent, ties by name
-    before = counts.cumsum() - counts
-    rare = list(counts.index[(counts < min_rows) | ((before > 0) & (before < min_rows))])
-    frequent = [name for name in sorted(counts.index) if name not in rare]
-    most_frequent = counts.index[-1]
-    new = values.where(values != MISSING, most_frequent)
-    new = new.where(new.isin(frequent), MERGED if rare else most_frequent)
-    return pd.Series(pd.Categorical(new, categories=[*frequent, *([MERGED] if rare else [])]), index=values.index)

@@ -69,6 +69,18 @@ class Pairs:
         return len(self.rows)
 
 
+class Preprocessing(Protocol):
+    """What makes inputs of the rows of a table, fitted on train; saved with a run, so that new rows can be read."""
+
+    def transform(self, frame: Any) -> Tensor:
+        """Return the inputs `[n, d]` float32 of a data frame with the columns of the table."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, without pickle."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A loaded data set."""
@@ -99,6 +111,8 @@ class Dataset:
     inputs serve every task on them. None where inputs depend on more than that."""
     vocabulary: Vocabulary | None = None
     """Data sets of words only: all words of the source with their inputs, those of no split among them."""
+    preprocessing: Preprocessing | None = None
+    """Tabular data only: what made the inputs of the rows."""
 
     @classmethod
     def from_parts(cls, splits: Mapping[str, Split], pairs: Mapping[str, Pairs], **facts: Any) -> "Dataset":

@@ -4,7 +4,6 @@ Liu et al., "Deep learning face attributes in the wild", ICCV 2015. The official
 group DRO (Sagawa et al., "Distributionally robust neural networks for group shifts", ICLR 2020).
 """
 
-import difflib
 import hashlib
 import os
 import warnings
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from efface.data.base import Dataset, Pairs, Split, matched_pairs, require_every_class, require_two_attributes
 from efface.data.groups import group_counts, groups
-from efface.data.images import Images, decoded
+from efface.data.images import AlignedFraming, Images, ImageSplit, content_of, decoded
 from efface.data.people import FOLDS, deal, fold_parts
-from efface.data.text import numbered_lines, some
+from efface.data.text import closest, numbered_lines, some
 from efface.options import Ge, Le, Len, options
 
 SIZE, CROP = (178, 218), 178
@@ -33,30 +32,6 @@ _WITHIN = ("", "Anno", "Eval", "Img", "data")
 """Where the official archive and group DRO's code put lists and images, within the folder."""
 _PARTS = {"train": 0, "val": 1, "test": 2}
 """Numbers of the official partition."""
-
-
-@dataclass(frozen=True)
-class CelebASplit:
-    """Photographs of one split."""
-
-    index: Tensor
-    """`[n]`: the number in the file's name."""
-    y: Tensor
-    a: Tensor
-    cluster: Tensor | None
-    """`[n]` int64: the person's identity; None where it is not known."""
-    rows: Tensor
-    """`[n]`: rows of `images`."""
-    images: Images
-
-    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
-        """Read `[len(rows), c, h, w]`, centred and scaled like ImageNet."""
-        if a is not None:
-            raise ValueError("a: nobody was photographed twice, as a man and as a woman: CelebA has no counterfactuals")
-        return self.images.normalised(self.rows[rows], device)
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 @options
@@ -119,7 +94,7 @@ class CelebA:
         images = self._decoded([folder.images / name for name in names], content, cache_dir)
         index = torch.tensor([int(name.partition(".")[0]) for name in names])
         splits: dict[str, Split] = {
-            name: CelebASplit(
+            name: ImageSplit(
                 index=index[rows],
                 y=y[rows],
                 a=a[rows],
@@ -171,8 +146,7 @@ class CelebA:
         """Return the images at this resolution, none of which has been read yet."""
         return decoded(
             files,
-            size=SIZE,
-            crop=CROP,
+            framing=AlignedFraming(SIZE, CROP),
             resolution=self.resolution,
             grayscale=self.grayscale,
             cache_dir=cache_dir,
@@ -242,12 +216,7 @@ class _Folder:
         """
         with os.scandir(self.images) as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".jpg")}
-        missing = [name for name in names if name not in sizes]
-        if missing:
-            raise FileNotFoundError(
-                f"{self.images} lacks {len(missing):,} of the {len(names):,} images that {self.file(_ATTRIBUTES)} "
-                f"names: {some(missing)}. Extract them again, or cut the lists to the images that are there"
-            )
+        content = content_of(self.images, names, sizes)
         if len(sizes) > len(names):
             extra = sorted(set(sizes) - set(names))
             warnings.warn(
@@ -255,7 +224,7 @@ class _Folder:
                 f"not used: {some(extra)}",
                 stacklevel=3,
             )
-        return hashlib.sha256("".join(f"{name} {sizes[name]}\n" for name in names).encode()).hexdigest()
+        return content
 
     def attributes(self, columns: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
         """Read each image's name, and 0 or 1 in each of `columns`."""
@@ -268,10 +237,9 @@ class _Folder:
         known = header[1:] if file.suffix == ".csv" else header
         unknown = [name for name in columns if name not in known]
         if unknown:
-            close = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.3) or known
             raise ValueError(
                 f"target or attributes: {unknown[0]!r} is not among the {len(known)} names of {file}, line {number}: "
-                f"did you mean {', '.join(close)}?"
+                f"did you mean {closest(unknown[0], known)}?"
             )
         positions = [known.index(name) + 1 for name in columns]
         named: dict[str, int] = {}

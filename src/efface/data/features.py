@@ -19,19 +19,18 @@ from efface.data.base import (
     matched_pairs,
     require_every_class,
     require_two_attributes,
-    stratified_split,
 )
 from efface.data.groups import groups
+from efface.data.labels import as_strings, codes
+from efface.data.splits import Ratios, dealt_parts, named_rows, require_shares
 from efface.data.text import some
 from efface.moments import require_finite
-from efface.options import Ge, Gt, Len, options
+from efface.options import Ge, Len, options
 
 _SQUARES, _SQUARES_OF_DOUBLES = 1e15, 1e150
 """Largest inputs whose sums of squares still fit into float32, and into float64."""
 _SCALES = 1e3
 """How many times the standard deviation of one column may be that of another without a warning."""
-_MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT")
-"""What numpy and pandas make of missing values in an array of strings."""
 
 
 @options
@@ -58,16 +57,13 @@ class FeatureFile:
     """
 
     path: str
-    ratios: Annotated[Sequence[Annotated[float, Gt(0)]], Len(4, 4)] = (0.6, 0.1, 0.1, 0.2)
+    ratios: Ratios = (0.6, 0.1, 0.1, 0.2)
     standardise: bool = True
     attribute_columns: Annotated[Sequence[Annotated[int, Ge(0)]], Len(1)] | None = None
     per_sample_inputs: bool | None = None
 
     def __post_init__(self) -> None:
-        if not np.isclose(sum(self.ratios), 1):
-            raise ValueError(
-                f"ratios is {list(self.ratios)}, but must be four positive shares of {', '.join(SPLITS)} that sum to 1"
-            )
+        require_shares(self.ratios)
         if self.standardise and self.per_sample_inputs:
             raise ValueError(
                 "per_sample_inputs is true, but standardise=true makes every row depend on all of train: set "
@@ -90,15 +86,14 @@ class FeatureFile:
         """Read the file and deal its rows out. `seed` changes nothing."""
         fingerprint = self.fingerprint(data_dir)
         arrays = self._read()
-        y, classes = _codes(arrays["y"], "y")
-        a, attributes = _codes(arrays["a"], "a")
+        y, classes = codes(arrays["y"], "y")
+        a, attributes = codes(arrays["a"], "a")
         generator = torch.Generator().manual_seed(0)
         if "split" in arrays:
             parts = self._named_parts(arrays["split"])
         else:
-            sizes = {name: int(share * len(y)) for name, share in zip(SPLITS, self.ratios, strict=True)}
-            sizes["train"] += len(y) - sum(sizes.values())
-            parts = stratified_split(groups(y, a, len(attributes)), sizes, generator)
+            shares = dict(zip(SPLITS, self.ratios, strict=True))
+            parts = dealt_parts(groups(y, a, len(attributes)), shares, generator)
         x = self._inputs(arrays["x"], parts["train"].numpy())
         splits: dict[str, Split] = {
             name: TensorSplit(index=rows, y=y[rows], a=a[rows], x=x[rows]) for name, rows in parts.items()
@@ -221,67 +216,4 @@ class FeatureFile:
         """Return the rows of each part that the array `split` names."""
         if split.ndim != 1:
             raise ValueError(f"path: split in {self.path} has shape {split.shape}, but must be [n]")
-        split = _decoded(split, "split")
-        unknown = sorted(set(np.unique(split.astype(str))) - set(SPLITS))
-        if unknown:
-            raise ValueError(f"path: split in {self.path} holds {some(unknown)}, but may only hold {', '.join(SPLITS)}")
-        parts = {name: torch.from_numpy(np.flatnonzero(split.astype(str) == name)) for name in SPLITS}
-        empty = [name for name in ("train", "val", "test") if len(parts[name]) == 0]
-        if empty:
-            raise ValueError(f"path: split in {self.path} gives no row to {', '.join(empty)}")
-        return parts
-
-
-def _codes(values: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Number labels 0 … K − 1 in sorted order; return them, and their names. Floats must be whole numbers."""
-    if values.ndim == 1 and values.dtype.kind == "f" and len(values):
-        fractions = np.flatnonzero(~(np.isfinite(values) & (np.round(values) == values) & (np.abs(values) < 2**53)))
-        if len(fractions):
-            row = fractions[0]
-            raise ValueError(
-                f"{name} has dtype {values.dtype} and holds {values[row]} in row {row}, but must be integers or "
-                "strings of shape [n]; floats are taken only if they are whole numbers"
-            )
-        values = values.astype(np.int64)
-    if values.ndim != 1 or values.dtype.kind not in "iubUS":
-        raise ValueError(
-            f"{name} has shape {values.shape} and dtype {values.dtype}, but must be integers or strings of shape [n]"
-        )
-    values = _decoded(values, name)
-    if values.dtype.kind == "U":
-        gaps = np.flatnonzero(np.isin(values, _MISSING))
-        if len(gaps):
-            raise ValueError(
-                f"{name} holds {str(values[gaps[0]])!r} in row {gaps[0]}, which stands for a missing value: drop those "
-                "rows, or give them a value of their own, such as 'unknown'"
-            )
-    names, codes = np.unique(values, return_inverse=True)
-    if len(names) < 2:
-        content = f"only one value, {names[0]}" if len(names) else "no rows"
-        raise ValueError(f"{name} holds {content}: two or more values are needed")
-    classes = tuple(str(value) for value in names)
-    _require_distinct(classes, name)
-    return torch.from_numpy(codes.astype(np.int64)), classes
-
-
-def _decoded(values: np.ndarray, name: str) -> np.ndarray:
-    """Return strings of bytes in UTF-8 as strings; other arrays as they are."""
-    if values.dtype.kind != "S":
-        return values
-    try:
-        return np.char.decode(values, "utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} holds bytes that are not in UTF-8 ({error}): save strings") from error
-
-
-def _require_distinct(names: Sequence[str], name: str) -> None:
-    """Refuse labels that differ in blanks at their ends; warn of those that differ in capitals."""
-    stripped, lower = ({form(text) for text in names} for form in (str.strip, str.casefold))
-    if len(stripped) < len(names):
-        raise ValueError(f"{name} holds {', '.join(map(repr, names))}, of which some differ in blanks: strip them")
-    if len(lower) < len(names):
-        warnings.warn(
-            f"{name} holds {some([repr(text) for text in names])}, of which some differ in capitals only: each counts "
-            "as a value of its own",
-            stacklevel=4,
-        )
+        return named_rows(as_strings(split, "split").astype(str), f"path: split in {self.path}")

@@ -5,10 +5,11 @@ import hashlib
 import mmap
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from tqdm import tqdm
 
 from efface.cache import cached_array
 from efface.data.text import some
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's images in 0 … 1, on which torchvision's weights were trained."""
@@ -75,27 +79,106 @@ class Images:
         return x.mul_(scale).add_(shift)
 
 
+@dataclass(frozen=True)
+class ImageSplit:
+    """Pictures of one split."""
+
+    index: Tensor
+    y: Tensor
+    a: Tensor
+    cluster: Tensor | None
+    """`[n]` int64: who or what is shown; None where it is not known."""
+    rows: Tensor
+    """`[n]`: rows of `images`."""
+    images: Images
+
+    def inputs(self, rows: Tensor, *, a: Tensor | None = None, device: str | torch.device = "cpu") -> Tensor:
+        """Read `[len(rows), c, h, w]`, centred and scaled like ImageNet."""
+        if a is not None:
+            raise ValueError("a: nothing was photographed twice, under one attribute and another: no counterfactuals")
+        return self.images.normalised(self.rows[rows], device)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Framing(Protocol):
+    """How a picture becomes a square."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the square depends on beside its side, for the key of the cache."""
+        ...
+
+    def square(self, image: "Image", resolution: int) -> "Image":
+        """Return `[resolution, resolution]` pixels of a picture.
+
+        Raises:
+            ValueError: it has another size than it must have.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AlignedFraming:
+    """Pictures of one size, such as aligned faces: the central square of `crop` pixels, resized.
+
+    With Pillow's bilinear filter: torchvision's `CenterCrop` and `Resize` of a PIL image.
+
+    Args:
+        size: (width, height).
+        crop: side of the square, at most the shorter side.
+    """
+
+    size: tuple[int, int]
+    crop: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"crop": self.crop}
+
+    def square(self, image: "Image", resolution: int) -> "Image":
+        if image.size != self.size:
+            sizes = f"{image.size[0]} × {image.size[1]}, but must be {self.size[0]} × {self.size[1]} pixels"
+            raise ValueError(f"it is {sizes}")
+        return _central(image, self.crop).resize((resolution, resolution), _bilinear())
+
+
+@dataclass(frozen=True)
+class AnyFraming:
+    """Pictures of any size: resized, then cut to the central square.
+
+    With Pillow's bilinear filter: torchvision's `Resize` and `CenterCrop` of a PIL image.
+
+    Args:
+        resize: side in pixels to which the shorter side is brought.
+        stretch: bring both sides to it, whatever the shape, as group DRO's code does for Waterbirds.
+    """
+
+    resize: int
+    stretch: bool
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"resize": self.resize, "stretch": self.stretch}
+
+    def square(self, image: "Image", resolution: int) -> "Image":
+        shorter = min(image.size)
+        width, height = ((self.resize if self.stretch else self.resize * side // shorter) for side in image.size)
+        return _central(image.resize((width, height), _bilinear()), resolution)
+
+
 def decoded(
-    files: Sequence[Path],
-    *,
-    size: tuple[int, int],
-    crop: int,
-    resolution: int,
-    grayscale: bool,
-    cache_dir: Path,
-    content: str,
+    files: Sequence[Path], *, framing: Framing, resolution: int, grayscale: bool, cache_dir: Path, content: str
 ) -> Images:
     """Return the images of `files` in order; the first that is read decodes them all, unless the cache has them.
 
-    So a run whose features are in the cache neither decodes nor checks images that it does not need. Each image is
-    cropped to its central square of `crop` pixels and resized with Pillow's bilinear filter: torchvision's
-    `CenterCrop` and `Resize` of a PIL image.
+    So a run whose features are in the cache neither decodes nor checks images that it does not need.
 
     Args:
-        files: JPEG or PNG, all of one size.
-        size: their size (width, height).
-        crop: side of the square, at most the shorter side.
-        resolution: side after resizing.
+        files: JPEG, PNG or what else Pillow reads; they are turned upright where the camera says how.
+        framing: makes a square of each.
+        resolution: side of the square.
         grayscale: one channel of luma (ITU-R 601-2), instead of three of colour.
         cache_dir: of `efface.cache`.
         content: a hash that changes when a file does; part of the key.
@@ -108,12 +191,12 @@ def decoded(
     """
     shape = (len(files), resolution, resolution, 1 if grayscale else 3)
     names = hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
-    key = {"content": content, "names": names, "crop": crop}
+    key = {"content": content, "names": names, **framing.key}
 
     def decode_into(file: Path, out: np.ndarray) -> str | None:
         """Return None, or why the file cannot be used."""
         try:
-            out[:] = decode(file, size=size, crop=crop, resolution=resolution, grayscale=grayscale)
+            out[:] = decode(file, framing=framing, resolution=resolution, grayscale=grayscale)
         except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for a damaged file
             return f"{file} ({error})"
         return None
@@ -142,18 +225,44 @@ def decoded(
     return Images(shape, lambda: cached_array(cache_dir, "images", key, shape, chunks))
 
 
-def decode(file: Path, *, size: tuple[int, int], crop: int, resolution: int, grayscale: bool) -> np.ndarray:
+def decode(file: Path, *, framing: Framing, resolution: int, grayscale: bool) -> np.ndarray:
     """Decode one image to uint8 `[resolution, resolution, c]`; see `decoded`."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(file) as image:
-        if image.size != size:
-            raise ValueError(f"it is {image.size[0]} × {image.size[1]}, but must be {size[0]} × {size[1]} pixels")
-        left, top = (round((side - crop) / 2) for side in size)
-        whole = image.convert("L" if grayscale else "RGB")
-        square = whole.crop((left, top, left + crop, top + crop))
-        small = square.resize((resolution, resolution), Image.Resampling.BILINEAR)
-        return np.asarray(small).reshape(resolution, resolution, -1)
+        upright = ImageOps.exif_transpose(image).convert("L" if grayscale else "RGB")
+        return np.asarray(framing.square(upright, resolution)).reshape(resolution, resolution, -1)
+
+
+def content_of(folder: Path, names: Sequence[str], sizes: Mapping[str, int]) -> str:
+    """Hash the names and sizes of the images that a list names.
+
+    Args:
+        folder: where they are, for the message.
+        names: relative to the folder.
+        sizes: in bytes, of the files that are there.
+
+    Raises:
+        FileNotFoundError: some are not there.
+    """
+    missing = [name for name in names if name not in sizes]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing):,} of the {len(names):,} images that its list names: {some(missing)}. "
+            "Extract them again, or cut the list to the images that are there"
+        )
+    return hashlib.sha256("".join(f"{name} {sizes[name]}\n" for name in names).encode()).hexdigest()
+
+
+def _central(image: "Image", side: int) -> "Image":
+    left, top = (round((length - side) / 2) for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def _bilinear() -> Any:
+    from PIL import Image
+
+    return Image.Resampling.BILINEAR
 
 
 def _workers() -> int:

@@ -1,5 +1,6 @@
 """Words for messages, and lines of files."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,3 +26,8 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
                     f"{file}, line {number} is not in UTF-8 ({error.reason} at character {error.start + 1}): save the "
                     "file as UTF-8, or fetch it again"
                 ) from error
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """Join the names that a misspelt one may mean, or the first few of all."""
+    return some(difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known)

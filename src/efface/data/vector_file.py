@@ -98,7 +98,7 @@ def _numbers(text: bytes) -> np.ndarray | None:
     with warnings.catch_warnings():  # older versions of numpy warn, and return what comes before
         warnings.simplefilter("error", DeprecationWarning)
         try:
-            return np.fromstring(text, dtype=np.float32, sep=" ")  # type: ignore[call-overload,no-any-return]
+            return np.fromstring(text, dtype=np.float32, sep=" ")
         except (ValueError, DeprecationWarning):
             return None
 

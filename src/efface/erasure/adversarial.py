@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from efface.erasure.inputs import check_rank, checked_weight
+from efface.erasure.inputs import check_rank, checked_weight, require_dense
 from efface.moments import require_finite
 from efface.softmax import fit_softmax
 
@@ -264,6 +264,7 @@ def _matrix(x: Any, name: str, device: str | torch.device) -> Tensor:
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{name} holds {array.dtype}, but must hold numbers: encode what is not a number first")
         x = torch.from_numpy(np.ascontiguousarray(array))
+    require_dense(x, name)
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(f"{name} has shape {list(x.shape)}, but must be [n, d], n > 0")
     matrix: Tensor = x.to(device)
@@ -274,8 +275,8 @@ def _matrix(x: Any, name: str, device: str | torch.device) -> Tensor:
 
 def _encode(train: Any, dev: Any, device: str | torch.device) -> tuple[Tensor, Tensor, int]:
     """Number labels of any kind 0 … K − 1; return those of train and of dev, and K."""
-    names, y = np.unique(_array(train), return_inverse=True)
-    dev_labels = _array(dev)
+    names, y = np.unique(_array(train, "y_train"), return_inverse=True)
+    dev_labels = _array(dev, "y_dev")
     unknown: Sequence[Any] = np.setdiff1d(dev_labels, names).tolist()
     if unknown:
         raise ValueError(f"y_dev has labels {list(unknown)[:5]} that are not in y_train")
@@ -285,8 +286,10 @@ def _encode(train: Any, dev: Any, device: str | torch.device) -> tuple[Tensor, T
     return torch.from_numpy(y.reshape(-1)).to(device), y_dev.to(device), len(names)
 
 
-def _array(labels: Any) -> Any:
+def _array(labels: Any, name: str) -> Any:
+    if isinstance(labels, Tensor):
+        require_dense(labels, name)
     labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.ndim != 1:
-        raise ValueError(f"labels have shape {list(labels.shape)}, but must be [n]")
+        raise ValueError(f"{name} has shape {list(labels.shape)}, but must be labels [n]")
     return labels

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efface.erasure.inputs import as_concept, as_tensor, concept_rows, count_classes, is_integer, weight_rows
 from efface.erasure.whitening import concept_directions
-from efface.moments import Moments, as_matrix
+from efface.moments import Moments, require_finite
 from efface.softmax import fit_softmax
 
 
@@ -52,7 +52,8 @@ def certify(eraser: Callable[[Tensor], Tensor], x: Any, z: Any, *, weight: Any =
     Cost: O(n d²) and a softmax fit.
 
     Raises:
-        ValueError: shapes do not fit, or values are not finite.
+        TypeError: the eraser is no function.
+        ValueError: shapes do not fit, that of what the eraser returns included, or values are not finite.
     """
     x, z = as_tensor(x, "x"), as_concept(z).to(getattr(x, "device", "cpu"))
     if x.ndim != 2:
@@ -61,7 +62,7 @@ def certify(eraser: Callable[[Tensor], Tensor], x: Any, z: Any, *, weight: Any =
     has_labels = is_integer(z) and (z.ndim == 1 or z.shape[1:] == (1,))
     k = max(count_classes(z), 2) if has_labels else 1 if z.ndim == 1 else z.shape[-1]
     concept = concept_rows(x, z, k)
-    erased = as_matrix(eraser(x), x.shape[1], "the erased x").to(torch.float64)
+    erased = _erased(eraser, x).to(torch.float64)
     before, after = (Moments(x.shape[1], k, dtype=torch.float64, device=x.device) for _ in range(2))
     before.update(x.to(torch.float64), concept, weight)
     after.update(erased, concept, weight)
@@ -99,6 +100,30 @@ def certify_moments(before: Moments, after: Moments, *, l2: float = 1e-7) -> Gua
         n=before.count,
         d=before.x_dim,
     )
+
+
+def _erased(eraser: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return what an eraser makes of x `[n, d]`, of its shape.
+
+    Raises:
+        TypeError: it is no function.
+        ValueError: it returns something else, or values that are not finite.
+    """
+    if not callable(eraser):
+        raise TypeError(
+            f"eraser is a {type(eraser).__name__}, but must be a function of x [n, d]: an eraser, or your own"
+        )
+    returned = eraser(x)
+    if returned is None:
+        raise ValueError("eraser returned None, but must return the erased x: end the function with a return")
+    erased = as_tensor(returned, "what eraser returned").to(x.device)
+    if erased.shape != x.shape:
+        raise ValueError(
+            f"what eraser returned has shape {list(erased.shape)}, but must be the erased x, {list(x.shape)}: a row "
+            "for each row of x, in its dimensions"
+        )
+    require_finite(erased, "what eraser returned")
+    return erased
 
 
 def _scale(moments: Moments) -> Tensor:

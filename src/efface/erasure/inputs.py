@@ -14,9 +14,10 @@ def as_tensor(values: Any, name: str) -> Tensor:
     """Take a tensor as it is; copy a numpy array, a frame or series of pandas, or a nested list of numbers.
 
     Raises:
-        ValueError: they are not numbers; the message begins with `name`.
+        ValueError: they are not numbers, or a tensor is sparse or on the device meta; the message begins with `name`.
     """
     if isinstance(values, Tensor):
+        require_dense(values, name)
         return values
     array = values.to_numpy() if hasattr(values, "to_numpy") else values
     try:
@@ -27,6 +28,20 @@ def as_tensor(values: Any, name: str) -> Tensor:
             f"{name} is a {type(values).__name__} that torch cannot read ({error}): give a tensor, an array or a list "
             "of numbers; encode strings as labels 0 … K − 1 first"
         ) from error
+
+
+def require_dense(x: Tensor, name: str) -> None:
+    """Check that a tensor holds all of its values.
+
+    Raises:
+        ValueError: it is sparse or on the device meta; the message begins with `name`.
+    """
+    if x.layout != torch.strided:
+        raise ValueError(f"{name} has the layout {x.layout}, but must be dense: give {name}.to_dense()")
+    if x.is_meta:
+        raise ValueError(
+            f"{name} is on the device meta, where a tensor has a shape and no values: load or compute it on cpu or cuda"
+        )
 
 
 def as_concept(z: Any) -> Tensor:

@@ -82,4 +82,4 @@ def _unit(vectors: Tensor) -> Tensor:
     norms = vectors.double().norm(dim=1, keepdim=True)
     if not bool((norms > 0).all()):
         raise ValueError(f"{int((norms == 0).sum())} of {len(vectors)} vectors are 0, and have no direction")
-    return vectors.double() / norms
+    return torch.div(vectors.double(), norms)

@@ -125,12 +125,12 @@ class Evaluation:
         """Return a digest of the files that evaluation reads beside the data set's; empty where it reads none."""
         return ""
 
-    def aside(self, dataset: Dataset, data_dir: Path) -> Callable[[Debiased, Read], Aside]:
-        """Return what measures a debiased model on other data than the splits; nothing here.
+    def require(self, dataset: Dataset, data_dir: Path) -> None:
+        """Refuse data that this evaluation does not apply to, before anything is trained; there are none."""
 
-        Called before anything is trained: a subclass reads its files, and refuses data that it does not apply to.
-        """
-        return lambda debiased, read: Aside()
+    def aside(self, debiased: Debiased, dataset: Dataset, read: Read, data_dir: Path) -> Aside:
+        """Measure a debiased model on other data than the splits; nothing here."""
+        return Aside()
 
     @torch.no_grad()
     def intervals(

@@ -1,7 +1,7 @@
 """What erasure does to word vectors: WEAT, SimLex-999, nearest neighbours, and what a kernel machine still reads."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,40 +45,36 @@ class WordEmbeddings(Evaluation):
     def fingerprint(self, data_dir: Path) -> str:
         return digest(*(file_digest(path).encode() for path in word_lists.files(data_dir)))
 
-    def aside(self, dataset: Dataset, data_dir: Path) -> Callable[[Debiased, Read], Aside]:
-        """Read the word lists.
+    def require(self, dataset: Dataset, data_dir: Path) -> None:
+        """Check that there are words, lists that can be read, and scikit-learn.
 
         Raises:
-            ValueError: the data set has no words, or a list cannot be read.
+            ValueError: the data set has no words, too few of them, or a list cannot be read.
             ModuleNotFoundError: scikit-learn is not there.
         """
-        vocabulary = dataset.vocabulary
-        if vocabulary is None:
-            raise ValueError(
-                "evaluation=word_embeddings needs words with vectors, which this data set has not: take dataset=glove, "
-                "or evaluation=default"
-            )
+        words = len(_Lists.read(dataset, data_dir).vocabulary)
+        if self.k >= words:
+            raise ValueError(f"k is {self.k}, but must be less than the {words} words that there are")
         if self.svm_probe:
             require("sklearn", extra="sklearn", what="evaluation.svm_probe=true")
-        lists = _Lists(vocabulary, word_lists.read_weat(data_dir), word_lists.read_simlex(data_dir))
-        wanted = [word for word in self.neighbours if vocabulary.row(word) is not None]
-        missing = {**lists.missing, "neighbours": sorted(set(self.neighbours) - set(wanted))}
-        if self.k >= len(vocabulary):
-            raise ValueError(f"k is {self.k}, but must be less than the {len(vocabulary)} words that there are")
 
-        @torch.no_grad()
-        def measure(debiased: Debiased, read: Read) -> Aside:
-            before = read(vocabulary.vectors, debiased.cut)
-            if debiased.represent.uses_attribute:
-                return Aside(lists.unmeasured("the method needs the attribute of each word, which most have not"))
-            after = debiased.represent(before)
-            near = {
-                "before": _neighbours(before, vocabulary, wanted, self.k),
-                "after": _neighbours(after, vocabulary, wanted, self.k),
-            }
-            return Aside(lists.measured(after), {"neighbours": near, "missing_words": missing})
-
-        return measure
+    @torch.no_grad()
+    def aside(self, debiased: Debiased, dataset: Dataset, read: Read, data_dir: Path) -> Aside:
+        """Measure the vectors of all words; the record also has the nearest neighbours, and which words are missing."""
+        lists = _Lists.read(dataset, data_dir)
+        if debiased.represent.uses_attribute:
+            return Aside(lists.unmeasured("the method needs the attribute of each word, which most have not"))
+        before = read(lists.vocabulary.vectors, debiased.cut)
+        after = debiased.represent(before)
+        wanted = [word for word in self.neighbours if lists.vocabulary.row(word) is not None]
+        info = {
+            "neighbours": {
+                "before": _neighbours(before, lists.vocabulary, wanted, self.k),
+                "after": _neighbours(after, lists.vocabulary, wanted, self.k),
+            },
+            "missing_words": {**lists.missing, "neighbours": sorted(set(self.neighbours) - set(wanted))},
+        }
+        return Aside(lists.measured(after), info)
 
     @torch.no_grad()
     def __call__(
@@ -127,10 +123,20 @@ class _Lists:
     tests: dict[str, WordSets]
     pairs: WordPairs
 
+    @classmethod
+    def read(cls, dataset: Dataset, data_dir: Path) -> "_Lists":
+        """Read the lists; ValueError if the data set has no words."""
+        if dataset.vocabulary is None:
+            raise ValueError(
+                "evaluation=word_embeddings needs words with vectors, which this data set has not: take dataset=glove, "
+                "or evaluation=default"
+            )
+        return cls(dataset.vocabulary, word_lists.read_weat(data_dir), word_lists.read_simlex(data_dir))
+
     @property
     def missing(self) -> dict[str, list[str]]:
         """Words without a vector by the name of the list."""
-        lists = {**self.tests, "simlex": self.pairs}
+        lists: dict[str, WordSets | WordPairs] = {**self.tests, "simlex": self.pairs}
         return {name: words.missing(self.vocabulary) for name, words in lists.items()}
 
     def unmeasured(self, reason: str) -> Measured:

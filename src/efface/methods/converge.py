@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from efface.debiased import Debiased
-from efface.methods.path import Edit, PathMethod
+from efface.methods.candidates import Edit
+from efface.methods.path import PathMethod
 from efface.methods.retraining import part_of, standardised
 from efface.options import options
 from efface.problem import Problem

@@ -34,7 +34,7 @@ class Dfr(Method):
     members: Literal["both", "cf"] = "both"
     reweigh: bool = True
     number: Annotated[int, Ge(1)] | None = None
-    l2: Annotated[Sequence[Annotated[float, Gt(0)]], Len(1)] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    l2: Annotated[Sequence[Annotated[float, Gt(0)]], Len(1)] = (1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     select: Rule = "unbiased_accuracy"
 
     def training_data(self, problem: Problem) -> Features:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from efface.data.groups import aligned
 from efface.debiased import Debiased
 from efface.methods.base import Method, NotApplicable
+from efface.methods.candidates import Edit
 from efface.methods.gathering import require_classes
 from efface.methods.matching import Matching, rematched, require_matching
-from efface.methods.path import Edit, PathMethod
+from efface.methods.path import PathMethod
 from efface.methods.retraining import Part, part_of, standardised
 from efface.options import Ge, Le, options
 from efface.problem import Features, Problem

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
+from efface.methods.candidates import Edit
 from efface.methods.fmd import Edited, FmdPath, train_objective
 from efface.methods.gathering import cells_without_samples, drawn_pairs, equal_cells
-from efface.methods.path import Edit
 from efface.methods.retraining import Part
 from efface.options import Ge, Gt, Le, Len, options
 from efface.problem import Features, Problem

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
+from efface.methods.candidates import Edit
 from efface.methods.fmd import Edited, FmdPath, require_samples, samples_to_edit, train_objective
-from efface.methods.path import Edit
 from efface.methods.retraining import Part
 from efface.options import Ge, options
 from efface.problem import Features, Problem

@@ -97,12 +97,17 @@ class Part:
         """Return samples with their features in these units."""
         return data if self.units is None else replace(data, x=self.units(data.x))
 
+    def as_given(self, theta: Tensor) -> Tensor:
+        """Return θ for the features as they are. θ̂ gives the parameters as trained to the last digit."""
+        if self.units is None:
+            return theta
+        moved = theta - self.theta
+        self.units.undo(*self.trainable.entrance(moved, self.problem.train.x.shape[1]))
+        return self.trained + moved
+
     def model(self, theta: Tensor) -> Debiased:
         """Return what θ makes of the features as they are. θ̂ gives the base model to the last digit."""
-        if self.units is not None:
-            moved = theta - self.theta
-            self.units.undo(*self.trainable.entrance(moved, self.problem.train.x.shape[1]))
-            theta = self.trained + moved
+        theta = self.as_given(theta)
         if isinstance(self.trainable, Head):
             return Debiased(represent=Representation(), head=head_of(theta, bias=self.trainable.bias))
         represent, head = _split(self.trainable, theta)

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from efface.data.text import some
 from efface.extras import require
-from efface.hub import folder_digest, hub_commit
+from efface.hub import folder_digest, hub_commit, read_pretrained
 from efface.models.arguments import Arguments
 from efface.models.base import Model
 from efface.models.classifier import Classifier, random_inputs
@@ -62,6 +60,11 @@ class Transformers(Classifier):
         if self._folder is None:
             where["revision"] = self.fingerprint()  # that commit, and no later one that the hub may have by now
         config = self._read(transformers.AutoConfig, where)
+        if config.problem_type in ("regression", "multi_label_classification"):
+            raise ValueError(
+                f"path: {self.path} is a model of the problem type {config.problem_type}: give a classifier that has "
+                "one class for each sample"
+            )
         architecture = next(iter(config.architectures or ()), "no architecture")
         if architecture.endswith(_IMAGES):
             prepare, example = self._images(input_shape, where)
@@ -74,13 +77,7 @@ class Transformers(Classifier):
         return self.model(network, prepare, n_classes, example=example)
 
     def _read(self, auto: Any, where: dict[str, Any], **options: Any) -> Any:
-        try:
-            return auto.from_pretrained(**where, **options)
-        except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-            raise ValueError(
-                f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give the folder of a classifier, "
-                "or a name on the hub that can be reached from here"
-            ) from error
+        return read_pretrained(auto, where, option="path", advice="the folder of a classifier", **options)
 
     def _whole(self, auto: Any, where: dict[str, Any]) -> nn.Module:
         """Read the network; ValueError if it lacks weights, which `transformers` would draw at random."""

@@ -98,7 +98,7 @@ def _write(out: Path, tables: Sequence[Table], collection: Collection) -> list[s
     with scratch(out, prefix=".report-") as folder:
         plots = draw(collection, folder)
         texts = {
-            "index.html": page(tables, collection, plots),
+            "index.html": page(tables, collection, plots, out),
             "table.md": "\n".join(map(render.markdown, tables)),
             "table.csv": "\n".join(map(render.to_csv, tables)),
             "table.tex": "\n".join(map(render.latex, tables)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from efface.identity import run_id, run_id_v1
-from efface.record import ERROR, READABLE, RECORD, Record
+from efface.record import ERROR, PASSPORT_PAGE, READABLE, RECORD, Record
 from efface.report import frames
 from efface.report.circumstances import one_line
 from efface.report.folds import is_fold, pool
@@ -39,6 +39,8 @@ class Collection:
     """What language models' runs record of each layer: `path` of the run, `layer` from 1, `site`, and its metrics."""
     arrays: dict[str, Path] = field(default_factory=dict)
     """Files of arrays by the run's path."""
+    passports: dict[str, Path] = field(default_factory=dict)
+    """Pages of passports by the run's path, of those runs that have one."""
 
 
 def collect(results: Path) -> Collection:
@@ -83,6 +85,9 @@ def collect(results: Path) -> Collection:
         histories=pd.DataFrame([row for run in collected for row in run.history]),
         layers=pd.DataFrame([row for run in collected for row in run.layers]),
         arrays={str(run.path): results / run.path / ARRAYS for run in collected if ARRAYS in run.record.artifacts},
+        passports={
+            run.path.as_posix(): page for run in finished if (page := results / run.path / PASSPORT_PAGE).is_file()
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """The files that a run of a debiasing method leaves beside its record."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,10 +11,11 @@ from efface.debiased import MODEL_FILE, Debiased
 from efface.runs.directory import Writers
 
 ARRAYS_FILE, PREDICTIONS_FILE = "arrays.safetensors", "predictions.parquet"
+PREPROCESSING_FILE = "preprocessing.skops"
 
 
 def writers_of(debiased: Debiased, dataset: Dataset, predictions: Mapping[str, Tensor]) -> Writers:
-    """Return what writes each file: the debiased model, its predictions on test, and its arrays if it has some.
+    """Return what writes each file: the debiased model, its predictions on test, and arrays and preprocessing if any.
 
     Args:
         debiased: what the method returned.
@@ -38,7 +39,10 @@ def writers_of(debiased: Debiased, dataset: Dataset, predictions: Mapping[str, T
     def write_arrays(path: Path) -> None:
         save_file(arrays, path)
 
-    return {MODEL_FILE: debiased.save, PREDICTIONS_FILE: write_table} | ({ARRAYS_FILE: write_arrays} if arrays else {})
+    writers: dict[str, Callable[[Path], object]] = {MODEL_FILE: debiased.save, PREDICTIONS_FILE: write_table}
+    writers |= {ARRAYS_FILE: write_arrays} if arrays else {}
+    preprocessing = dataset.preprocessing
+    return writers | ({PREPROCESSING_FILE: preprocessing.save} if preprocessing is not None else {})
 
 
 def images_of_rows(dataset: Dataset, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

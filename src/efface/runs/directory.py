@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from efface.files import drop_temporary, file_digest, write_atomically
-from efface.record import READABLE, RECORD, Record
+from efface.record import PASSPORT_FILES, READABLE, RECORD, Record
 
 UNFINISHED, COMPLETE = ".unfinished", ".complete"
 """Folders of a result that is being written, and of one that is whole but not yet moved to its place."""
@@ -62,7 +62,7 @@ def complete(directory: Path) -> None:
             path.replace(directory / path.name)
     if (source / _STAGED).exists():  # last: until then it is the old record that counts
         (source / _STAGED).replace(directory / RECORD)
-    for name in superseded - _artifacts(directory / RECORD):
+    for name in (superseded | {*PASSPORT_FILES}) - _artifacts(directory / RECORD):  # a passport is of the old record
         (directory / name).unlink(missing_ok=True)
     source.rmdir()
 

@@ -13,7 +13,7 @@ from torch import nn
 from efface.cache import Entry
 from efface.data.base import Dataset, Source
 from efface.debiased import MODEL_FILE, Debiased
-from efface.evaluation.evaluate import Aside, Evaluation, Reference
+from efface.evaluation.evaluate import Evaluation, Reference
 from efface.files import digest
 from efface.methods.base import Method, NotApplicable
 from efface.models.base import Model, ModelSource
@@ -56,9 +56,25 @@ class GridRun(Run):
         return digest(data.encode(), weights.encode()) if weights else data
 
     def compute(self, session: Session) -> Outcome:
+        extraction, trained = self.prepare(session)
+        with session.clock("features"):
+            problem = extraction.problem(1)
+        reason = self.method.skip(problem)
+        if reason is not None:
+            return Outcome(not_applicable=reason)
+        try:
+            with session.clock("method"):
+                debiased = self.method.fit(problem)
+        except NotApplicable as error:  # what only fitting can tell
+            return Outcome(not_applicable=str(error))
+        with session.clock("evaluation"):
+            return self._evaluate(debiased, extraction, trained)
+
+    def prepare(self, session: Session) -> tuple[Extraction, Trained]:
+        """Load the data, and train the base model or read it from the cache: all that comes before the method."""
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
-        aside = self.evaluation.aside(dataset, self.data_dir)
+        self.evaluation.require(dataset, self.data_dir)
         code = self.model.code() if isinstance(self.model, ModelSource) else {}
         content = _content(dataset, read=not (self.training.head_only and dataset.inputs_key))
         # Of the data as they were read: the files may have changed since.
@@ -75,19 +91,7 @@ class GridRun(Run):
             cached=lambda what, build: session.cached("features", {"model": key["model"], **code, **what}, build),
             progress=session.progress,
         )
-        trained = self._train(extraction, key, session)
-        with session.clock("features"):
-            problem = extraction.problem(1)
-        reason = self.method.skip(problem)
-        if reason is not None:
-            return Outcome(not_applicable=reason)
-        try:
-            with session.clock("method"):
-                debiased = self.method.fit(problem)
-        except NotApplicable as error:  # what only fitting can tell
-            return Outcome(not_applicable=str(error))
-        with session.clock("evaluation"):
-            return self._evaluate(debiased, extraction, trained, aside(debiased, extraction.of_inputs))
+        return extraction, self._train(extraction, key, session)
 
     def _train(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
         """Train the base model of an extraction, if it is to be, and freeze it on the session's device."""
@@ -106,15 +110,16 @@ class GridRun(Run):
 
     def _fit(self, extraction: Extraction, key: dict[str, Any], session: Session) -> Trained:
         """Train the base model of an extraction, or its head, through the cache."""
-        model, dataset = extraction.model, extraction.dataset
-        learner = model
+        model = learner = extraction.model
         if self.training.head_only:
             model.to(session.device).eval()
-            with session.clock("features"):
-                dataset = extraction.as_inputs()
             learner = Model(nn.Identity(), model.head)
 
         def build() -> Entry:
+            dataset = extraction.dataset
+            if self.training.head_only:
+                with session.clock("features"):
+                    dataset = extraction.as_inputs()
             trained = self.training.fit(
                 learner, dataset, seed=self.seed, device=session.device, progress=session.progress
             )
@@ -144,12 +149,13 @@ class GridRun(Run):
                 "model=efficientnet_lite0 or another with weights from elsewhere, or training=erm".format(**names)
             )
 
-    def _evaluate(self, debiased: Debiased, extraction: Extraction, trained: Trained, aside: Aside) -> Outcome:
+    def _evaluate(self, debiased: Debiased, extraction: Extraction, trained: Trained) -> Outcome:
         dataset, fitted_at = extraction.dataset, extraction.features(1)
         reference = Reference.of(fitted_at.train, len(dataset.classes), len(dataset.attributes))
         features = extraction.features(debiased.cut)
         val = self.evaluation(debiased, features.val, features.val_cf, reference)
         test = self.evaluation(debiased, features.test, features.test_cf, reference)
+        aside = self.evaluation.aside(debiased, dataset, extraction.of_inputs, self.data_dir)
         info = {
             "d": fitted_at.train.x.shape[1],
             **sample_sizes(debiased),

@@ -1,6 +1,7 @@
 """Where a run is logged while it runs: Weights & Biases, or nowhere.
 
-`python -m efface.runs.tracking results/report` logs a finished report there: its tables, plots and page.
+`python -m efface.runs.tracking results/report` logs a finished report there: its tables, plots and page. Of the folder
+of a run it logs the passport, which `python -m efface.passport` has written.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from efface.extras import require
 from efface.files import file_digest
-from efface.record import RECORD, Record
+from efface.record import PASSPORT_FILES, RECORD, Record
 
 _FINISHED = ".finished"
 """File in the folder of an offline run that has ended with its record, whose digest it holds."""
@@ -151,7 +152,7 @@ class Wandb:
                         }
                     )
             run.summary.update({"status": record.status, "id": record.id, "info": record.info})
-            files = [self._directory / name for name in (RECORD, *record.artifacts)]
+            files = [self._directory / name for name in (RECORD, *record.artifacts, *PASSPORT_FILES)]
             self._artifact(run, f"run-{record.id}-seed{record.seed}", "run", files)
         run.finish(exit_code=0 if record is not None else 1)
         if record is not None and self.mode == "offline":
@@ -187,6 +188,23 @@ class Wandb:
         run = self._init(name=f"report {folder.absolute().parent.name}", job_type="report", dir=folder.parent)
         run.log({path.stem: wandb.Image(str(path)) for path in files if path.suffix == ".png"})
         self._artifact(run, "report", "report", files)
+        run.finish()
+
+    def log_passport(self, folder: Path) -> None:
+        """Log the passport of a finished run as a run of its own, beside that run: an artifact.
+
+        Raises:
+            FileNotFoundError: the run has no passport.
+            ValueError: its record is damaged.
+        """
+        files = [folder / name for name in PASSPORT_FILES]
+        if not all(file.is_file() for file in files):
+            raise FileNotFoundError(f"{folder} has no passport: write one with python -m efface.passport {folder}")
+        record = Record.read(folder / RECORD)
+        name = f"passport {record.config['method']['name']} seed={record.seed}"
+        # Not in the folder of the run, where every log is one of the run itself.
+        run = self._init(name=name, job_type="passport", dir=folder.absolute().parent)
+        self._artifact(run, f"passport-{record.id}-seed{record.seed}", "passport", files)
         run.finish()
 
     def _artifact(self, run: Any, name: str, kind: str, files: Iterable[Path]) -> None:
@@ -227,8 +245,9 @@ def main(argv: list[str]) -> int:
     tracker = Wandb(mode=os.environ.get("WANDB_MODE", "offline"))
     try:
         for folder in argv or ["results/report"]:
-            tracker.log_report(Path(folder))
-    except (FileNotFoundError, RuntimeError) as error:
+            log = tracker.log_passport if (Path(folder) / RECORD).is_file() else tracker.log_report
+            log(Path(folder))
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

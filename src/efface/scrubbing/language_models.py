@@ -10,17 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from efface.data.conllu import Document, TaggedText
 from efface.data.text import some
-from efface.hub import folder_digest, hub_commit
+from efface.hub import dtype_argument, folder_digest, hub_commit, in_package, read_pretrained
 from efface.options import Ge, Gt, Le, options
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
@@ -273,7 +271,7 @@ class PretrainedModel:
     max_length: Annotated[int, Ge(3)] = 256
 
     def fingerprint(self, cache_dir: Path) -> str:
-        where = _in_package(self.path)
+        where = in_package(self.path)
         if not Path(where).is_dir():
             return hub_commit(where, self.revision)
         if self.revision is not None:
@@ -310,28 +308,20 @@ class PretrainedModel:
 
     def _read(self) -> tuple[Any, Any]:
         """Read the tokeniser and the model."""
-        import transformers
         from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-        path = _in_package(self.path)
-        # The argument was renamed: the old name warns in new versions, and old versions do not know the new one.
-        dtype_name = "dtype" if _version(transformers.__version__) >= (4, 56) else "torch_dtype"
-        arguments: dict[str, Any] = {dtype_name: getattr(torch, self.dtype)}
+        path = in_package(self.path)
+        arguments = dtype_argument(getattr(torch, self.dtype))
         if self.device_map is not None:
             arguments["device_map"] = self.device_map
-        auto: Any = AutoModelForCausalLM if self.head == "causal" else AutoModel
-        # The commit of the fingerprint, and no later one that the hub may have by now.
-        pinned: dict[str, Any] = {} if Path(path).is_dir() else {"revision": hub_commit(path, self.revision)}
+        auto = AutoModelForCausalLM if self.head == "causal" else AutoModel
         # A model's own code is not run, and nobody is asked whether it may be.
-        pinned["trust_remote_code"] = False
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, **pinned)
-            model, report = auto.from_pretrained(path, output_loading_info=True, **pinned, **arguments)
-        except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-            raise ValueError(
-                f"path: {self.path} cannot be loaded ({str(error).splitlines()[0]}): give a folder with a model and "
-                "its tokeniser, or a name on the hub that can be reached from here"
-            ) from error
+        where = {"pretrained_model_name_or_path": path, "trust_remote_code": False}
+        # The commit of the fingerprint, and no later one that the hub may have by now.
+        where |= {} if Path(path).is_dir() else {"revision": hub_commit(path, self.revision)}
+        say = {"option": "path", "advice": "a folder with a model and its tokeniser"}
+        tokenizer = read_pretrained(AutoTokenizer, where, **say)
+        model, report = read_pretrained(auto, where, output_loading_info=True, **arguments, **say)
         self._require_whole(model, report)
         return tokenizer, model
 
@@ -374,19 +364,3 @@ def require_transformers() -> None:
     """
     if importlib.util.find_spec("transformers") is None:
         raise ModuleNotFoundError("language models need transformers: pip install 'efface[scrub]'")
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, minor = text.split(".")[:2]
-    return int(major), int(minor)
-
-
-def _in_package(path: str) -> str:
-    """Resolve `package:<package>/<folder>` to a folder; return other paths as they are."""
-    if not path.startswith("package:"):
-        return path
-    package, _, folder = path.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"path: no package {package} is installed: pip install {package.replace('_', '-')}")
-    return str(Path(spec.origin).parent / folder)

@@ -221,17 +221,25 @@ class SoftmaxObjective(LinearObjective):
         return (probabilities * q).sum(1) - q.gather(1, self.y[:, None])[:, 0]
 
     def hessian(
-        self, probabilities: Tensor, rows: Tensor | None = None, *, dtype: torch.dtype = torch.float64
+        self,
+        probabilities: Tensor,
+        rows: Tensor | None = None,
+        times: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Return ∇²f exactly, `[K(d+1), K(d+1)]` in the order of `theta.flatten()`; n(Kd)² operations.
 
         Block (k, l) is Xᵀ diag(w p_k (δ_kl − p_l)) X + δ_kl λ. Singular along the directions that add one vector to all
-        rows of θ unless these are penalised. With `rows`, these samples' share of it and the penalty.
+        rows of θ unless these are penalised. With `rows`, these samples' share of it and the penalty; with `times`
+        `[len(rows)]`, each sample as if it were there so many times.
         """
         k, d = self.shape
         x, weight = self.x if dtype == torch.float64 else self.x32, self.weight
         if rows is not None:
             x, weight, probabilities = x.mT[:, rows].mT, weight[rows], probabilities[rows]
+        if times is not None:
+            weight = weight * times
         weight, probabilities = weight.to(dtype), probabilities.to(dtype)
         blocks = x.new_empty(k, d, k, d)
         for i in range(k):

@@ -19,11 +19,10 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from efface.unlearning.head import Head, head_of, head_parameters
 from efface.unlearning.inverse import InverseHessian
-from efface.unlearning.objective import Minimum, Trainable, TrainingObjective
+from efface.unlearning.objective import Trainable, TrainingObjective
 
 Strategy = Literal["external", "unlearn", "replace"]
 STRATEGIES = ("external", "unlearn", "replace")
@@ -48,11 +47,7 @@ def external(
         raise ValueError("pairs: there are none, and the external strategy learns from nothing else")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha is {alpha}, but must be a weight of the pairs in (0, 1]")
-    if x_cf.shape != (len(y), objective.x.shape[1]):
-        raise ValueError(
-            f"x_cf has shape {list(x_cf.shape)}, but must be {[len(y), objective.x.shape[1]]}: a row for each of y_cf, "
-            "as wide as x"
-        )
+    check_width(x_cf, y, objective.x.shape[1], "x_cf")
     joined = torch.cat([(1 - alpha) * _normalised(objective.weight, objective.y), alpha * _normalised(weight, y)])
     return replace(
         objective, x=torch.cat([objective.x, x_cf]), y=torch.cat([objective.y, y]), weight=joined, centre=centre
@@ -142,6 +137,15 @@ def check_rows(objective: TrainingObjective, rows: Tensor) -> None:
         raise ValueError(f"rows: all {n} samples would leave; nothing would be left to train on")
 
 
+def check_width(x: Tensor, y: Tensor, d: int, name: str) -> None:
+    """Raise ValueError unless x is `[len(y), d]`; the message begins with `name`."""
+    if x.shape != (len(y), d):
+        raise ValueError(
+            f"{name} has shape {list(x.shape)}, but must be {[len(y), d]}: a row for each label, as wide as the head "
+            "takes them"
+        )
+
+
 def check_pairs(y: Tensor, y_cf: Tensor) -> None:
     """Raise ValueError unless the members of every pair have the same label."""
     if len(y) != len(y_cf):
@@ -153,47 +157,20 @@ def check_pairs(y: Tensor, y_cf: Tensor) -> None:
 
 def check_labels(y: Tensor, n_classes: int) -> None:
     """Raise ValueError unless y are labels `[n]` of all classes; the message names those without a sample."""
-    if y.dtype == torch.bool or y.is_floating_point() or y.ndim != 1:
-        raise ValueError(f"y has shape {list(y.shape)} and dtype {y.dtype}, but must be integer labels [n]")
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < n_classes:
-        raise ValueError(f"y has labels from {int(y.min())} to {int(y.max())}, but must lie in 0 … {n_classes - 1}")
+    check_range(y, n_classes, "y")
     absent = (torch.bincount(y, minlength=n_classes) == 0).nonzero()[:, 0].tolist()
     if absent:
         raise ValueError(f"train: no sample of classes {absent}; leave them out of the head, or add some")
 
 
-def debias_head(
-    head: nn.Linear,
-    x: Tensor,
-    y: Tensor,
-    *,
-    x_cf: Tensor,
-    y_cf: Tensor,
-    alpha: float = 0.8,
-    l2: float = 1e-3,
-    max_iter: int = 100,
-) -> tuple[nn.Linear, Minimum]:
-    """Return a debiased copy of a linear head: converged on train, then on what the `external` strategy makes of it.
-
-    Args:
-        head: K >= 2 logits, with or without intercept; it is not changed.
-        x, y: training features `[n, d]` and labels `[n]`.
-        x_cf, y_cf: `[m, d]`, `[m]`: features under which the spurious rule fails, and their labels.
-        alpha: weight of those.
-        l2: λ of the training objective, and of the distance from its minimum.
-        max_iter: damped Newton steps.
-
-    Returns:
-        The new head, and how its minimisation ended.
-    """
-    theta = head_parameters(head)
-    check_labels(y, len(theta))
-    trainable = Head(n_classes=len(theta), bias=head.bias is not None)
-    objective = TrainingObjective(x=x, y=y, l2=l2)
-    theta = trainable.minimise(objective, theta, max_iter=max_iter).theta
-    edited = external(objective, theta, x_cf, y_cf, alpha=alpha)
-    minimum = trainable.minimise(edited, theta, max_iter=max_iter)
-    return head_of(minimum.theta, bias=trainable.bias, dtype=head.weight.dtype), minimum
+def check_range(y: Tensor, n_classes: int, name: str) -> None:
+    """Raise ValueError unless y are integer labels `[n]` below `n_classes`; the message begins with `name`."""
+    if y.dtype == torch.bool or y.is_floating_point() or y.ndim != 1:
+        raise ValueError(f"{name} has shape {list(y.shape)} and dtype {y.dtype}, but must be integer labels [n]")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < n_classes:
+        raise ValueError(
+            f"{name} has labels from {int(y.min())} to {int(y.max())}, but must lie in 0 … {n_classes - 1}"
+        )
 
 
 def _normalised(weight: Tensor | None, y: Tensor) -> Tensor:

@@ -225,8 +225,8 @@ def head_inverse(
         damping: added to H.
         solver: `cholesky`, `cg` or `lissa`; `auto` takes the first where building H takes a fraction of a second
             (n p² <= 2e10 for p <= 2,000 parameters), else the second. p is K(d + 1), but d + 1 for two classes, which
-            are solved in the difference of their rows. `cg` is preconditioned by a factor of the samples that curve the
-            objective most, or above 5,000 parameters, where that would be p² numbers, by the mean diagonal block.
+            are solved in the difference of their rows. `cg` is preconditioned by a factor of an
+            estimate of H, or above 5,000 parameters, where that would be p² numbers, by the mean diagonal block.
         tol: of `cg`.
         seed: of `lissa`.
 

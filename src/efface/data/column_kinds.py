@@ -1,0 +1,116 @@
+"""Which column of a table is a number, an indicator or a category, and which is none of them and has to be dropped."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from efface.data.preprocessing import Column, merge_rare, plain
+from efface.data.text import some
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DATE = re.compile(r"(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)")
+_FEW = 20
+"""Values that a column of words may have without being an identifier or text."""
+_LARGEST = 1e150
+"""Largest number whose square fits into float64."""
+
+
+def column_kinds(
+    frame: "pd.DataFrame", train: np.ndarray, *, protected: Sequence[str], min_rows: int, source: object
+) -> list[Column]:
+    """Return how each column of a table becomes numbers.
+
+    Numbers of 0 and 1 alone, booleans, and words of two values are indicators, other words categories. A protected
+    column keeps all of its values, so that each row can be shown under each of them.
+
+    Args:
+        frame: all rows, of the columns that are to be inputs.
+        train: positions of the rows of train.
+        protected: columns among them that are protected.
+        min_rows: of a category, see `fit_preprocessing`.
+        source: of the table, for messages.
+
+    Raises:
+        ValueError: columns are dates, free text, identifiers, empty or infinite; each is named, with what to do.
+    """
+    inputs = [name for name in frame.columns if name not in protected]
+    refused = [f"{name!r} {reason}" for name in inputs if (reason := _refusal(frame[name], train))]
+    if refused:
+        names = ",".join(name for name in inputs if _refusal(frame[name], train))
+        raise ValueError(
+            f"drop: {source} has columns that cannot be inputs as they are: {'; '.join(refused)}. Leave them out with "
+            f"'dataset.drop=[{names}]', or replace them by numbers or a few categories"
+        )
+    table = plain(frame)
+    kinds = []
+    for name in frame.columns:
+        if name in protected:
+            kinds.append(_protected(table[name]))
+        elif table[name].dtype == np.float64:
+            values = set(table[name].iloc[train].dropna().unique().tolist())
+            kinds.append(Column(name, "indicator", (0.0, 1.0)) if values == {0.0, 1.0} else Column(name, "number"))
+        else:
+            kinds.append(_words(table[name].iloc[train], min_rows))
+    return kinds
+
+
+def _protected(column: "pd.Series[Any]") -> Column:
+    values = sorted(column.unique().tolist(), key=_order)
+    return Column(str(column.name), "indicator" if len(values) == 2 else "category", tuple(values))
+
+
+def _words(column: "pd.Series[Any]", min_rows: int) -> Column:
+    """Return the kind of a column of words: two frequent values make an indicator."""
+    frequent, merged = merge_rare(column, min_rows)
+    if len(frequent) == 2 and not merged:
+        return Column(str(column.name), "indicator", tuple(sorted(frequent, key=_order)))
+    return Column(str(column.name), "category")
+
+
+def _order(value: Any) -> tuple[Any, Any]:
+    """Numbers by size, words by the alphabet."""
+    return (value.casefold(), value) if isinstance(value, str) else (value, value)
+
+
+def _refusal(column: "pd.Series[Any]", train: np.ndarray) -> str | None:
+    """Say why a column can be no input; None if it can."""
+    from pandas.api.types import infer_dtype, is_numeric_dtype
+
+    values = column.dropna()
+    if not len(values):
+        return "is empty"
+    if column.iloc[train].isna().all():
+        return "has no value in train"
+    kind = infer_dtype(values, skipna=True)
+    if kind.startswith(("date", "time", "period", "interval")):
+        return f"holds dates or times, such as {values.iloc[0]}"
+    if is_numeric_dtype(column) or kind in ("boolean", "decimal"):
+        return _number_refusal(column)
+    if kind not in ("string", "categorical", "integer", "floating", "mixed-integer"):
+        return f"holds values of the type {type(values.iloc[0]).__name__}"
+    return next(_word_refusals([str(value) for value in values]), None)
+
+
+def _number_refusal(column: "pd.Series[Any]") -> str | None:
+    numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    infinite = np.flatnonzero(np.isinf(numbers) | (np.abs(numbers) > _LARGEST))
+    if len(infinite):
+        return f"holds {numbers[infinite[0]]:g} in row {infinite[0]}, where numbers up to {_LARGEST:g} can be taken"
+    if len(numbers) > _FEW and (np.diff(numbers) == 1).all():
+        return "counts the rows"
+    return None
+
+
+def _word_refusals(words: list[str]) -> Iterator[str]:
+    different = len(set(words))
+    if all(_DATE.fullmatch(word.strip()) for word in words):
+        yield f"holds dates or times, such as {words[0]}"
+    if different > _FEW and different == len(words):
+        yield f"is different in each row, as an identifier is, such as {some(words, 2)}"
+    length = np.mean([len(word.split()) for word in words])
+    if different > _FEW and (2 * different > len(words) or (10 * different > len(words) and length > 3)):
+        yield f"is free text, {different:,} different values in {len(words):,} rows, such as {words[0][:40]!r}"

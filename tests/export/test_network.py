@@ -1,0 +1,112 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efface.debiased import Debiased
+from efface.erasure.leace import LeaceEraser
+from efface.erasure.oracle import OracleEraser
+from efface.erasure.quadratic import QuadraticEraser
+from efface.export.network import debiased_network, folded
+from efface.models.base import Model
+from efface.models.mlp import mlp
+from efface.representations import (
+    InUnitBall,
+    LinearlyErased,
+    OracleErased,
+    QuadraticallyErased,
+    Rectified,
+    Representation,
+    WithoutColumns,
+)
+
+N, D, K = 200, 6, 3
+DROPPED = {"dropped": torch.arange(D) == 2, "constant": torch.full((D,), 0.5)}
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.arange(N) % 2
+    return torch.randn(N, D, generator=generator) + a[:, None], a
+
+
+def linear() -> LinearlyErased:
+    return LinearlyErased(**DROPPED, **LeaceEraser.fit(*samples()).tensors())
+
+
+def by_attribute() -> list[Representation]:
+    x, a = samples()
+    oracle, quadratic = OracleEraser.fit(x, a), QuadraticEraser.fit(x, a)
+    return [OracleErased(**DROPPED, **oracle.tensors()), QuadraticallyErased(**DROPPED, **quadratic.tensors())]
+
+
+@pytest.mark.parametrize("make", [Representation, linear, lambda: WithoutColumns(**DROPPED)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_affine_maps_fold_into_the_head(make: Callable[[], Representation], bias: bool) -> None:
+    represent, head = make(), nn.Linear(D, K, bias=bias)
+    layer = folded(represent, head)
+    x = torch.randn(50, D)
+    torch.testing.assert_close(layer(x), head(represent(x)), atol=1e-6, rtol=1e-5)
+
+
+def test_folding_is_the_product_of_head_and_projection() -> None:
+    x, a = samples()
+    eraser, head = LeaceEraser.fit(x.double(), a), nn.Linear(D, K)
+    none = {"dropped": torch.zeros(D, dtype=torch.bool), "constant": torch.zeros(D)}
+    layer = folded(LinearlyErased(**none, **eraser.tensors()), head)
+    assert eraser.bias is not None
+    weight, bias = head.weight.double(), head.bias.double()
+    torch.testing.assert_close(layer.weight, (weight @ eraser.P).float())
+    constant = (torch.eye(D).double() - eraser.P) @ eraser.bias
+    torch.testing.assert_close(layer.bias, (bias + weight @ constant).float())
+
+
+def test_every_kind_of_representation_is_affine_or_said_not_to_be() -> None:
+    x, a = samples()
+    maps = [Representation(), linear(), WithoutColumns(**DROPPED), *by_attribute()]
+    maps += [InUnitBall(max_norm=torch.tensor(1.0)), Rectified(weight_0=torch.randn(4, D))]
+    for represent in maps:
+        middle = represent((x[:50] + x[50:100]) / 2, a[:50])
+        mean = (represent(x[:50], a[:50]) + represent(x[50:100], a[:50])) / 2
+        assert torch.allclose(middle, mean, atol=1e-5) == represent.is_affine, represent.kind
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_attribute_chooses_among_linear_layers(number: int) -> None:
+    represent, head = by_attribute()[number], nn.Linear(D, K)
+    x, a = samples()
+    network = debiased_network(Model(nn.Flatten(), head), Debiased(represent, head), 2)
+    assert network.uses_attribute
+    assert not network.folded
+    network.attribute.value = a
+    torch.testing.assert_close(network.module(x), head(represent(x, a)), atol=1e-5, rtol=1e-5)
+
+
+def test_relearned_layers_take_the_place_of_their_own() -> None:
+    model = mlp(input_shape=(D,), n_classes=K, hidden=[5, 4])
+    weights = {"weight_0": torch.randn(4, 5), "bias_0": torch.randn(4)}
+    debiased = Debiased(Rectified(**weights), nn.Linear(4, K), cut=2)
+    network = debiased_network(model, debiased, 2)
+    x, _ = samples()
+    expected = debiased(model.cut(2)[0](x))
+    torch.testing.assert_close(network.module(x), expected)
+    assert network.folded
+    assert network.module.state_dict().keys() == model.state_dict().keys()
+
+
+def test_head_without_bias_takes_none() -> None:
+    model = mlp(input_shape=(D,), n_classes=K, hidden=[D], head_bias=False)
+    network = debiased_network(model, Debiased(linear(), model.head), 2)
+    x, _ = samples()
+    assert not network.folded
+    torch.testing.assert_close(network.module(x), model.head(linear()(model.backbone(x))), atol=1e-6, rtol=1e-5)
+
+
+def test_certified_map_stays_in_front_of_the_head() -> None:
+    model = mlp(input_shape=(D,), n_classes=K, hidden=[5])
+    debiased = Debiased(InUnitBall(max_norm=torch.tensor(0.1)), nn.Linear(5, K))
+    network = debiased_network(model, debiased, 2)
+    x, _ = samples()
+    assert not network.folded
+    torch.testing.assert_close(network.module(x), debiased(model.backbone(x)))
