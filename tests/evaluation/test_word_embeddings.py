@@ -61,6 +61,12 @@ def test_weat_of_sets_of_unlike_sizes_agrees_with_the_definition() -> None:
     assert result.p == pytest.approx(np.mean(np.array(differences) >= observed - 1e-12))
 
 
+def test_weat_goes_through_all_partitions_of_sixteen_words() -> None:
+    angles = torch.linspace(0, math.pi / 2, 16, dtype=torch.float64)
+    targets = torch.stack([angles.cos(), angles.sin()], 1)
+    assert weat(targets[:8], targets[8:], RIGHT, UP).p == pytest.approx(1 / 12_870)
+
+
 def test_weat_without_an_answer() -> None:
     same = vectors([1.0, 1.0], [2.0, 2.0])
     assert math.isnan(weat(same, same, RIGHT, UP).d)

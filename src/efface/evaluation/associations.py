@@ -1,5 +1,6 @@
 """What word vectors associate: WEAT, the agreement with human judgements of similarity, and nearest neighbours."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -49,7 +50,9 @@ def weat(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Weat:
     spread = association.std(correction=0)
     difference = association[:n].mean() - association[n:].mean()
     # Given the sizes, the difference of means grows with the sum over the first set.
-    sums = association[torch.combinations(torch.arange(total, device=x.device), n)].sum(1)
+    # Not torch.combinations, which makes a grid of total^n entries first.
+    parts = torch.tensor(list(itertools.combinations(range(total), n)), device=x.device)
+    sums = association[parts].sum(1)
     at_least = sums >= association[:n].sum() - _CLOSE
     d = float(difference / spread) if float(spread) > _CLOSE else math.nan
     return Weat(d, float(at_least.double().mean()))
