@@ -24,6 +24,7 @@ def test_nan_is_refused() -> None:
     [
         (lambda r: {**r, "surprise": 1}, "damaged or of another version"),
         (lambda r: {k: v for k, v in r.items() if k != "status"}, "damaged or of another version"),
+        (lambda r: {**r, "artifacts": {"../secret": "00"}}, "files beside the record, but '../secret' is not"),
         (lambda r: {**r, "schema_version": 99}, "schema version 99, of a later efface"),
         (lambda r: {**r, "schema_version": 1, "artifacts": ["a"]}, "schema version 1, of an earlier efface.*overwrite"),
     ],

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import efface
-from efface.sklearn import LEACE, RLACE, SAL, OracleLEACE
+from efface.sklearn import LEACE, RLACE, SAL, SPLINCE, OracleLEACE
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
@@ -25,7 +25,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore:.* erases y itself", "ignore:the concept covaries with")
 @parametrize_with_checks(
-    [LEACE(), LEACE(shrinkage=False, affine=False), SAL(), OracleLEACE(), RLACE(), RLACE(solver="squared")],
+    [LEACE(), LEACE(shrinkage=False, affine=False), SAL(), SPLINCE(), OracleLEACE(), RLACE(), RLACE(solver="squared")],
     expected_failed_checks=expected_failures,
 )
 def test_transformers_pass_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
@@ -73,6 +73,38 @@ def test_leace_transformer_applies_the_leace_eraser() -> None:
     for shrinkage in (True, "correlation"):
         erased = LEACE(shrinkage=shrinkage).fit(X, sensitive_features=sex).transform(X)
         np.testing.assert_allclose(erased, efface.LeaceEraser.fit(x, z, shrinkage=shrinkage)(x))
+
+
+@pytest.mark.parametrize("strings", [False, True])
+def test_splince_keeps_the_covariance_with_y(strings: bool, routing: None) -> None:
+    X, y, sex = people()
+    y = np.where(np.random.default_rng(1).random(len(y)) < 0.8, y, sex == "male")  # tells of sex, too
+    target = np.where(y, "yes", "no") if strings else y
+    splince = SPLINCE(shrinkage=False).set_fit_request(sensitive_features=True)
+    erased = make_pipeline(StandardScaler(), splince).fit(X, target, sensitive_features=sex).transform(X)
+    scaled = StandardScaler().fit_transform(X)
+    assert reads(erased, sex) < 1e-6
+    kept, before, by_leace = (
+        np.cov(v, y, rowvar=False)[:4, 4]
+        for v in (erased, scaled, LEACE(shrinkage=False).fit(scaled, sensitive_features=sex).transform(scaled))
+    )
+    np.testing.assert_allclose(kept, before, atol=1e-12)
+    assert np.abs(by_leace - before).max() > 0.01
+
+
+def test_splince_needs_a_target_that_is_told_from_the_concept() -> None:
+    X, y, sex = people()
+    with pytest.raises(ValueError, match="SPLINCE requires y to be passed, but the target y is None"):
+        SPLINCE().fit(X, sensitive_features=sex)
+    with pytest.raises(ValueError, match="degrees apart where x is white, less than min_angle=1"):
+        SPLINCE().fit(X, sex == "male", sensitive_features=sex)
+    with pytest.raises(ValueError, match="X has 500 samples but y 499"):
+        SPLINCE().fit(X, y[:-1], sensitive_features=sex)
+    with pytest.raises(ValueError, match="y must not have 1 missing, NaN or infinite values in column 0"):
+        SPLINCE().fit(X, np.append(y[:-1], np.nan), sensitive_features=sex)
+    with pytest.warns(UserWarning, match="SPLINCE erases y itself"):
+        erased = SPLINCE().fit(X, sex).transform(X)
+    np.testing.assert_allclose(erased, LEACE().fit(X, sensitive_features=sex).transform(X))
 
 
 @pytest.mark.filterwarnings("ignore:the concept covaries with 2 directions")
@@ -141,7 +173,7 @@ def test_bad_input() -> None:
 
 
 def test_transformers_are_no_subclasses_of_one_another() -> None:
-    kinds = (LEACE, SAL, RLACE, OracleLEACE)
+    kinds = (LEACE, SAL, SPLINCE, RLACE, OracleLEACE)
     assert all(isinstance(kind(), other) == (kind is other) for kind in kinds for other in kinds)
 
 

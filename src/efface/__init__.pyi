@@ -22,6 +22,9 @@ from .erasure.quadratic import QuadraticEraser as QuadraticEraser
 from .erasure.quadratic import QuadraticFitter as QuadraticFitter
 from .erasure.rlace import RlaceEraser as RlaceEraser
 from .erasure.rlace import RlaceSolution as RlaceSolution
+from .erasure.splince import SpansMeetError as SpansMeetError
+from .erasure.splince import SplinceEraser as SplinceEraser
+from .erasure.splince import SplinceFitter as SplinceFitter
 from .methods.debias import debias_head as debias_head
 from .moments import Moments as Moments
 from .softmax import SoftmaxFit as SoftmaxFit

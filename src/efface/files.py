@@ -1,6 +1,7 @@
 """Files that are whole or not there: locks, atomic writes, digests; and folders that go when their process does."""
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -53,8 +54,18 @@ def require_writable(folder: Path, *, option: str) -> None:
         ) from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(
+    path: Path,
+    write: Callable[[Path], object],
+    *,
+    remedy: str = "choose another place with results_dir=... or cache_dir=...",
+) -> None:
     """Have `write` fill a temporary file beside `path`, then rename it: `path` is whole or not there.
+
+    Args:
+        path: the file; replaced if it is there.
+        write: called with the temporary file.
+        remedy: what else than freeing space helps where it cannot be written, for the error's message.
 
     Raises:
         OSError: with the folder and what to do, if the disk is full or read-only.
@@ -73,10 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(
-                f"cannot write {path} ({error}): free some space, or choose another place with results_dir=... "
-                "or cache_dir=..."
-            ) from error
+            raise OSError(f"cannot write {path} ({error}): free some space, or {remedy}") from error
         raise
 
 
@@ -85,8 +93,14 @@ def drop_temporary(folder: Path, stem: str = "") -> None:
 
     Only for who holds the lock of those files.
     """
-    for path in folder.glob(f".{stem}*.tmp"):
+    for path in folder.glob(f".{glob.escape(stem)}*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def drop_temporary_of(path: Path) -> None:
+    """Remove what `write_atomically` left of this one file, and of no other, when its process was killed."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,20 @@ def read_pretrained(auto: Any, where: Mapping[str, Any], *, option: str, advice:
         ) from error
 
 
+def model_class(name: str) -> Any:
+    """Return a class of models of `transformers` by the name that a `config.json` holds.
+
+    Raises:
+        ValueError: `transformers` has no such model. A name of something else, which would be called, is none.
+    """
+    import transformers
+
+    kind = getattr(transformers, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise ValueError(f"transformers has no model {name!r}: a class of your own goes --to safetensors")
+    return kind
+
+
 def dtype_argument(dtype: torch.dtype) -> dict[str, Any]:
     """Return the argument of `from_pretrained` for the type of the weights, under the name that it has here.
 

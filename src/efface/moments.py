@@ -74,15 +74,15 @@ def require_finite(x: Tensor, name: str) -> None:
         )
 
 
-def require_classes(z: Tensor, k: int) -> None:
+def require_classes(z: Tensor, k: int, name: str = "z") -> None:
     """Check labels.
 
     Raises:
-        ValueError: a label is not in 0 … k − 1.
+        ValueError: a label is not in 0 … k − 1; the message begins with `name`.
     """
     low, high = (int(z.min()), int(z.max())) if z.numel() else (0, 0)
     if low < 0 or high >= k:
-        raise ValueError(f"z has labels from {low} to {high}, but they must lie in 0 … {k - 1}")
+        raise ValueError(f"{name} has labels from {low} to {high}, but they must lie in 0 … {k - 1}")
 
 
 def _out_of_range(x: Tensor, shift: Tensor, weight: Tensor | None) -> str:

@@ -53,6 +53,14 @@ class Record(BaseModel):
     def _from_names(cls, value: Any) -> Any:
         return dict.fromkeys(value) if isinstance(value, list) else value
 
+    @field_validator("artifacts")
+    @classmethod
+    def _beside_the_record(cls, value: dict[str, str | None]) -> dict[str, str | None]:
+        outside = [name for name in value if name in ("", ".", "..") or "/" in name or "\\" in name]
+        if outside:
+            raise ValueError(f"artefacts are files beside the record, but {outside[0]!r} is not")
+        return value
+
     @classmethod
     def read(cls, path: Path, *, versions: tuple[int, ...] = (SCHEMA_VERSION,)) -> Self:
         """Read a record.

@@ -22,6 +22,7 @@ class Representation(nn.Module):
     is_affine: ClassVar[bool] = True
     """Whether it is one affine map of x (for each value of the attribute), so that with a head it is a linear layer."""
     uses_attribute: ClassVar[bool] = False
+    """Whether x cannot be mapped without `a`."""
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         """Map x `[n, d]`; `a` `[n]` is ignored unless the method uses the attribute at test time."""

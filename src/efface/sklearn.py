@@ -26,6 +26,7 @@ from efface.erasure.frozen import FrozenTensors
 from efface.erasure.leace import LeaceEraser, LeaceFitter
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.rlace import RlaceEraser, RlaceSolver
+from efface.erasure.splince import SplinceFitter
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -52,6 +53,14 @@ class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
         Raises:
             ValueError: shapes do not fit, values are missing or not finite, or a column mixes strings and numbers.
         """
+        x, z, weight = self._read(X, y, sensitive_features, sample_weight)
+        self.eraser_ = self._fit(x, z, weight)
+        return self
+
+    def _read(
+        self, X: Any, y: Any, sensitive_features: Any, sample_weight: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Read the arguments of `fit`: x `[n, d]`, the concept `[n, k]` of the same dtype, and weights `[n]`."""
         concept = y if sensitive_features is None else sensitive_features
         name = type(self).__name__
         if concept is None:
@@ -60,7 +69,7 @@ class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
             warnings.warn(
                 f"{name} erases y itself, the target, as no sensitive_features were given. Pass them; in a pipeline, "
                 f"with {name}().set_fit_request(sensitive_features=True)",
-                stacklevel=2,
+                stacklevel=3,
             )
         X = validate_data(self, _numpy(X), dtype=[np.float64, np.float32])
         if len(X) < 2:
@@ -69,8 +78,7 @@ class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
         if sample_weight is not None:
             weight = torch.from_numpy(_check_sample_weight(_numpy(sample_weight), X, dtype=np.float64, copy=True))
         z, self.concept_columns_ = _encode(concept, len(X), None)
-        self.eraser_ = self._fit(torch.from_numpy(np.array(X)), torch.from_numpy(z.astype(X.dtype)), weight)
-        return self
+        return torch.from_numpy(np.array(X)), torch.from_numpy(z.astype(X.dtype)), weight
 
     @abstractmethod
     def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> FrozenTensors:
@@ -106,6 +114,45 @@ class LEACE(_AffineTransformer):
     def __init__(self, *, affine: bool = True, shrinkage: bool | Literal["correlation"] = "correlation") -> None:
         self.affine = affine
         self.shrinkage = shrinkage
+
+    def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
+        return _leace(x, z, weight, affine=self.affine, shrinkage=self.shrinkage)
+
+
+class SPLINCE(_AffineTransformer):
+    """Concept erasure that keeps Cov(X, y) as it is (Holstege et al., 2025): LEACE for a predictor of y that stays.
+
+    Give both y and `sensitive_features`: y is what is kept, read as `sensitive_features` are. Without
+    `sensitive_features`, y itself is erased, as by LEACE, of which a warning tells.
+
+    Args:
+        affine: keep the mean of X where it is.
+        shrinkage: of `LeaceFitter`; `"correlation"` shrinks the correlation matrix of X, True its covariance.
+        min_angle: of `SplinceFitter`: degrees between what is erased and what is kept, below which it is an error.
+
+    Attributes:
+        eraser_: the `efface.SplinceEraser`; the `efface.LeaceEraser` if y itself is erased.
+    """
+
+    def __init__(
+        self, *, affine: bool = True, shrinkage: bool | Literal["correlation"] = "correlation", min_angle: float = 1.0
+    ) -> None:
+        self.affine = affine
+        self.shrinkage = shrinkage
+        self.min_angle = min_angle
+
+    def fit(self, X: Any, y: Any = None, *, sensitive_features: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the eraser of `sensitive_features` that keeps y, `[n]` or `[n, k]`; the rest as for `LEACE`."""
+        if sensitive_features is None:
+            return super().fit(X, y, sample_weight=sample_weight)
+        if y is None:
+            raise ValueError("SPLINCE requires y to be passed, but the target y is None: give y, or take LEACE")
+        x, z, weight = self._read(X, y, sensitive_features, sample_weight)
+        target = torch.from_numpy(_encode(y, len(x), None, "y")[0]).to(x.dtype)
+        self.eraser_ = SplinceFitter.fit(
+            x, z, target, weight=weight, weights="frequency", rtol=_rtol(x), **self.get_params()
+        ).eraser
+        return self
 
     def _fit(self, x: Tensor, z: Tensor, weight: Tensor | None) -> AffineEraser:
         return _leace(x, z, weight, affine=self.affine, shrinkage=self.shrinkage)
@@ -222,7 +269,7 @@ def _numpy(values: Any) -> Any:
 
 
 def _encode(
-    concept: Any, n: int, categories: list[np.ndarray | None] | None
+    concept: Any, n: int, categories: list[np.ndarray | None] | None, name: str = "sensitive_features"
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Encode a concept as numbers `[n, k]`; return them, and the categories of each of its columns (None: continuous).
 
@@ -230,14 +277,15 @@ def _encode(
         concept: `[n]` or `[n, m]`, numbers or strings.
         n: the number of samples that X has.
         categories: those to encode by; those that occur if None.
+        name: of the concept, for errors.
 
     Raises:
         ValueError: n or the number of columns differs, values are missing or not finite, a column mixes strings and
             numbers, or a category is not in `categories`.
     """
-    columns = [_plain(column, i) for i, column in enumerate(_columns(concept))]
+    columns = [_plain(column, i, name) for i, column in enumerate(_columns(concept, name))]
     if len(columns[0]) != n:
-        raise ValueError(f"X has {n} samples but sensitive_features {len(columns[0])}: give one for each row of X")
+        raise ValueError(f"X has {n} samples but {name} {len(columns[0])}: give one for each row of X")
     if categories is None:
         categories = [None if column.dtype.kind == "f" else np.unique(column) for column in columns]
     if len(categories) != len(columns):
@@ -246,7 +294,7 @@ def _encode(
     return np.hstack([_encode_column(column, values, i) for i, (column, values) in enumerate(pairs)]), categories
 
 
-def _columns(concept: Any) -> list[np.ndarray]:
+def _columns(concept: Any, name: str) -> list[np.ndarray]:
     """Split a concept into columns `[n]`, each of its own dtype."""
     if hasattr(concept, "iloc") and hasattr(concept, "columns"):  # a frame, whose columns have dtypes of their own
         columns = [np.asarray(concept.iloc[:, i]) for i in range(len(concept.columns))]
@@ -256,31 +304,31 @@ def _columns(concept: Any) -> list[np.ndarray]:
         values = np.asarray(_numpy(concept), dtype=object if as_objects else None)
         columns = list(values.reshape(len(values), -1).T) if values.ndim else [values.reshape(1)]
     if not columns:
-        raise ValueError("sensitive_features have no columns: give at least one")
+        raise ValueError(f"{name} must not be of no columns: give at least one")
     return columns
 
 
-def _plain(column: np.ndarray, i: int) -> np.ndarray:
+def _plain(column: np.ndarray, i: int, name: str) -> np.ndarray:
     """Return column i as strings, booleans, integers or finite floating-point numbers, without missing values."""
     if column.dtype.kind == "O":
-        _require_none(sum(v is None or type(v).__name__ == "NAType" or v != v for v in column), i)
-        column = column.astype({"str": str, "bool": bool, "int": np.int64, "float": np.float64}[_kind(column, i)])
+        _require_none(sum(v is None or type(v).__name__ == "NAType" or v != v for v in column), i, name)
+        column = column.astype({"str": str, "bool": bool, "int": np.int64, "float": np.float64}[_kind(column, i, name)])
     if column.dtype.kind not in "fbiuUS":
-        raise ValueError(f"sensitive_features have dtype {column.dtype} in column {i}: give numbers or strings")
+        raise ValueError(f"{name} must not have dtype {column.dtype} in column {i}: give numbers or strings")
     if column.dtype.kind == "f":
-        _require_none(int((~np.isfinite(column)).sum()), i)
+        _require_none(int((~np.isfinite(column)).sum()), i, name)
     return column
 
 
-def _require_none(missing: int, i: int) -> None:
+def _require_none(missing: int, i: int, name: str) -> None:
     if missing:
         raise ValueError(
-            f"sensitive_features have {missing} missing, NaN or infinite values in column {i}: drop or impute those "
+            f"{name} must not have {missing} missing, NaN or infinite values in column {i}: drop or impute those "
             "samples first"
         )
 
 
-def _kind(column: np.ndarray, i: int) -> str:
+def _kind(column: np.ndarray, i: int, name: str) -> str:
     """Return the one kind of value that an object column holds.
 
     Raises:
@@ -289,7 +337,7 @@ def _kind(column: np.ndarray, i: int) -> str:
     kinds = {_kind_of(value) for value in column}
     if len(kinds) > 1 or not kinds <= {"str", "bool", "int", "float"}:
         raise ValueError(
-            f"sensitive_features hold {' and '.join(sorted(kinds))} values in column {i}: make them all strings, or "
+            f"{name} must not hold {' and '.join(sorted(kinds))} values in column {i}: make them all strings, or "
             "all numbers"
         )
     return kinds.pop() if kinds else "float"

@@ -21,7 +21,12 @@ _KIND, _CHECKSUM, _FACTS = "efface", "sha256", "facts"
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], *, kind: str, facts: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: str,
+    facts: Mapping[str, Any] | None = None,
+    remedy: str | None = None,
 ) -> None:
     """Write tensors and JSON-able facts, atomically.
 
@@ -30,6 +35,7 @@ def write(
         tensors: by name; copied to the CPU.
         kind: what the file holds, such as `LeaceEraser`.
         facts: what else the reader needs.
+        remedy: see `write_atomically`; None for its own.
 
     Raises:
         OSError: the disk is full or read-only.
@@ -41,7 +47,8 @@ def write(
     text = json.dumps(dict(facts or {}), sort_keys=True, allow_nan=False)
     metadata = {_KIND: kind, _FACTS: text, _CHECKSUM: _checksum(kind, text, content)}
     data = _in_order(save(content, metadata=metadata))
-    write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
+    options = {} if remedy is None else {"remedy": remedy}
+    write_atomically(Path(path), lambda temporary: temporary.write_bytes(data), **options)
 
 
 def read(

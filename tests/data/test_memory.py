@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from efface.data.base import Dataset
-from efface.data.memory import first_rows, from_memory
+from efface.data.memory import first_rows, from_memory, require_repeatable
 from efface.models.given import as_tensor
 
 N = 200
@@ -113,3 +113,23 @@ def test_people_follow_the_form_of_data() -> None:
         load(parts, people=np.arange(N))
     with pytest.raises(ValueError, match="must have as many rows"):
         load((x, y, a), people=np.arange(N - 1))
+
+
+def test_person_in_two_named_splits_is_refused() -> None:
+    x, y, a = arrays()
+    rows = {"train": slice(0, 100), "val": slice(100, 140), "test": slice(140, N)}
+    people = np.arange(N)
+    people[150] = 3
+    parts = {name: (x[part], y[part], a[part]) for name, part in rows.items()}
+    with pytest.raises(ValueError, match=r"data puts one identity into two splits, train \(row 3\) and test"):
+        load(parts, people={name: people[part] for name, part in rows.items()})
+
+
+def test_loaders_that_cannot_be_read_in_order_or_again_are_refused() -> None:
+    x, y, a = (torch.from_numpy(values) for values in (*arrays()[:2], arrays()[2] == "m"))
+    with pytest.raises(ValueError, match="people are in the order of the rows, but this loader shuffles"):
+        load(DataLoader(TensorDataset(x, y, a.long()), shuffle=True), people=np.arange(N))
+    with pytest.raises(ValueError, match="data is a generator, which can be read only once"):
+        require_repeatable(rows for rows in [(x, y, a)])
+    with pytest.raises(ValueError, match="val is a generator"):
+        require_repeatable({"train": (x, y, a), "val": (rows for rows in [(x, y, a)])})

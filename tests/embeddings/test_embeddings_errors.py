@@ -96,9 +96,21 @@ def test_labels_that_number_no_classes(tmp_path: Path, z: torch.Tensor, words: s
     assert "number the classes 0 … K − 1" in message
 
 
-def test_labels_of_one_class(tmp_path: Path, refused: Refused) -> None:
-    shards = write(tmp_path / "in", z=Y * 0)
-    assert "the labels are all 0: there is nothing to erase" in refused("fit", *shards, "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("z", "words"),
+    [
+        (Y * 0, "the labels are all 0"),
+        (Y * 0 + 3, "the labels are all 3"),
+        (Y > -1, "the labels are all 1"),
+        (Y * 0 + 0.1, "the labels are the same in all rows"),
+        (torch.full((len(Y), 2), 1.5), "the labels are the same in all rows"),
+    ],
+)
+def test_labels_of_one_class(tmp_path: Path, eraser: Path, z: torch.Tensor, words: str, refused: Refused) -> None:
+    shards = write(tmp_path / "in", z=z)
+    for command in (("fit", *shards, "--out", tmp_path / "out"), ("certify", eraser, *shards)):
+        assert f"{words}: there is nothing to erase" in refused(*command)
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_two_kinds(tmp_path: Path, shards: list[str], refused: Refused) -> None:
@@ -162,14 +174,68 @@ def test_files_that_are_no_shards(tmp_path: Path, refused: Refused) -> None:
         (X[:9].int().numpy(), "embeddings are floating-point numbers [n, d]"),
         (X[:9, 0].numpy(), "embeddings are floating-point numbers [n, d]"),
         (X[:0].numpy(), "the shards have no rows"),
+        (X[:1].numpy(), "the shards have 1 row in all"),
+        (X[:9, :0].numpy(), "embeddings of no columns"),
+        (X[:9].numpy().astype(object), "is damaged, or no .npy file of numbers"),
+        (X[:9].numpy().astype(str), "holds <U32, but must hold numbers: number the classes"),
     ],
-    ids=["Fortran order", "three dimensions", "big-endian", "integers", "a vector", "empty"],
+    ids=[
+        *("Fortran order", "three dimensions", "big-endian", "integers", "a vector", "empty", "one row", "no columns"),
+        *("objects", "strings"),
+    ],
 )
 def test_arrays_that_are_no_embeddings(tmp_path: Path, array: np.ndarray, reason: str, refused: Refused) -> None:
     np.save(tmp_path / "x.npy", array)
     np.save(tmp_path / "z.npy", Y[: len(array)].numpy())
     arguments = (tmp_path / "x.npy", "--labels", tmp_path / "z.npy", "--out", tmp_path / "out")
     assert reason in refused("fit", *arguments)
+
+
+@pytest.mark.parametrize("z", [Y[:9].numpy().astype(np.complex64), np.empty((9, 0))], ids=["complex", "no columns"])
+def test_arrays_that_are_no_labels(tmp_path: Path, z: np.ndarray, refused: Refused) -> None:
+    np.save(tmp_path / "x.npy", X[:9].numpy())
+    np.save(tmp_path / "z.npy", z)
+    arguments = (tmp_path / "x.npy", "--labels", tmp_path / "z.npy", "--out", tmp_path / "out")
+    assert "z.npy holds labels of dtype" in refused("fit", *arguments)
+
+
+def test_embeddings_as_their_own_labels(tmp_path: Path, refused: Refused) -> None:
+    shards = write(tmp_path / "in", "safetensors")
+    assert "--x and --z are both 'x'" in refused("fit", *shards, "--z", "x", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["x", "z", "id", "id"], "has two columns id: rename one of them"),
+        (["x", "x", "z", "id"], "has two columns x: rename one of them"),
+        (["x0", "x_0", "z", "id"], "has both x0 and x_0: rename one of them"),
+    ],
+)
+def test_parquet_columns_of_one_name(tmp_path: Path, names: list[str], reason: str, refused: Refused) -> None:
+    columns = [pa.array(column) for column in (X[:, 20].numpy(), X[:, 21].numpy(), Y.numpy(), Y.numpy())]
+    parquet.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "x.parquet")
+    assert reason in refused("fit", tmp_path / "x.parquet", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--tolerance", "-1"), ("--tolerance", "nan"), ("--tolerance", "2"), ("--checkpoint", "-1")]
+)
+def test_options_out_of_range(
+    tmp_path: Path, shards: list[str], eraser: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("certify", eraser, *shards) if option == "--tolerance" else ("fit", *shards, "--out", tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(*command, option, value)
+    assert f"argument {option}: is {value}, but must be a number from 0 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["2", "two"])
+def test_number_of_processes_without_torchrun(
+    tmp_path: Path, shards: list[str], size: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert f"WORLD_SIZE is {size}, which torchrun sets" in refused("fit", *shards, "--out", tmp_path / "out")
 
 
 def test_names_that_a_file_lacks(tmp_path: Path, refused: Refused) -> None:
@@ -261,7 +327,8 @@ def test_full_disk(tmp_path: Path, shards: list[str], eraser: Path, refused: Ref
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert "File too large" in message
         assert "free some space, or choose another place with --out" in message
-    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["erased_by.json", "erased_by.json"]
+    names = {path.name for path in out.rglob("*") if path.is_file()}
+    assert names == {"erased_by.json", ".erased_by.lock", ".fitted.lock"}
 
 
 def test_parquet_without_pyarrow(tmp_path: Path) -> None:

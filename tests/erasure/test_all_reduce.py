@@ -4,6 +4,7 @@ import datetime
 import multiprocessing
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from efface.erasure.fitting import Fitter
 from efface.erasure.leace import LeaceFitter
 from efface.erasure.oracle import OracleFitter
 from efface.erasure.quadratic import QuadraticFitter
+from efface.erasure.splince import SplinceFitter
 
-KINDS = ("leace", "oracle", "quadratic")
+KINDS = ("leace", "splince", "oracle", "quadratic")
 X, Z, Y = data()
+TARGET = (X[:, 0] > 5).long() + (X[:, 1] > 5).long()
 ORDER = Y.argsort()
 PARTS = {
     "classes": (ORDER[:130], ORDER[130:]),  # one process sees the classes 0 and 1, the other 1, 2 and 3
@@ -31,6 +34,7 @@ WEIGHT = torch.rand(len(X), generator=torch.Generator().manual_seed(3), dtype=X.
 def fitter(kind: str, d: int = 12, k: int = 4, dtype: torch.dtype = torch.float64) -> Fitter[Any]:
     makers: dict[str, Callable[..., Fitter[Any]]] = {
         "leace": LeaceFitter,
+        "splince": partial(SplinceFitter, y_dim=3),
         "oracle": OracleFitter,
         "quadratic": QuadraticFitter,
     }
@@ -39,12 +43,13 @@ def fitter(kind: str, d: int = 12, k: int = 4, dtype: torch.dtype = torch.float6
 
 def fed(made: Fitter[Any], rows: Tensor, z: Tensor = Y) -> Fitter[Any]:
     for batch in rows.split(70) if len(rows) else ():
-        made.update(X[batch], z[batch], weight=WEIGHT[batch])
+        concepts = (z[batch], TARGET[batch]) if isinstance(made, SplinceFitter) else (z[batch],)
+        made.update(X[batch], *concepts, weight=WEIGHT[batch])
     return made
 
 
 def erased(kind: str, made: Fitter[Any]) -> np.ndarray:
-    changed = made.eraser(X) if kind == "leace" else made.eraser(X, Y)
+    changed = made.eraser(X) if kind in ("leace", "splince") else made.eraser(X, Y)
     return np.asarray(changed)
 
 
@@ -71,9 +76,10 @@ def work(rank: int, folder: str, results: Any) -> None:
             fitter(kind, dtype=(torch.float32, torch.float64)[rank]),
         )
         results[kind, "refused", rank] = [refused(each) for each in wrong]
-    for kind in ("leace", "oracle"):  # labels here, a matrix there
+    for kind in ("leace", "splince", "oracle"):  # labels here, a matrix there
         part = fed(fitter(kind), PARTS["classes"][rank], (Y, Z)[rank])
         results[kind, "mixed", rank] = erased(kind, part.all_reduce())
+    results["targets", rank] = refused(fed(SplinceFitter(12, 4, 3 + rank, dtype=X.dtype), ORDER[:50]))
     distributed.destroy_process_group()
 
 
@@ -105,3 +111,9 @@ def test_processes_with_other_widths_are_refused_on_all_of_them(kind: str, resul
         assert f"moments of 13 x {0 if kind == 'quadratic' else 4}" in width
         assert dtype.startswith(f"cannot add up {name}")
         assert re.search(r"float64, .* of process 1, and .*float32, .* of process 0: make the fitters", dtype)
+
+
+def test_processes_with_targets_of_other_widths_are_refused(results: dict[Any, Any]) -> None:
+    for rank in (0, 1):
+        assert "moments of 12 x 4" in results["targets", rank]
+        assert "moments of 12 x 3" in results["targets", rank]

@@ -57,3 +57,9 @@ def test_a_metric_that_is_often_undefined_has_no_interval() -> None:
     found = bootstrap.intervals(50, 500, one_sample)
     assert found["of the first"] is None
     assert found["of all"] == pytest.approx([1, 1])
+
+
+def test_a_single_sample_or_cluster_has_no_interval() -> None:
+    values = torch.arange(6, dtype=torch.float32)
+    for n, cluster in ((1, None), (6, torch.full((6,), 7))):
+        assert bootstrap.intervals(n, 50, mean_of(values[:n]), cluster=cluster) == {"mean": None}  # type: ignore[arg-type]

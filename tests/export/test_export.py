@@ -4,11 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,8 +21,11 @@ from tests.export.networks import QUICK, Small, coloured_digits, train
 from torch import Tensor, nn
 
 import efface
+from efface.debiased import MODEL_FILE, Debiased
+from efface.export import estimator, program
 from efface.export.__main__ import export, main
-from efface.export.whole import ExportError, stored
+from efface.export.stored import Stored
+from efface.export.whole import ExportError
 from efface.runs import base, grid
 from efface.verify.logits import check_logits
 
@@ -79,7 +86,7 @@ def test_attribute_is_an_input_where_the_method_needs_it(digits: Data, tmp_path:
     file = debiased.export("onnx", tmp_path / "onnx") / "model.onnx"
     expected = debiased(x[:20], attribute=a[:20])
     torch.testing.assert_close(run_onnx(file, x=x[:20], attribute=a[:20]), expected, atol=1e-5, rtol=1e-5)
-    inputs, _, _ = stored(tmp_path / "onnx" / "inputs.safetensors")
+    inputs = Stored.read(tmp_path / "onnx").inputs
     assert list(inputs) == ["x", "attribute"]
     with pytest.raises(ExportError, match="--to torch and --to onnx write the whole"):
         debiased.export("safetensors", tmp_path / "weights")
@@ -92,7 +99,7 @@ def test_saved_model_is_a_run_and_goes_into_every_format(saved: Path, debiased: 
         out = export(saved, to)
         assert out == saved / "export" / to
         assert (out / name).is_file()
-        inputs, logits, _ = stored(out / "inputs.safetensors")
+        inputs, logits = Stored.read(out).inputs, Stored.read(out).logits
         torch.testing.assert_close(debiased(inputs["x"]), logits)
     assert load_file(saved / "export" / "safetensors" / "model.safetensors").keys() == Small().state_dict().keys()
 
@@ -185,7 +192,7 @@ def finished(parts_of: Callable[..., grid.GridRun]) -> grid.GridRun:
 
 def test_run_of_the_command_line_is_exported(finished: grid.GridRun, tmp_path: Path) -> None:
     out = export(finished.directory, "safetensors", tmp_path / "out", cache_dir=str(finished.cache_dir))
-    inputs, logits, _ = stored(out / "inputs.safetensors")
+    inputs, logits = Stored.read(out).inputs, Stored.read(out).logits
     dataset = finished.dataset.load(data_dir=Path(), cache_dir=Path(), seed=0)
     model = finished.model(input_shape=dataset.input_shape, n_classes=10)
     model.load_state_dict(load_file(out / "model.safetensors"))
@@ -243,3 +250,47 @@ def test_run_without_a_model_is_named(parts_of: Callable[..., grid.GridRun], tmp
     base.execute(run, say=lambda message: None)
     with pytest.raises(ValueError, match="holds no model: its run is not_applicable"):
         export(run.directory, "onnx", tmp_path / "out")
+
+
+def test_map_and_head_are_verified_on_stored_features(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "copy", ignore=shutil.ignore_patterns("export"))
+    checks = {check.what: check for check in check_logits(tmp_path / "copy")}
+    what = "logits of debiased.safetensors, on 8 stored inputs"
+    assert checks[what].holds
+    whole = Debiased.load(tmp_path / "copy" / MODEL_FILE)
+    with torch.no_grad():
+        whole.head.bias += 1e-3 * torch.arange(2)
+    whole.save(tmp_path / "copy" / MODEL_FILE)
+    assert {check.what for check in check_logits(tmp_path / "copy") if check.holds is False} == {what}
+
+
+def test_weights_of_a_program_are_not_unpickled(saved: Path, tmp_path: Path) -> None:
+    """torch.export.load would fall back on pickle for sample inputs that are something else."""
+    other, ran = tmp_path / "model.pt2", tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    buffer = BytesIO()
+    torch.save(((Payload(),), {}), buffer)
+    with zipfile.ZipFile(saved / "model.pt2") as source, zipfile.ZipFile(other, "w") as target:
+        names = source.namelist()
+        assert any("sample_inputs" in name for name in names)
+        for name in names:
+            target.writestr(name, buffer.getvalue() if "sample_inputs" in name else source.read(name))
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        program.load(other)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("function", [np.load, pd.read_pickle])
+def test_functions_in_a_file_of_skops_are_refused(function: Any, tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+    from skops.io import dump
+
+    dump(make_pipeline(FunctionTransformer(function), LogisticRegression()), tmp_path / "model.skops")
+    with pytest.raises(ExportError, match=rf"{function.__module__.split('.')[0]}.*which is no class of scikit-learn"):
+        estimator.load(tmp_path / "model.skops")

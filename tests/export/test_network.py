@@ -9,6 +9,7 @@ from efface.erasure.leace import LeaceEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
 from efface.export.network import debiased_network, folded
+from efface.export.stored import like, reference, two_logits
 from efface.models.base import Model
 from efface.models.mlp import mlp
 from efface.representations import (
@@ -110,3 +111,26 @@ def test_certified_map_stays_in_front_of_the_head() -> None:
     x, _ = samples()
     assert not network.folded
     torch.testing.assert_close(network.module(x), debiased(model.backbone(x)))
+
+
+def test_rounding_is_judged_by_the_terms_of_a_logit() -> None:
+    """To 1e-5, unless terms cancel so far that float32 holds no more."""
+    x, head = torch.randn(8, D), nn.Linear(D, K)
+    logits, tolerance = reference(Debiased(represent=Representation(), head=head), x, None)
+    assert logits.dtype == torch.float64
+    assert tolerance == 1e-5
+    torch.testing.assert_close(logits.float(), head(x))
+    large = nn.Linear(2, K)
+    large.load_state_dict({"weight": torch.tensor([[1e4, -1e4]] * K), "bias": torch.zeros(K)})
+    _, tolerance = reference(Debiased(represent=Representation(), head=large), torch.ones(8, 2), None)
+    assert tolerance == pytest.approx(2**-22 * 4e4)
+
+
+@pytest.mark.parametrize(("shape", "alike"), [((8, 2), True), ((8, 1), True), ((8,), True), ((8, 3), False)])
+def test_logits_take_the_form_of_the_network(shape: tuple[int, ...], alike: bool) -> None:
+    logits = torch.randn(8, 2)
+    formed = like(logits, torch.zeros(shape))
+    assert (formed is not None) == alike
+    if formed is not None:
+        assert formed.shape == shape
+        torch.testing.assert_close(two_logits(formed).softmax(1), logits.softmax(1))

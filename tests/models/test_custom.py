@@ -53,6 +53,12 @@ def tied():
 def broken():
     raise RuntimeError("out of paint")
 
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+def quits():
+    raise SystemExit(0)
+
 weights = 3
 nothing = dict
 """
@@ -67,7 +73,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("nets", "needy", "torn", "network")]:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] in ("nets", "needy", "torn", "script", "network")
+    ]:
         del sys.modules[name]
     factory._digest.cache_clear()
 
@@ -188,6 +196,9 @@ def test_random_network_can_be_trained(folder: Path, parts_of: Callable[..., Gri
         ("nets.small:weights", "nets.small:weights is a int, which cannot be called"),
         ("nets.small:nothing", "nets.small:nothing returns a dict, but must return a torch.nn.Module"),
         ("nets.small:broken", r"nets.small:broken failed \(RuntimeError: out of paint\)"),
+        ("nets.small:lazy", "nets.small:lazy returns layers that have no weights yet"),
+        ("nets.small:quits", r"nets.small:quits failed \(SystemExit: 0\)"),
+        ("script:build", r"script cannot be imported \(SystemExit: 0\)"),
         ("needy:build", "needy cannot be imported, it needs absent: install it"),
         ("torn:build", r"torn cannot be imported \(SyntaxError"),
     ],
@@ -195,6 +206,7 @@ def test_random_network_can_be_trained(folder: Path, parts_of: Callable[..., Gri
 def test_factory_that_makes_no_network_is_named(folder: Path, name: str, message: str) -> None:
     (folder / "needy.py").write_text("import absent")
     (folder / "torn.py").write_text("def build(:")
+    (folder / "script.py").write_text("raise SystemExit(0)")
     with pytest.raises(factory.FactoryError, match=message):
         Custom(factory=name)(input_shape=SHAPE, n_classes=10)
 
@@ -221,6 +233,41 @@ def test_weights_that_layers_share_need_be_there_once(folder: Path) -> None:
     save_model(net, str(folder / "net.safetensors"))
     model = Custom(factory="nets.small:tied", weights="net.safetensors")(input_shape=SHAPE, n_classes=10)
     assert torch.equal(model.head.weight, net.fc.weight)
+
+
+class _Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("this must not run",))
+
+
+def test_files_that_are_no_state_dict_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = factory.build("nets.small:build", {})
+    state = net.state_dict()
+    for content, message in (
+        (net, r"it is damaged, or holds other objects than tensors\): save model.state_dict\(\)"),
+        ({"fc.weight": _Code()}, "holds other objects than tensors"),
+        ({"model_state_dict": state, "epoch": 3}, "plain tensors by name under model_state_dict, epoch"),
+        ({0: torch.zeros(1)}, "something else than plain tensors by name under 0"),
+        (state | {"fc.bias": "0"}, "something else than plain tensors by name under fc.bias"),
+        (state | {"fc.bias": state["fc.bias"].char()}, "1 of no real numbers: fc.bias torch.int8"),
+        (nn.DataParallel(net).state_dict(), r"begin with module., which a wrapper adds: save model.module.state_dict"),
+        ({f"_orig_mod.{name}": tensor for name, tensor in state.items()}, r"save model._orig_mod.state_dict\(\)"),
+    ):
+        torch.save(content, folder / "net.pt")
+        with pytest.raises(ValueError, match=message):
+            Custom(factory="nets.small:build", weights="net.pt")(input_shape=SHAPE, n_classes=10)
+    for content in (b"", b"text", (folder / "net.pt").read_bytes()[:-300]):
+        (folder / "net.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights: .*net.pt holds no weights that can be read"):
+            Custom(factory="nets.small:build", weights="net.pt")(input_shape=SHAPE, n_classes=10)
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_unlike_weights_of_layers_that_share_theirs_are_named(folder: Path) -> None:
+    state = factory.build("nets.small:tied", {}).state_dict()
+    torch.save(state | {"twin.weight": state["fc.weight"] * 2}, folder / "net.pt")
+    with pytest.raises(ValueError, match=r"unlike weights for layers of nets.small:tied that share theirs: fc.weight"):
+        Custom(factory="nets.small:tied", weights="net.pt")(input_shape=SHAPE, n_classes=10)
 
 
 @pytest.mark.parametrize(

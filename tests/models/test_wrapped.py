@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from efface.models.arguments import Arguments
 from efface.models.base import Model
@@ -215,6 +216,128 @@ def test_other_modules_that_cannot_be_wrapped(x: Tensor) -> None:
     module.lock = (i for i in range(3))  # type: ignore[assignment]
     with pytest.raises(ValueError, match="module cannot be copied"):
         wrap(module, example=x)
+
+
+@pytest.mark.parametrize("called", ["fc", "twin"])
+def test_head_of_two_names_is_replaced_under_both(x: Tensor, called: str) -> None:
+    def build() -> nn.Module:
+        module = Tail(after=lambda self, h: getattr(self, called)(h))
+        module.twin = module.fc
+        return module
+
+    module = build()
+    model = wrap(module, example=x)
+    same(model, module, x)
+    head, other = nn.Linear(8, 3), build()
+    other.load_state_dict(unwrap(model, head).state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(other.eval()(x), head(model.backbone(x)))
+
+
+def test_weights_that_a_state_dict_could_not_give_back_are_refused(x: Tensor) -> None:
+    tied = nn.Sequential(nn.EmbeddingBag(5, 8), nn.Linear(8, 5, bias=False))
+    tied[1].weight = tied[0].weight
+    model = wrap(tied, example=torch.arange(10).reshape(5, 2) % 5)
+    assert torch.equal(unwrap(model).state_dict()["1.weight"], tied[0].weight)
+    with pytest.raises(ValueError, match=r"last layer, 1, shares its weights with 0.weight, which another head"):
+        unwrap(model, nn.Linear(8, 5, bias=False))
+    module = Tail()
+    module.fc = nn.utils.parametrizations.weight_norm(module.fc)
+    model = wrap(module, example=x, head="fc")
+    same(model, module, x)
+    with pytest.raises(ValueError, match=r"fc, computes its weights from parametrizations.weight.original0"):
+        unwrap(model)
+
+
+def test_sample_of_a_batch_of_one_keeps_its_row(x: Tensor) -> None:
+    module = Tail(after=lambda self, h: self.fc(h[:, None].squeeze())).eval()
+    model = wrap(module, example=x, head="fc")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x[:1])[0], module(x[:1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_are_taken_in_float32(x: Tensor, dtype: torch.dtype) -> None:
+    module = Tail().to(dtype)
+    model = wrap(module, example=x.to(dtype))
+    assert module.fc.weight.dtype == dtype
+    same(model, copy.deepcopy(module).float(), x)
+    module.load_state_dict(unwrap(model).state_dict())
+
+
+class Masked(Positions):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        scores: Tensor = self.score((self.embed(input_ids) * (~attention_mask)[..., None]).sum(1))
+        return scores
+
+
+def test_mask_of_booleans_reaches_the_module_as_such(generator: torch.Generator) -> None:
+    module = Masked().eval()
+    ids = torch.randint(0, 50, (7, 5), generator=generator)
+    inputs = {"input_ids": ids, "attention_mask": ids > 25}
+    model = wrap(module, example=inputs)
+    with torch.no_grad():
+        packed = model.backbone.prepare.pack(inputs).float()  # type: ignore[union-attr,operator]
+        torch.testing.assert_close(model(packed), module(**inputs))
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda self, h: self.fc(h).clamp(-50, 50),
+        lambda self, h: 3000 * torch.tanh(self.fc(h) / 3000),
+        lambda self, h: (self.fc(h) + 100).relu() - 100,
+        lambda self, h: 2 * self.fc(0 * h),
+    ],
+    ids=["clamp", "tanh", "relu", "scale of zeros"],
+)
+def test_what_comes_after_the_head_is_noticed_where_the_example_does_not_reach(x: Tensor, after: Any) -> None:
+    module = Tail(after=after, bias=False)
+    with pytest.raises(HeadError, match="head=fc is not what reaches the output"):
+        wrap(module, example=x, head="fc")
+
+
+def test_modules_whose_features_are_not_their_own_are_refused(x: Tensor) -> None:
+    for after in (
+        lambda self, h: self.fc(h - h.mean(0)),
+        lambda self, h: self.fc(functional.batch_norm(h, None, None, training=True)),
+    ):
+        with pytest.raises(ValueError, match="gives a sample other logits beside other samples"):
+            wrap(Tail(after=after), example=x, head="fc")
+    before = x.clone()
+    with pytest.raises(ValueError, match="changes its inputs in place"):
+        wrap(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3)), example=x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Sequential(nn.LazyLinear(3)), "layers that have no weights yet"),
+        (nn.Sequential(nn.Linear(6, 3, device="meta")), "layers that have no weights yet"),
+        (torch.nn.Flatten, "module is a type, but must be a torch.nn.Module"),
+    ],
+)
+def test_what_is_no_finished_module_is_refused(x: Tensor, module: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        wrap(module, example=x)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_script_is_refused(x: Tensor) -> None:
+    with pytest.raises(HeadError, match=r"script of torch.jit"):
+        wrap(torch.jit.trace(nn.Sequential(nn.Linear(6, 3)), x), example=x)
+
+
+@pytest.mark.parametrize("example", [[[1.0]], {}, torch.zeros(0, 6), torch.zeros(4, 6, dtype=torch.complex64)])
+def test_bad_example_is_named(example: Any) -> None:
+    with pytest.raises(ValueError, match=r"example is a .* that cannot be used: give a tensor"):
+        wrap(Tail(), example=example)
+
+
+def test_ids_that_float32_does_not_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match="example goes from 3 to 16777217"):
+        wrap(nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 2)), example=torch.tensor([[3, 2**24 + 1]]))
 
 
 def test_heads_that_do_not_fit_back_are_refused(x: Tensor) -> None:

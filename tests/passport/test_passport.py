@@ -83,6 +83,29 @@ def test_leace_claims_its_theorem_under_conditions(finished: Path) -> None:
     assert "pairs (1,000 samples)" in passport.guarantee.conditions[0].statement
 
 
+def test_eraser_that_left_a_covariance_claims_nothing(results: Path) -> None:
+    """Of small features 1e-4 is much; of those of a run without a scale it is not known how much."""
+
+    def shrink(record: dict[str, Any]) -> None:
+        record["metrics"]["max_abs_cov"], record["info"]["feature_scale"] = 1e-4, 1e-2
+
+    run_dir = run_of(results, "leace")
+    passport = passport_of(changed(run_dir, shrink))
+    assert passport.guarantee.kind == "none"
+    assert "1.0e-04, of features whose standard deviation is 1.0e-02; in 32-bit arithmetic that is not zero" in (
+        passport.guarantee.statement
+    )
+    passport = passport_of(changed(run_dir, lambda record: record["info"].pop("feature_scale")))
+    assert passport.guarantee.conditions[1].holds is None
+
+
+def test_model_that_came_trained_may_have_seen_test(results: Path) -> None:
+    run_dir = run_of(results, "leace")
+    assert "The model came trained" not in " ".join(passport_of(run_dir).not_guaranteed)
+    changed(run_dir, lambda record: record["config"]["training"].update(name="none"))
+    assert "The model came trained" in " ".join(passport_of(run_dir).not_guaranteed)
+
+
 def test_rlace_below_full_rank_claims_nothing(results: Path) -> None:
     def as_rlace(rank: int, optimal_for: list[str]) -> Callable[[dict[str, Any]], None]:
         def change(record: dict[str, Any]) -> None:
@@ -120,7 +143,9 @@ def test_every_metric_is_a_figure_beside_the_base_model(finished: Path) -> None:
             assert figure.value is not None or figure.reason
         bounds = record.metrics_ci.get(figure.key)
         assert figure.interval == (tuple(bounds) if bounds else None)
-        assert figure.n == 1000
+        half = "probe_" in figure.key
+        assert figure.split == ("half of test" if half else "fitted on" if figure.key == "max_abs_cov" else "test")
+        assert figure.n == (record.info["n_probed"].get(figure.key.partition("probe_")[0] + "probe") if half else 1000)
 
 
 def test_base_model_of_other_data_is_not_known(results: Path) -> None:

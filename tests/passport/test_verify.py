@@ -16,12 +16,12 @@ from torch import nn
 
 from efface import tensorfiles
 from efface.debiased import MODEL_FILE, Debiased
+from efface.export.stored import INPUTS_FILE, KIND
 from efface.files import file_digest
 from efface.passport import passport_of, write
 from efface.passport.render import digests
 from efface.runs import base, grid
 from efface.verify.__main__ import main
-from efface.verify.logits import INPUTS_FILE, KIND
 
 
 def run_of(results: Path, method: str = "leace") -> Path:

@@ -50,3 +50,9 @@ def record_of(results: Path, *parts: str) -> Path:
     """The one record whose path holds these parts."""
     (found,) = [path for path in results.rglob("record.json") if all(f"/{part}/" in str(path) for part in parts)]
     return found
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of a report's time."""
+    monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])

@@ -3,76 +3,19 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.report.folded import HAND, METRICS, frame, only_row, write, write_hand
 
 from efface.data import people
 from efface.evaluation import confusion, scores
-from efface.identity import run_id
-from efface.record import ERROR, RECORD, Record
+from efface.record import RECORD
 from efface.report import contrasts, experiment, folds, predictions, table
 from efface.report.__main__ import main
-from efface.report.records import Collection, collect
-
-HAND = {
-    0: {"index": [1, 2, 3], "y": [0, 0, 1], "a": [0, 1, 0], "y_pred": [0, 1, 1]},
-    1: {"index": [4, 5, 6, 7, 8], "y": [1, 1, 1, 0, 0], "a": [1, 1, 0, 0, 1], "y_pred": [1, 0, 1, 0, 0]},
-}
-"""What two folds predicted: accuracies 2/3 and 4/5, by group (y, a) 2/2, 1/2, 2/2, 1/2."""
-METRICS = {"accuracy": 0.5, "unbiased_accuracy": 0.5, "worst_group_accuracy": 0.5, "probe_information": 0.25}
-
-
-def config(fold: int | None, method: str = "none") -> dict[str, Any]:
-    names = {"dataset": "faces", "model": "linear", "training": "erm", "method": method, "evaluation": "default"}
-    nodes: dict[str, Any] = {node: {"name": name} for node, name in names.items()}
-    return nodes if fold is None else {**nodes, "dataset": {"name": "faces", "split": "people", "fold": fold}}
-
-
-def frame(columns: dict[str, Any]) -> pd.DataFrame:
-    """Predictions, of certain scores where none are said."""
-    made = pd.DataFrame(columns)
-    return made.assign(**{"p_y": (made["y"] == made["y_pred"]).astype(float), "p_y_cf": math.nan} | columns)
-
-
-def write(
-    folder: Path,
-    fold: int | None,
-    predicted: dict[str, Any] | None,
-    *,
-    method: str = "none",
-    seed: int = 0,
-    **record: Any,
-) -> Path:
-    """Write the record of one fold, and what it predicted. Returns its folder."""
-    chosen = config(fold, method)
-    values: dict[str, Any] = {"fingerprint": "f", "status": "done", "metrics": METRICS} | record
-    made = Record(id=run_id(chosen), config=chosen, seed=seed, **values)
-    path = folder / method / f"fold={fold}" / f"seed={seed}"
-    path.mkdir(parents=True)
-    (path / (ERROR if made.status == "failed" else RECORD)).write_text(made.to_json())
-    if predicted is not None:
-        frame(predicted).to_parquet(path / predictions.FILE)
-    return path
-
-
-def write_hand(folder: Path, **record: Any) -> None:
-    for fold, predicted in HAND.items():
-        write(folder, fold, predicted, **record)
-
-
-def only_row(collection: Collection) -> pd.Series:
-    assert len(collection.tabled) == 1
-    return collection.tabled.iloc[0]
-
-
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of a report's time."""
-    monkeypatch.setattr("efface.report.__main__.draw", lambda collection, folder: [])
+from efface.report.records import collect
 
 
 def test_as_many_folds_as_the_data_have() -> None:
@@ -111,6 +54,21 @@ def test_a_metric_that_one_fold_lacks_is_null_with_its_reason(tmp_path: Path) ->
     collection = collect(tmp_path)
     assert pd.isna(only_row(collection)["probe_information"])
     assert any("fold 1: the probe is underpowered" in note for note in table.build(collection.tabled).notes)
+
+
+def test_no_interval_of_a_fold_stands_for_that_of_the_pool(tmp_path: Path) -> None:
+    distance = "score_energy_distance_mean"
+    write(tmp_path, 0, HAND[0], metrics={**METRICS, distance: 0.1}, metrics_ci={distance: [0.0, 0.2]})
+    row = only_row(collect(tmp_path))
+    assert pd.notna(row[distance])
+    assert f"{distance}_low" not in row
+
+
+def test_one_person_has_no_interval() -> None:
+    alone = predictions.measure(frame({**HAND[1], "cluster": 7}))["accuracy"]
+    assert alone.value == 4 / 5
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.high)
 
 
 def test_metrics_are_those_of_evaluation() -> None:
@@ -191,9 +149,13 @@ def test_a_missing_fold_is_named_and_its_row_is_not_compared(tmp_path: Path) -> 
     assert made.cell("leace", ("faces", "n")).text == "1 × 2 of 5 folds"
     (note,) = [note for note in made.notes if "leace" in note]
     why = "fold 2: failed, OSError: full; fold 3: not applicable, too few; fold 4: no run"
-    assert note == f"faces / leace, seed 0, lacks folds: {why}"
+    assert note == f"faces / leace lacks folds: seed 0, {why}"
     assert {row for (row, _), cell in made.cells.items() if cell.mark == "best"} <= {"none"}
     assert any("A row that lacks a fold" in sentence for sentence in made.caption)
+    text = experiment.with_tables(
+        "<!-- table: rows=method metrics=accuracy,n -->\n<!-- /table -->", collect(tmp_path).tabled
+    )
+    assert f"Of fewer samples than the others, for want of folds: `leace`, seed 0, {why}.\n" in text
 
 
 def test_folds_are_pooled_within_a_seed_and_seeds_are_repetitions(tmp_path: Path) -> None:
@@ -232,7 +194,28 @@ def test_a_folder_with_pooled_csv_gives_the_same_tables(tmp_path: Path, capsys: 
     assert re.findall(r'<table id="(.*?)"', page) == ["T_efface", "T_efface1"]
     (first / "pooled.csv").unlink()
     assert main([str(first)]) == 1
+    assert re.search(
+        r"runs\.csv has folds of faces .*, seed 0, of which .* no row in pooled\.csv", capsys.readouterr().err
+    )
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_pools_of_other_folds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_hand(one)
+    write_hand(other, method="leace")
+    write(other, None, HAND[0])
+    for folder in (one, other):
+        assert main([str(folder)]) == 0
+    (other / "report" / "pooled.csv").replace(one / "report" / "pooled.csv")
+    assert main([str(one / "report")]) == 1
     assert "there is no row in pooled.csv" in capsys.readouterr().err
+    runs = pd.read_csv(other / "report" / "runs.csv")
+    runs[runs["method"] == "none"].to_csv(one / "report" / "runs.csv", index=False)
+    assert main([str(one / "report")]) == 1
+    assert re.search(
+        r"pooled\.csv has folds of .* leace .*, of which there is no row in runs\.csv", capsys.readouterr().err
+    )
 
 
 def test_a_page_of_an_experiment_can_ask_for_differences(tmp_path: Path) -> None:
@@ -245,72 +228,57 @@ def test_a_page_of_an_experiment_can_ask_for_differences(tmp_path: Path) -> None
     assert [line[0] for line in lines[2:]] == ["`none`", "`leace`"]
     assert lines[2][2] == "–"
     assert lines[3][2].startswith("0.200 [±")
+    assert "\n\nMinus none: on the samples that both predict. [± …] is then of the difference," in text
 
 
-@pytest.mark.usefixtures("no_plots")
-@pytest.mark.parametrize(
-    ("record", "changes", "message"),
-    [
-        ({"fingerprint": "g"}, {}, "they read different data files"),
-        ({}, {"index": [1, 5, 6, 7, 8]}, "they are no folds: 1 samples are in the tests of two"),
-    ],
-    ids=["fingerprint", "sample"],
-)
-def test_folds_that_do_not_fit_together_are_left_out_and_named(
-    tmp_path: Path, record: dict[str, Any], changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path, 0, HAND[0])
-    write(tmp_path, 1, HAND[1] | changes, **record)
-    with pytest.raises(ValueError, match=message):
-        collect(tmp_path)
-    write(tmp_path, None, HAND[0])
-    assert main([str(tmp_path)]) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_a_fold_whose_predictions_are_gone_is_named(tmp_path: Path) -> None:
-    write(tmp_path, 0, HAND[0])
-    write(tmp_path, 1, None)
-    collection = collect(tmp_path)
-    assert only_row(collection)["folds"] == 1
-    assert only_row(collection)["reason"].startswith("fold 1: no predictions that can be read; folds 2, 3, 4: no run")
-    (problem,) = collection.problems
-    assert "fold=1/seed=0 is not pooled" in problem
-    file = tmp_path / "none" / "fold=1" / "seed=0" / predictions.FILE
-    for broken, message in (
-        (frame(HAND[1]).drop(columns="p_y"), "has no column p_y"),
-        (frame(HAND[1] | {"y_pred": [0, 1, -1, 0, 0]}), "y_pred holds what no run predicts"),
-        (frame(HAND[1]).assign(p_y=2.0), "p_y holds what no run predicts"),
-        (frame(HAND[1]).head(0), "holds no sample"),
-    ):
-        broken.to_parquet(file)
-        assert message in collect(tmp_path).problems[0]
-    file.write_text("no table")
-    assert "fold=1/seed=0 is not pooled" in collect(tmp_path).problems[0]
-
-
-@pytest.mark.parametrize("fold", ["two", -1, 0.5, True, 10**9, {"of": 1}])
-def test_a_fold_is_a_number(tmp_path: Path, fold: Any) -> None:
+def test_a_page_of_an_experiment_says_how_folds_are_pooled(tmp_path: Path) -> None:
     write_hand(tmp_path)
-    write(tmp_path, fold, HAND[0])
-    (problem,) = collect(tmp_path).problems
-    assert "config.dataset.fold is" in problem
+    for fold in (2, 3, 4):
+        write(tmp_path, fold, HAND[0] | {"index": [10 * fold, 10 * fold + 1, 10 * fold + 2]})
+    runs = collect(tmp_path).tabled
+    text = experiment.with_tables("<!-- table: rows=method metrics=accuracy,n -->\n<!-- /table -->", runs)
+    assert "\n\nFolds are pooled: " in text
+    assert "every sample is predicted once (17 in all)," in text
+    assert "is the mean over folds" not in text
+    words = "rows=method metrics=accuracy,probe_information"
+    text = experiment.with_tables(f"<!-- table: {words} -->\n<!-- /table -->", runs)
+    assert "What predictions do not tell (probe info., bits) is the mean over folds" in text
+    assert "for want of folds" not in text
+    words = "rows=method,dataset.fold metrics=accuracy"
+    single = experiment.with_tables(f"<!-- table: {words} -->\n<!-- /table -->", collect(tmp_path).runs)
+    assert "Folds are pooled" not in single
 
 
-def test_a_method_on_other_samples_than_none_has_no_difference(tmp_path: Path) -> None:
-    write(tmp_path, 0, HAND[0])
-    write(tmp_path, 1, HAND[1], method="leace")
-    write(tmp_path, 0, HAND[0] | {"y": [1, 0, 1]}, method="inlp")
-    collection = collect(tmp_path)
-    assert list(collection.tabled["method"]) == ["leace", "none"]
-    assert "accuracy_difference" not in collection.tabled
-    (problem,) = collection.problems
-    assert "other labels of the same samples" in problem
+@pytest.mark.parametrize("name", ["statistical_parity_difference", "accuracy_difference", "accuracy_difference_low"])
+def test_a_column_of_words_under_a_difference_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, None, HAND[0])
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    collect(tmp_path).runs[["dataset", "model", "training", "method", "id", "seed", "status", "reason"]].assign(
+        **{name: "much"}
+    ).to_csv(folder / "runs.csv", index=False)
+    with pytest.raises(ValueError, match=f"{name}.* is no finite number"):
+        collect(folder)
 
 
-def test_a_head_kept_in_some_folds_is_mixed(tmp_path: Path) -> None:
-    for fold, head in enumerate(("kept", "fitted")):
-        write(tmp_path, fold, HAND[fold], method="fmd", info={"head": head, "at_edge": head == "kept"})
-    row = only_row(collect(tmp_path))
-    assert row["head"] == "mixed"
-    assert row["at_edge"]
+def test_a_metric_that_ends_like_a_difference_is_none(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    words = "rows=method metrics=statistical_parity_difference"
+    runs = collect(tmp_path).tabled.assign(statistical_parity_difference=0.1)
+    assert "Minus none" not in experiment.with_tables(f"<!-- table: {words} -->\n<!-- /table -->", runs)
+
+
+def test_differences_mark_what_uses_the_attribute_at_test(tmp_path: Path) -> None:
+    write_hand(tmp_path)
+    write_hand(tmp_path, method="oracle", info={"uses_attribute_at_test": True})
+    write_hand(tmp_path, method="leace")
+    made = contrasts.build(collect(tmp_path).tabled)
+    assert made is not None
+    assert made.rows == ("leace", "oracle †")
+    assert made.cell("oracle †", ("faces", "Δ accuracy ↑")).text
+    assert made.caption[-1] == "† uses the protected attribute at test time."
+    (tmp_path / "oracle" / "fold=0" / "seed=0" / RECORD).unlink()
+    (tmp_path / "oracle" / "fold=1" / "seed=0" / RECORD).unlink()
+    without = contrasts.build(collect(tmp_path).tabled)
+    assert without is not None
+    assert not any("†" in sentence for sentence in without.caption)

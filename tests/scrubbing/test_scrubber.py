@@ -144,15 +144,26 @@ def test_plain_modules_can_be_scrubbed(pre_hook: bool) -> None:
     torch.testing.assert_close(y[:, 2:], 2 * model.norm(x)[:, 2:])
 
 
-def test_erasers_follow_the_states_to_their_device() -> None:
-    """A model spread over devices hands each site states that are where its layer is."""
+def test_erasers_follow_the_states_to_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model spread over devices hands each site states that are where its layer is: here on cpu and on meta.
+
+    States on meta have no values, which the eraser says: it was moved to them by then.
+    """
+    moves: list[str] = []
+    to = AffineEraser.to
+
+    def recorded(eraser: AffineEraser, device: torch.device) -> AffineEraser:
+        moves.append(torch.device(device).type)
+        return to(eraser, device)
+
+    monkeypatch.setattr(AffineEraser, "to", recorded)
     norms = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4, device="meta"))
     eraser = AffineEraser.orthogonal(torch.eye(4)[:, :2], torch.ones(4))
     with ConceptScrubber(erasers={"0": eraser, "1": eraser}).scrub(norms):
-        here = norms[0](torch.randn(2, 4))
-        there = norms[1](torch.empty(2, 4, device="meta"))
-    assert here.device.type == "cpu"
-    assert there.device.type == "meta"
+        assert norms[0](torch.randn(2, 4)).device.type == "cpu"
+        with pytest.raises(ValueError, match="x is on the device meta"):
+            norms[1](torch.empty(2, 4, device="meta"))
+    assert moves == ["cpu", "meta"]
 
 
 @pytest.mark.parametrize(

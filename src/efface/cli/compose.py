@@ -49,10 +49,11 @@ def require_choice(group: str, name: str) -> None:
 
 def places(**folders: Path | str) -> list[str]:
     """Return overrides that set folders, such as `results_dir`, whatever characters their names have."""
-    return [f"{name}={_quoted(str(folder))}" for name, folder in folders.items()]
+    return [f"{name}={quoted(str(folder))}" for name, folder in folders.items()]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a string in the grammar of Hydra, whatever characters it has."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -8,12 +8,15 @@ from typing import Any
 from efface.cli.compose import composed, places
 from efface.cli.main import build
 from efface.data.base import Dataset
-from efface.data.memory import InMemory, first_rows, from_memory
+from efface.data.memory import InMemory, first_rows, from_memory, require_repeatable
 from efface.models.given import Given, given
 from efface.record import Record
 from efface.runs.base import execute
 from efface.runs.grid import GridRun
 from efface.tensorfiles import content_digest
+
+_ROWS = 64
+"""Rows on which it is checked that a classifier is what it is taken for."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class InMemoryRuns:
             HeadError: the module has no linear head, or several.
             ValueError: model or data cannot be taken; the message says why.
         """
-        source = given(model, first_rows(data), head=head)
+        require_repeatable(data)
+        source = given(model, first_rows(data, _ROWS), head=head)
         dataset = from_memory(data, encode=source.encode, classes=source.classes, people=people)
         return cls(source=source, dataset=dataset, **circumstances)
 

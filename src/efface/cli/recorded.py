@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from efface.cli.compose import composed, places
+from efface.cli.compose import composed, places, quoted
 from efface.cli.conf import CONF, option_files
 from efface.cli.main import build
 from efface.identity import NODES, identity, run_id
@@ -14,19 +14,22 @@ from efface.record import Record
 from efface.runs.grid import GridRun
 
 
-def run_of(record: Record, *, data_dir: str | None = None, cache_dir: str | None = None) -> GridRun:
+def run_of(
+    record: Record, *, data_dir: str | None = None, cache_dir: str | None = None, device: str = "cpu"
+) -> GridRun:
     """Return the run that a record is of.
 
     Args:
         record: of a debiasing method.
         data_dir, cache_dir: where its data and its base model are; None for where the command line has them.
+        device: `auto`, `cpu` or `cuda`.
 
     Raises:
         ValueError: a part is no file of conf, or conf has changed since.
     """
     _require_known(record)
     chosen = {name: folder for name, folder in (("data_dir", data_dir), ("cache_dir", cache_dir)) if folder is not None}
-    cfg = composed([*_choices(record), f"seed={record.seed}", "device=cpu", *places(**chosen)])
+    cfg = composed([*_choices(record), f"seed={record.seed}", f"device={device}", *places(**chosen)])
     for node in NODES:
         _restore(cfg, node, record.config[node])
     run = build(cfg)
@@ -66,7 +69,7 @@ def _require_known(record: Record) -> None:
         if name not in option_files(node, CONF):
             raise ValueError(
                 f"{node}={name} is no file of {CONF / node}, so that this run cannot be made again from its record. Of "
-                "a model from Python, export what DebiasedModel.save wrote"
+                "a model from Python, export what DebiasedModel.save wrote, and measure with efface.audit(model, data)"
             )
 
 
@@ -91,7 +94,7 @@ def _plain(cfg: DictConfig, node: str) -> dict[str, Any]:
 def _text(value: Any) -> str:
     """Return a value in the grammar of Hydra."""
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return quoted(value)
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from efface.data.text import some
+from efface.data.vocabulary import Vocabulary
 
 SPLITS = ("train", "val", "pairs", "test")
 
@@ -108,6 +109,8 @@ class Dataset:
     inputs_key: str | None = None
     """What determines the inputs of a sample together with its id, whatever the labels and the splits: features of such
     inputs serve every task on them. None where inputs depend on more than that."""
+    vocabulary: Vocabulary | None = None
+    """Data sets of words only: all words of the source with their inputs, those of no split among them."""
     preprocessing: Preprocessing | None = None
     """Tabular data only: what made the inputs of the rows."""
 

@@ -1,6 +1,6 @@
 """Data that a Python caller holds in memory: arrays, tensors, frames or a DataLoader, as a data set of the grid."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
 from efface.data.base import (
     SPLITS,
@@ -20,7 +21,7 @@ from efface.data.base import (
 )
 from efface.data.groups import groups
 from efface.data.labels import codes
-from efface.data.splits import dealt_parts
+from efface.data.splits import dealt_parts, require_whole
 from efface.data.text import some
 from efface.tensorfiles import content_digest
 
@@ -71,12 +72,13 @@ def from_memory(
             pairs, a tenth of train is set aside for them. Other pairs are two samples of one label, matched at random.
         encode: makes the tensor `[n, ...]` of inputs that the model is shown from some x.
         classes: what the model calls its K outputs, in their order; y holds these.
-        people: identities `[n]`, or a mapping like data's. Rows of one person are never dealt to two splits, and
-            intervals draw people, not rows.
+        people: identities `[n]`, or a mapping like data's. Rows of one person are never in two splits, and intervals
+            draw people, not rows.
         what: how messages call the data.
 
     Raises:
-        ValueError: shapes do not fit, a value is missing, or a class or the attribute has too few values.
+        ValueError: shapes do not fit, a value is missing, a class or the attribute has too few values, or a person is
+            in two splits.
     """
     parts = _parts(data, encode, classes, people)
     a, attributes = codes(np.concatenate([part.a for part in parts.values()]), "a")
@@ -116,6 +118,17 @@ def first_rows(data: Any, n: int = 4) -> Any:
     return x.iloc[:n] if hasattr(x, "iloc") else x[:n]
 
 
+def require_repeatable(data: Any) -> None:
+    """Refuse what can be read only once: it is looked at before it is read as a whole.
+
+    Raises:
+        ValueError: data, or the rows under a name, are an iterator.
+    """
+    for name, rows in data.items() if isinstance(data, Mapping) else [("data", data)]:
+        if isinstance(rows, Iterator):
+            raise ValueError(f"{name} is a {type(rows).__name__}, which can be read only once: give arrays or a loader")
+
+
 def _parts(data: Any, encode: Callable[[Any], Tensor], classes: Sequence[Any], people: Any) -> dict[str, _Part]:
     """Read the rows under each name; those that are still to be dealt out under the empty name."""
     if not isinstance(data, Mapping):
@@ -143,6 +156,8 @@ def _part(
     counterfactuals: bool = False,
 ) -> _Part:
     """Read the rows of one name."""
+    if people is not None and isinstance(getattr(rows, "sampler", None), RandomSampler):
+        raise ValueError(f"{name}: people are in the order of the rows, but this loader shuffles: shuffle=False")
     columns = _columns(rows, name)
     m = None
     if len(columns) == 5 and counterfactuals:
@@ -222,7 +237,7 @@ def _dealt(parts: dict[str, _Part], a: Tensor, n_attributes: int, generator: tor
     rows = {
         name: torch.arange(int(start), int(end)) for name, start, end in zip(parts, bounds, bounds[1:], strict=False)
     }
-    cluster = _clusters(list(parts.values()))
+    cluster = _clusters(parts)
     strata = groups(y, a, n_attributes)
     source, shares = ("", RATIOS) if "" in rows else ("train", {"train": 0.9, "pairs": 0.1})
     if "pairs" not in rows:
@@ -242,13 +257,14 @@ def _dealt(parts: dict[str, _Part], a: Tensor, n_attributes: int, generator: tor
     }
 
 
-def _clusters(parts: Sequence[_Part]) -> Tensor | None:
-    """Number people over all parts; None where they are not given."""
-    identities = [part.people for part in parts if part.people is not None]
+def _clusters(parts: Mapping[str, _Part]) -> Tensor | None:
+    """Number people over all parts; None where they are not given. ValueError if one is in two parts."""
+    identities = [part.people for part in parts.values() if part.people is not None]
     if not identities:
         return None
-    numbers = np.unique(np.concatenate(identities), return_inverse=True)[1]
-    return torch.from_numpy(numbers.astype(np.int64))
+    cluster = torch.from_numpy(np.unique(np.concatenate(identities), return_inverse=True)[1].astype(np.int64))
+    require_whole(np.repeat(list(parts), [len(part) for part in parts.values()]), cluster, "data")
+    return cluster
 
 
 def _given_pairs(split: TensorSplit, m: int) -> Pairs:

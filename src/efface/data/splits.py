@@ -91,7 +91,7 @@ def named_parts(
     known = np.array([meaning.get(name, name) for name in lower.tolist()], dtype=object)
     occurring = set(known.tolist())
     if cluster is not None:
-        _require_whole(known, cluster, what)
+        require_whole(known, cluster, what)
     if "pairs" not in occurring:
         source = "val" if "val" in occurring else "train"
         shares = dict(zip(SPLITS[:3], ratios[:3], strict=True)) if source == "train" else {"val": 0.5, "pairs": 0.5}
@@ -104,8 +104,17 @@ def named_parts(
     return named_rows(known, what)
 
 
-def _require_whole(names: np.ndarray, cluster: Tensor, what: str) -> None:
-    """Check that the rows of each cluster have one name."""
+def require_whole(names: np.ndarray, cluster: Tensor, what: str) -> None:
+    """Check that the rows of each cluster have one name.
+
+    Args:
+        names: `[n]`: of the split of each row.
+        cluster: `[n]` int64.
+        what: gives the names, for the message.
+
+    Raises:
+        ValueError: a cluster has two.
+    """
     _, numbers = np.unique(names, return_inverse=True)
     first: dict[int, int] = {}
     for row, (name, number) in enumerate(zip(cluster.tolist(), numbers.tolist(), strict=True)):

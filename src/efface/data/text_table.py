@@ -104,3 +104,5 @@ class BiasInBios(TextTable):
         "files (parquet, or CSV with the columns hard_text, profession, gender) into bias_in_bios/ in data_dir "
         "(or DATA_DIR), or set dataset.path and dataset.split to one file and its column of splits"
     )
+    pooling: Pooling = "cls"
+    max_length: Annotated[int, Ge(1)] = 128

@@ -6,6 +6,7 @@ ones. Several processes share them: `torchrun --nproc-per-node 4 -m efface.embed
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,19 +30,28 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0; 1 if a certificate is above its tolerance; 2 if something is wrong, which is printed.
     """
     options = _parser().parse_args(argv)
+    try:
+        with joined() as group:
+            return _run(options, group)
+    except ValueError as error:  # of `joined`
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace, group: Group) -> int:
+    """Run a command on this process of a group; return its exit status."""
     command: Command = options.command
-    with joined() as group:
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                status = command(options, group)
-        except (OSError, ValueError, ModuleNotFoundError) as error:
-            if isinstance(error, SharedError):
-                _say(str(error), group, sys.stderr)
-            else:
-                print(error, file=sys.stderr)
-            return 2
-        for message in dict.fromkeys(str(warning.message) for warning in caught):
-            _say(f"warning: {message}", group, sys.stderr)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            status = command(options, group)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        if isinstance(error, SharedError):
+            _say(str(error), group, sys.stderr)
+        else:
+            print(error, file=sys.stderr)
+        return 2
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        _say(f"warning: {message}", group, sys.stderr)
     return status
 
 
@@ -58,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     fitting.add_argument("--no-shrinkage", action="store_true", help="do not shrink covariances")
     fitting.add_argument("--rtol", type=float, default=1e-4, help="weaker correlations stay in place (default: 1e-4)")
     fitting.add_argument(
-        "--checkpoint", type=float, default=60, metavar="SECONDS", help="how often, at ends of shards (default: 60)"
+        "--checkpoint",
+        type=_within(0, math.inf),
+        default=60,
+        metavar="SECONDS",
+        help="how often, at ends of shards (default: 60)",
     )
     applying = commands.add_parser("apply", help="write erased copies of shards")
     applying.set_defaults(command=_apply)
@@ -70,10 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     certifying.add_argument("eraser", type=Path, help="an eraser that fit or .save() wrote")
     _add_shards(certifying)
     certifying.add_argument(
-        "--tolerance", type=float, default=1e-3, help="for the whitened covariance, from 0 to 1 (default: 1e-3)"
+        "--tolerance", type=_within(0, 1), default=1e-3, help="for the whitened covariance, from 0 to 1 (default: 1e-3)"
     )
     certifying.add_argument("--json", action="store_true", help="print the certificate as JSON")
     return parser
+
+
+def _within(low: float, high: float) -> Callable[[str], float]:
+    """Return what reads a number of this range for an option of the command line."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"is {text}, but must be a number from {low:g} to {high:g}")
+        return value
+
+    return number
 
 
 def _add_shards(parser: argparse.ArgumentParser) -> None:

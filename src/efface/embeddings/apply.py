@@ -9,16 +9,16 @@ from tqdm import tqdm
 
 from efface.embeddings.erasers import LoadedEraser
 from efface.embeddings.group import Group
-from efface.embeddings.outputs import is_done, mark, naming_out, require_folder
+from efface.embeddings.outputs import REMEDY, locked, mark, origin, require_folder
 from efface.embeddings.shards import Shard, Source, batches_of, opened, progress
-from efface.files import drop_temporary, file_digest, write_atomically
+from efface.files import drop_temporary_of, file_digest, write_atomically
 
 
 def apply(source: Source, loaded: LoadedEraser, out: Path, group: Group) -> str:
     """Write erased copies of shards, of the same names, formats and dtypes; the processes of a group share the shards.
 
-    Whatever else is in a shard is copied. Each is whole or not there; one that is there, and no older than its inputs,
-    is skipped.
+    Whatever else is in a shard is copied. Each is whole or not there; one that is there, and whose files are those that
+    it was made of, is skipped. Two calls with one folder take turns.
 
     Args:
         source: the shards.
@@ -33,28 +33,30 @@ def apply(source: Source, loaded: LoadedEraser, out: Path, group: Group) -> str:
         OSError: a file cannot be read or written.
         ValueError: a shard does not fit the eraser, or the folder holds something else.
     """
-    facts = {"eraser": file_digest(loaded.path), "x": source.x}
-
-    def prepare() -> None:
-        if group.rank == 0:
-            require_folder(out, source)
-            mark(out, facts, [path.name for path in source.shards])
-
-    group.gather(prepare)
     shards, data = opened(source, group, labelled=loaded.needs_labels)
     loaded.require_width(data)
-    counts = group.gather(lambda: _apply(shards, loaded, out, data.batch, group))
+    group.gather(lambda: None if group.rank else require_folder(out, source))
+    with locked(out / ".erased_by.lock", group, f"shards in {out}"):
+        parts = group.gather(lambda: {shard.x.path.name: origin(shard) for shard in shards})
+        origins = {name: files for part in parts for name, files in part.items()}
+        group.gather(lambda: None if group.rank else mark(out, _facts(source, loaded), origins))
+        counts = group.gather(lambda: _apply(shards, loaded, out, data.batch, group))
     return f"{out}: {sum(counts):,} shards erased, {len(source.shards) - sum(counts):,} were done before"
 
 
+def _facts(source: Source, loaded: LoadedEraser) -> dict[str, str | None]:
+    """Return what erased shards depend on, but for their files."""
+    return {"eraser": file_digest(loaded.path), "x": source.x, "z": source.z if loaded.needs_labels else None}
+
+
 def _apply(shards: list[Shard], loaded: LoadedEraser, out: Path, rows: int, group: Group) -> int:
-    """Write the copies of this process's shards; return how many were not done."""
+    """Write the copies of this process's shards that are not there; return how many."""
     count = 0
     with progress(shards, group, "apply") as bar:
         for shard in shards:
             target = out / shard.x.path.name
-            drop_temporary(out, f"{target.name}.")
-            if is_done(target, [column.path for column in (shard.x, shard.z) if column is not None]):
+            drop_temporary_of(target)
+            if target.is_file():
                 bar.update(shard.x.rows)
                 continue
             _write(shard, target, loaded, rows, bar)
@@ -69,5 +71,4 @@ def _write(shard: Shard, target: Path, loaded: LoadedEraser, rows: int, bar: "tq
         for batch in batches_of([shard], rows, bar):
             yield batch.named(lambda: loaded.erase(batch.x, batch.z))  # noqa: B023 - called at once
 
-    with naming_out(target):
-        write_atomically(target, lambda temporary: shard.x.rewrite(temporary, erased()))
+    write_atomically(target, lambda temporary: shard.x.rewrite(temporary, erased()), remedy=REMEDY)

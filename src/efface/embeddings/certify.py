@@ -8,7 +8,7 @@ import torch
 
 from efface.embeddings.erasers import LoadedEraser
 from efface.embeddings.group import Group
-from efface.embeddings.shards import Batch, Shard, Source, Summary, batches_of, opened, progress
+from efface.embeddings.shards import Batch, Shard, Source, Summary, batches_of, opened, progress, require_varying
 from efface.erasure.certificate import Guardedness, certify_moments
 from efface.moments import Moments
 
@@ -55,6 +55,7 @@ def certify(source: Source, loaded: LoadedEraser, group: Group, *, tolerance: fl
     """
     shards, data = opened(source, group, labelled=True)
     loaded.require_width(data)
+    data.require_contrast()
     assert data.concept is not None
     k = data.concept.width if data.concept.classes is None else max(data.concept.classes, 2)
     before, after = (Moments(data.d, k, dtype=torch.float64) for _ in range(2))
@@ -62,6 +63,7 @@ def certify(source: Source, loaded: LoadedEraser, group: Group, *, tolerance: fl
     if group.size > 1:
         before.all_reduce()
         after.all_reduce()
+    require_varying(before)
     return Certificate(certify_moments(before, after), certify_moments(before, before), tolerance)
 
 

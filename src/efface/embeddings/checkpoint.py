@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from efface import tensorfiles
-from efface.files import digest, drop_temporary
+from efface.files import digest, drop_temporary_of
 from efface.moments import Moments
 
 _KIND = "embeddings checkpoint"
@@ -23,10 +23,11 @@ class Checkpoint:
         path: the file.
         settings: JSON-able; all that the statistics depend on. A file of other settings is not continued from.
         seconds: how often to write it, at ends of shards.
+        remedy: of errors of writing, see `efface.files.write_atomically`.
     """
 
-    def __init__(self, path: Path, settings: Any, seconds: float) -> None:
-        self.path, self.seconds = path, seconds
+    def __init__(self, path: Path, settings: Any, seconds: float, *, remedy: str) -> None:
+        self.path, self.seconds, self._remedy = path, seconds, remedy
         self._settings = digest(json.dumps(settings, sort_keys=True).encode())
         self._written = time.monotonic()
         self._done: list[str] = []
@@ -36,7 +37,7 @@ class Checkpoint:
 
         Without a file, or with one that is damaged or of other settings, they stay empty.
         """
-        drop_temporary(self.path.parent, self.path.name)
+        drop_temporary_of(self.path)
         try:
             tensors, facts = tensorfiles.read(self.path, kind=_KIND)
         except (FileNotFoundError, ValueError):
@@ -59,12 +60,9 @@ class Checkpoint:
         if time.monotonic() - self._written < self.seconds:
             return
         tensors = {f"{i}.{name}": t for i, moments in enumerate(statistics) for name, t in _state(moments).items()}
-        tensorfiles.write(self.path, tensors, kind=_KIND, facts={"settings": self._settings, "done": self._done})
+        facts = {"settings": self._settings, "done": self._done}
+        tensorfiles.write(self.path, tensors, kind=_KIND, facts=facts, remedy=self._remedy)
         self._written = time.monotonic()
-
-    def remove(self) -> None:
-        """Remove the file, once what follows from it is saved."""
-        self.path.unlink(missing_ok=True)
 
 
 def _state(moments: Moments) -> dict[str, Tensor]:

@@ -1,20 +1,22 @@
 """Fit an eraser on shards."""
 
 import functools
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from efface import tensorfiles
 from efface.embeddings.checkpoint import Checkpoint
 from efface.embeddings.group import Group
-from efface.embeddings.outputs import naming_out
-from efface.embeddings.shards import Shard, Source, Summary, batches_of, opened, progress
-from efface.erasure.fitting import Fitter
+from efface.embeddings.outputs import REMEDY, locked
+from efface.embeddings.shards import Shard, Source, Summary, batches_of, opened, progress, require_varying
+from efface.erasure.fitting import Fitter, MomentsFitter
 from efface.erasure.leace import LeaceFitter
 from efface.erasure.oracle import OracleFitter
 from efface.erasure.quadratic import QuadraticFitter
-from efface.files import drop_temporary, require_writable
+from efface.files import drop_temporary_of, require_writable
 
 Method = Literal["leace", "orth", "oracle", "quadratic"]
 
@@ -41,8 +43,6 @@ class Fit:
         """
         concept = data.concept
         assert concept is not None
-        if concept.classes == 1:
-            raise ValueError("the labels are all 0: there is nothing to erase")
         if self.method == "quadratic":
             if concept.classes is None:
                 raise ValueError("the labels are numbers, but --method quadratic needs integer classes")
@@ -79,15 +79,17 @@ def fit(source: Source, how: Fit, out: Path, group: Group, *, seconds: float) ->
     """
     group.gather(lambda: _require_place(out, source))
     shards, data = opened(source, group, labelled=True)
+    data.require_contrast()
     fitter = how.fitter(data)
-    settings = [vars(how), group.rank, group.size, data.rows, data.d, str(data.dtype), data.concept, _versions(shards)]
+    names, facts = (source.x, source.z), (data.rows, data.d, str(data.dtype), data.concept)
+    settings = [vars(how), group.rank, group.size, names, facts, _versions(shards)]
     place = out.with_name(f".{out.name}.{group.rank}-of-{group.size}.partial")
-    checkpoint = Checkpoint(place, settings, seconds)
-    group.gather(lambda: _add(fitter, shards, data.batch, checkpoint, group))
-    if group.size > 1:
-        fitter.all_reduce()
-    group.gather(lambda: None if group.rank else _save(fitter, out))
-    checkpoint.remove()
+    checkpoint = Checkpoint(place, settings, seconds, remedy=REMEDY)
+    with locked(out.with_name(f".{out.name}.lock"), group, str(out)):
+        group.gather(lambda: _add(fitter, shards, data.batch, checkpoint, group))
+        if group.size > 1:
+            fitter.all_reduce()
+        group.gather(lambda: None if group.rank else _save(fitter, out))
     labels = "numbers" if data.concept is None or data.concept.classes is None else f"{data.concept.classes:,} classes"
     return f"{out}: {how.method} of {data.rows:,} rows of {data.d:,} columns, {labels}"
 
@@ -114,15 +116,18 @@ def _add(fitter: Fitter[Any], shards: Sequence[Shard], rows: int, checkpoint: Ch
         for batch in batches_of(missing, rows, bar):
             batch.named(functools.partial(fitter.update, batch.x, batch.z))
             if batch.is_last:
-                with naming_out(checkpoint.path):
-                    checkpoint.shard_done(str(batch.shard.x.path), fitter.statistics)
+                checkpoint.shard_done(str(batch.shard.x.path), fitter.statistics)
 
 
 def _save(fitter: Fitter[Any], out: Path) -> None:
+    """Write the eraser as its `save` does, and remove the checkpoints of all processes, and of calls with more."""
+    if isinstance(fitter, MomentsFitter):
+        require_varying(fitter.moments)
     eraser = fitter.eraser
-    drop_temporary(out.parent, f"{out.name}.")
-    with naming_out(out):
-        eraser.save(out)
+    drop_temporary_of(out)
+    tensorfiles.write(out, eraser.tensors(), kind=type(eraser).__name__, remedy=REMEDY)
+    for checkpoint in out.parent.glob(f".{glob.escape(out.name)}.*-of-*.partial"):
+        checkpoint.unlink(missing_ok=True)
 
 
 def _versions(shards: Sequence[Shard]) -> list[tuple[str, int, int]]:

@@ -53,16 +53,26 @@ class Group:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Join the other processes that `torchrun` has started; without it there is this one alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """Join the other processes that `torchrun` has started; without it there is this one alone.
+
+    Raises:
+        ValueError: something else than `torchrun` has set its variable of the number of processes.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
         yield Group()
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing or not size.isdecimal():
+        raise ValueError(
+            f"WORLD_SIZE is {size}, which torchrun sets, but without it ({', '.join(missing) or 'no number'}): start "
+            "several processes by torchrun, or unset WORLD_SIZE for one"
+        )
     from torch import distributed
 
     # A process waits for the others until their shards are done, which may take days. torchrun ends it if one dies.
     distributed.init_process_group("gloo", timeout=timedelta(days=30))
     try:
-        yield Group(distributed.get_rank(), size)
+        yield Group(distributed.get_rank(), int(size))
     finally:
         distributed.destroy_process_group()

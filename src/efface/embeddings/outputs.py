@@ -1,25 +1,37 @@
-"""Where erasers and erased shards go: what may be there, and errors that say what to do."""
+"""Where erasers and erased shards go: what may be there, and who may write there."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from efface.embeddings.shards import Source
-from efface.files import require_writable, write_atomically
+from efface.embeddings.group import Group
+from efface.embeddings.shards import Shard, Source
+from efface.files import lock, require_writable, write_atomically
 
 MARKER = "erased_by.json"
-"""In a folder of erased shards: the digest of the eraser, and the name of the column."""
+"""In a folder of erased shards: the digest of the eraser, the names of the columns, and what each shard was made of."""
+REMEDY = "choose another place with --out"
+"""For errors of writing, see `efface.files.write_atomically`."""
 
 
 @contextmanager
-def naming_out(path: Path) -> Iterator[None]:
-    """Name `--out` in an error of writing `path`."""
-    try:
+def locked(path: Path, group: Group, what: str) -> Iterator[None]:
+    """Hold a lock, on the first process, for all of them; two commands that write to one place take turns.
+
+    Raises:
+        OSError: the lock cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def acquire() -> None:
+            if group.rank == 0:
+                stack.enter_context(lock(path, say=lambda message: print(message, file=sys.stderr), what=what))
+
+        group.gather(acquire)
         yield
-    except OSError as error:
-        reason = error.__cause__ or error
-        raise OSError(f"cannot write {path} ({reason}): free some space, or choose another place with --out") from error
 
 
 def require_folder(out: Path, source: Source) -> None:
@@ -40,26 +52,57 @@ def require_folder(out: Path, source: Source) -> None:
     require_writable(out, option="--out")
 
 
-def mark(out: Path, facts: dict[str, str], names: Sequence[str]) -> None:
-    """Note in a folder how its shards are erased.
+def origin(shard: Shard) -> list[list[Any]]:
+    """Return the files that an erased shard is made of, with their sizes and the times when they were written."""
+    paths = [column.path.resolve() for column in (shard.x, shard.z) if column is not None]
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+def mark(out: Path, facts: Mapping[str, Any], origins: Mapping[str, list[list[Any]]]) -> None:
+    """Note in a folder how its shards are erased, and of which files; remove those whose files have changed.
+
+    Args:
+        out: the folder.
+        facts: of the eraser.
+        origins: what each shard is to be made of, by its name.
 
     Raises:
         OSError: it cannot be written.
-        ValueError: it has another mark, or has files of these names and no mark.
+        ValueError: it has shards of another eraser, or of files elsewhere, or files of these names and no mark.
     """
     marker = out / MARKER
-    text = json.dumps(facts, sort_keys=True) + "\n"
-    if marker.is_file():
-        if marker.read_text(encoding="utf-8") != text:
-            raise ValueError(f"--out: {out} has shards of another eraser or column: choose an empty folder")
-        return
-    foreign = next((name for name in names if (out / name).exists()), None)
-    if foreign is not None:
-        raise ValueError(f"--out: {out / foreign} is there, and was not erased by this command: choose an empty folder")
-    with naming_out(marker):
-        write_atomically(marker, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    before = _marked(marker)
+    made = {name: files for name, files in before.get("shards", {}).items() if (out / name).exists()}
+    if made and {**before, "shards": None} != {**facts, "shards": None}:
+        raise ValueError(f"--out: {out} has shards of another eraser or column: choose an empty folder")
+    for name, files in origins.items():
+        if name not in made and (out / name).exists():
+            raise ValueError(
+                f"--out: {out / name} is there, and was not erased by this command: choose an empty folder"
+            )
+        if name in made and _paths(made[name]) != _paths(files):
+            raise ValueError(
+                f"--out: {out / name} was made of {', '.join(_paths(made[name]))}, not of {', '.join(_paths(files))}: "
+                "choose an empty folder, or remove it"
+            )
+    for name, files in origins.items():
+        if name in made and made[name] != files:
+            (out / name).unlink()
+    text = json.dumps({**facts, "shards": made | dict(origins)}, sort_keys=True, indent=1) + "\n"
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != text:
+        write_atomically(marker, lambda temporary: temporary.write_text(text, encoding="utf-8"), remedy=REMEDY)
 
 
-def is_done(target: Path, inputs: Sequence[Path]) -> bool:
-    """Tell whether an erased shard is there and no older than the files that it was made of."""
-    return target.is_file() and target.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in inputs)
+def _marked(marker: Path) -> dict[str, Any]:
+    """Return what a folder's marker says; ValueError if it is damaged."""
+    if not marker.is_file():
+        return {}
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        return {**content, "shards": dict(content["shards"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--out: {marker} is damaged: choose an empty folder") from error
+
+
+def _paths(files: list[list[Any]]) -> list[str]:
+    return [str(path) for path, *_ in files]

@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,7 +62,7 @@ class ParquetColumn(Column):
             with parquet.ParquetWriter(target, schema, compression=_compression(file)) as writer:
                 for group, rows in zip(groups, regrouped(batches, sizes), strict=True):
                     rest = _read(functools.partial(file.read_row_group, group, columns=others), self.path)
-                    columns = dict(zip(others, rest.columns, strict=True)) | self._columns(rows, schema)
+                    columns = {name: rest.column(name) for name in others} | self._columns(rows, schema)
                     writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema), len(rows))
 
     def _columns(self, rows: Tensor, schema: "pa.Schema") -> "dict[str, pa.Array]":
@@ -88,7 +89,8 @@ def open_parquet(path: Path, name: str) -> ParquetColumn:
     """
     with _opened(path) as file:
         schema, n = file.schema_arrow, file.metadata.num_rows
-        names = (name,) if name in schema.names else _numbered(name, schema.names)
+        _require_once(path, schema.names)
+        names = (name,) if name in schema.names else _numbered(path, name, schema.names)
         if not names:
             shown = ", ".join(schema.names[:10]) + (", …" if len(schema.names) > 10 else "")
             raise ValueError(
@@ -116,15 +118,27 @@ def _read(call: Callable[[], T], path: Path) -> T:
 
     try:
         return call()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is damaged, or no parquet file ({reason}): make it again") from error
 
 
-def _numbered(name: str, names: list[str]) -> tuple[str, ...]:
+def _numbered(path: Path, name: str, names: list[str]) -> tuple[str, ...]:
     """Return the columns that are called `name` and a number, by that number."""
-    numbers = {column: re.fullmatch(rf"{re.escape(name)}[_.]?(\d+)", column) for column in names}
-    return tuple(sorted((c for c, match in numbers.items() if match), key=lambda c: int(numbers[c][1])))  # type: ignore[index]
+    matches = {column: re.fullmatch(rf"{re.escape(name)}[_.]?(\d+)", column) for column in names}
+    numbers = {column: int(match[1]) for column, match in matches.items() if match}
+    columns = sorted(numbers, key=numbers.__getitem__)
+    for one, other in pairwise(columns):
+        if numbers[one] == numbers[other]:
+            raise ValueError(f"{path} has both {one} and {other}: rename one of them, or name others with --x or --z")
+    return tuple(columns)
+
+
+def _require_once(path: Path, names: list[str]) -> None:
+    """ValueError if two columns have one name, by which neither could be read or copied."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path} has two columns {twice}: rename one of them")
 
 
 def _is_list(type_: "pa.DataType") -> bool:

@@ -94,7 +94,9 @@ def open_npy(path: Path) -> RawColumn:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, or no .npy file ({error}): make it again") from error
+        raise ValueError(
+            f"{path} is damaged, or no .npy file of numbers ({error}): make it again, with labels as classes 0 … K − 1"
+        ) from error
     if not isinstance(array, np.memmap):
         raise ValueError(f"{path} is an archive of arrays: save each with np.save")
     if array.ndim not in (1, 2) or not array.flags.c_contiguous:
@@ -102,6 +104,8 @@ def open_npy(path: Path) -> RawColumn:
             f"{path} holds an array of shape {list(array.shape)}{'' if array.flags.c_contiguous else ', by columns'}: "
             "save np.ascontiguousarray of [n, d], or of [n] for labels"
         )
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"{path} holds {array.dtype}, but must hold numbers: number the classes 0 … K − 1")
     try:
         dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     except (TypeError, ValueError) as error:
@@ -127,7 +131,9 @@ def open_safetensors(path: Path, name: str) -> RawColumn:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no .safetensors file ({error}): make it again") from error
     if name not in names:
-        raise ValueError(f"{path} has no tensor {name!r}, but {', '.join(names)}: name one of them with --x or --z")
+        raise ValueError(
+            f"{path} has no tensor {name!r}, but {', '.join(names) or 'none'}: name one of them with --x or --z"
+        )
     with path.open("rb") as file:
         header = 8 + int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(header - 8))[name]

@@ -16,7 +16,7 @@ from efface.embeddings.group import Group
 from efface.embeddings.parquet import open_parquet
 from efface.embeddings.raw import open_npy, open_safetensors
 from efface.erasure.inputs import is_integer
-from efface.moments import working_dtype
+from efface.moments import Moments, working_dtype
 
 T = TypeVar("T")
 
@@ -67,6 +67,8 @@ class Concept(NamedTuple):
     """Above the largest label; None for numbers."""
     width: int
     """Columns of numbers; 1 for labels."""
+    lowest: int = 0
+    """The smallest label; 0 for numbers."""
 
 
 class Facts(NamedTuple):
@@ -93,6 +95,16 @@ class Summary:
     def batch(self) -> int:
         """Rows of a batch."""
         return min(_MOST_ROWS, max(_LEAST_ROWS, _BATCH_BYTES // (4 * self.d)))
+
+    def require_contrast(self) -> None:
+        """ValueError if the shards can say nothing of a concept: they have one row, or all labels are the same."""
+        if self.rows < 2:
+            raise ValueError("the shards have 1 row in all, but statistics need two or more: give more rows")
+        concept = self.concept
+        if concept is not None and concept.classes is not None and concept.lowest == concept.classes - 1:
+            raise ValueError(
+                f"the labels are all {concept.lowest}: there is nothing to erase; give rows of two or more classes"
+            )
 
 
 class Batch(NamedTuple):
@@ -144,11 +156,20 @@ def open_shard(files: tuple[Path, Path], source: Source, *, labelled: bool) -> S
         raise ValueError(
             f"{x.path} holds {x.dtype} of shape {list(x.shape)}, but embeddings are floating-point numbers [n, d]"
         )
+    if x.rows and not x.shape[1]:
+        raise ValueError(f"{x.path} holds embeddings of no columns: give some")
     if not labelled:
         return Shard(x, None)
     if files[0] == files[1] and files[0].suffix == ".npy":
         raise ValueError(f"{x.path} holds one array: give the files of the labels with --labels")
+    if files[0] == files[1] and source.x == source.z:
+        raise ValueError(f"--x and --z are both {source.x!r}: name the labels' own column with --z")
     z = _column(files[1], source.z)
+    if z.dtype.is_complex or 0 in z.shape[1:]:
+        raise ValueError(
+            f"{z.path} holds labels of dtype {z.dtype} and shape {list(z.shape)}: give real numbers or integers, [n] "
+            "or [n, k] of one column or more"
+        )
     if z.rows != x.rows:
         raise ValueError(f"{z.path} has {z.rows:,} labels, but {x.path} has {x.rows:,} rows: give one for each row")
     return Shard(x, z)
@@ -189,7 +210,7 @@ def _facts(shard: Shard) -> Facts:
 
 
 def _concept(z: Column) -> Concept:
-    """Read all labels for the largest one; numbers are not read.
+    """Read all labels for the smallest and the largest one; numbers are not read.
 
     Raises:
         ValueError: a label is negative.
@@ -197,13 +218,13 @@ def _concept(z: Column) -> Concept:
     width = z.shape[1] if len(z.shape) == 2 else 1
     if width != 1 or not is_integer(torch.empty(0, dtype=z.dtype)):
         return Concept(None, width)
-    classes = 0
+    lowest, highest = 1 << 63, -1
     for batch in z.batches(1 << 20):
         low, high = (int(value) for value in batch.to(torch.int64).aminmax())
         if low < 0:
             raise ValueError(f"{z.path} has the label {low}: number the classes 0 … K − 1")
-        classes = max(classes, high + 1)
-    return Concept(classes, width)
+        lowest, highest = min(lowest, low), max(highest, high)
+    return Concept(highest + 1, width, lowest)
 
 
 def _summary(parts: Sequence[Facts]) -> Summary:
@@ -228,12 +249,19 @@ def _summary(parts: Sequence[Facts]) -> Summary:
             )
     concept = first.concept
     if concept is not None and concept.classes is not None:
-        classes = max(part.concept.classes for part in parts if part.concept and part.concept.classes)
+        concepts = [part.concept for part in parts if part.concept is not None]
+        classes = max(each.classes or 0 for each in concepts)
         if classes > max(1000, 10 * rows):
             raise ValueError(f"{rows:,} rows have labels up to {classes - 1}: number the classes 0 … K − 1")
-        concept = Concept(classes, 1)
+        concept = Concept(classes, 1, min(each.lowest for each in concepts))
     dtype = functools.reduce(torch.promote_types, (working_dtype(part.dtype) for part in parts))
     return Summary(rows, first.d, dtype, concept)
+
+
+def require_varying(moments: Moments) -> None:
+    """ValueError if z, which need not be labels, is the same in all rows that were seen, but for rounding."""
+    if not bool((moments.var_z().sqrt() > 1e-12 * moments.mean_z.abs()).any()):
+        raise ValueError("the labels are the same in all rows: there is nothing to erase; give rows of unlike labels")
 
 
 def _kind(part: Facts) -> str:

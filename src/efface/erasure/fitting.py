@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from efface.erasure.frozen import FrozenTensors
-from efface.erasure.inputs import as_concept, as_tensor, concept_rows, count_classes, is_integer, weight_rows
+from efface.erasure.inputs import (
+    as_concept,
+    as_tensor,
+    concept_rows,
+    count_classes,
+    is_integer,
+    require_rows,
+    weight_rows,
+)
 from efface.moments import Moments, WeightKind, as_matrix
 from efface.processes import require_same
 
@@ -57,10 +65,7 @@ class Fitter(ABC, Generic[E]):
             ValueError: shapes do not fit, values are not finite, or an option is wrong.
         """
         x, z = as_tensor(x, "x"), as_concept(z)
-        if x.ndim != 2 or z.ndim not in (1, 2) or len(x) != len(z):
-            raise ValueError(
-                f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d], and z [n] or [n, k] of the same n"
-            )
+        require_rows(x, z)
         return cls(x.shape[1], cls._width(z), device=x.device, dtype=x.dtype, **options).update(x, z, weight=weight)
 
     @staticmethod
@@ -122,7 +127,8 @@ class Fitter(ABC, Generic[E]):
             ValueError: the processes have other fitters, widths or dtypes; on every process. Nothing is changed then.
         """
         with self._lock:
-            mine = f"a {type(self).__name__} of {len(self._statistics)} x {self._statistics[0]}"
+            kinds = " and ".join(dict.fromkeys(map(str, self._statistics)))
+            mine = f"a {type(self).__name__} of {len(self._statistics)} x {kinds}"
             require_same(mine, group, remedy="make the fitters of all processes with the same arguments")
             for moments in self._statistics:
                 moments.all_reduce(group)
@@ -140,7 +146,7 @@ class MomentsFitter(Fitter[E]):
         *,
         device: str | torch.device | None,
         dtype: torch.dtype | None,
-        svd_tol: float,
+        svd_tol: float = 0.01,
         rtol: float | None,
         track_xx: bool,
         weights: WeightKind = "importance",
@@ -159,9 +165,9 @@ class MomentsFitter(Fitter[E]):
         self.eps = torch.finfo(self.dtype).eps
 
     @staticmethod
-    def _width(z: Tensor) -> int:
+    def _width(z: Tensor, name: str = "z") -> int:
         if is_integer(z) and (z.ndim == 1 or z.shape[1] == 1):
-            classes = count_classes(z)
+            classes = count_classes(z, name)
             return classes if classes > 2 else 1
         return 1 if z.ndim == 1 else z.shape[1]
 
@@ -206,6 +212,11 @@ class MomentsFitter(Fitter[E]):
         """Cov(x, z), `[d, k]`."""
         return self.moments.cov_xz().to(self.dtype)
 
+    @property
+    def tolerance(self) -> float:
+        """Of canonical correlations if `rtol` is set, never below their rounding; else of singular values."""
+        return self.svd_tol if self.rtol is None else max(self.rtol, 10 * self.eps)
+
     def is_significant(self, s: Tensor) -> Tensor:
         """Mask the strengths `s` of concept directions, descending, that are large enough to act on.
 
@@ -216,12 +227,12 @@ class MomentsFitter(Fitter[E]):
                 in the units of z.
         """
         if self.rtol is None:
-            name, tolerance, noise = f"svd_tol={self.svd_tol}", self.svd_tol, float(s.max()) if len(s) else 0.0
+            name, noise = f"svd_tol={self.svd_tol}", float(s.max()) if len(s) else 0.0
             cure = "lower svd_tol, or set rtol for a tolerance free of units"
         else:
-            name, tolerance, noise = f"rtol={self.rtol}", max(self.rtol, 10 * self.eps), 1.0
+            name, noise = f"rtol={self.rtol}", 1.0
             cure = "lower rtol"
-        significant = s > tolerance
+        significant = s > self.tolerance
         # Values at the level of rounding noise are rightly left alone, and not worth a word.
         dropped = s[~significant & (s > 1e3 * self.eps * max(noise, 1e-300))]
         if len(dropped):

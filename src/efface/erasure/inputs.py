@@ -44,7 +44,7 @@ def require_dense(x: Tensor, name: str) -> None:
         )
 
 
-def as_concept(z: Any) -> Tensor:
+def as_concept(z: Any, name: str = "z") -> Tensor:
     """Take a concept like `as_tensor`.
 
     Raises:
@@ -56,10 +56,23 @@ def as_concept(z: Any) -> Tensor:
         kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
         if len(kinds) > 1:
             raise ValueError(
-                f"z has columns of the dtypes {', '.join(sorted({str(dtype) for dtype in dtypes}))}: give each column "
-                "as a concept of its own, erase_jointly(x, [z[name] for name in z])"
+                f"{name} has columns of the dtypes {', '.join(sorted({str(dtype) for dtype in dtypes}))}: give each "
+                "column as a concept of its own, erase_jointly(x, [z[name] for name in z])"
             )
-    return as_tensor(z, "z")
+    return as_tensor(z, name)
+
+
+def require_rows(x: Tensor, z: Tensor, name: str = "z") -> None:
+    """Check that x is `[n, d]`, and a concept of that name `[n]` or `[n, k]`.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if x.ndim != 2 or z.ndim not in (1, 2) or len(x) != len(z):
+        raise ValueError(
+            f"x has shape {list(x.shape)} and {name} {list(z.shape)}: give x [n, d], and {name} [n] or [n, k] of the "
+            "same n"
+        )
 
 
 def is_integer(z: Tensor) -> bool:
@@ -67,7 +80,7 @@ def is_integer(z: Tensor) -> bool:
     return not (z.is_floating_point() or z.is_complex())
 
 
-def count_classes(z: Tensor) -> int:
+def count_classes(z: Tensor, name: str = "z") -> int:
     """Return K of labels 0 … K − 1.
 
     Raises:
@@ -76,20 +89,21 @@ def count_classes(z: Tensor) -> int:
     high = int(z.max()) if z.numel() else 0
     if high >= max(1000, 10 * z.numel()):
         raise ValueError(
-            f"z has {z.numel()} labels up to {high}: number the classes 0 … K − 1, for instance with "
+            f"{name} has {z.numel()} labels up to {high}: number the classes 0 … K − 1, for instance with "
             "torch.unique(z, return_inverse=True)[1]"
         )
-    require_classes(z, max(high, 0) + 1)
+    require_classes(z, max(high, 0) + 1, name)
     return high + 1
 
 
-def concept_rows(x: Tensor, z: Tensor, k: int) -> Tensor:
+def concept_rows(x: Tensor, z: Tensor, k: int, name: str = "z") -> Tensor:
     """Lay out a concept of x `[..., d]` as rows: labels `[n]`, or a matrix `[n, k]`.
 
     Args:
         x: `[..., d]`, n rows in all.
         z: labels `[...]` or `[..., 1]`, or `[..., k]`; one column of numbers may also be `[...]`.
         k: width. Where it is 1, labels are 0 and 1, and their column is returned.
+        name: of the concept, for errors.
 
     Raises:
         ValueError: z has another shape, or k is 1 and a label is neither 0 nor 1.
@@ -98,11 +112,12 @@ def concept_rows(x: Tensor, z: Tensor, k: int) -> Tensor:
     if is_integer(z) and z.shape in (rows, (*rows, 1)):
         if k > 1:
             return z.flatten()
-        require_classes(z, 2)
+        require_classes(z, 2, name)
     elif z.shape != (*rows, k) and not (k == 1 and z.shape == rows):
         labels = "labels" if k > 1 else "labels or numbers"
         raise ValueError(
-            f"z has shape {list(z.shape)}, but must be {labels} {list(rows)} or {[*rows, k]}, for x {list(x.shape)}"
+            f"{name} has shape {list(z.shape)}, but must be {labels} {list(rows)} or {[*rows, k]}, for x "
+            f"{list(x.shape)}"
         )
     return z.reshape(-1, k)
 

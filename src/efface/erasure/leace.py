@@ -8,7 +8,6 @@ an oblique projection of rank k along span(C): among the affine maps that leave 
 every quadratic norm at once. One Cholesky factorisation and k solves give it; no eigendecomposition is needed.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 
 from efface.erasure.affine import AffineEraser
-from efface.erasure.fitting import MomentsFitter
 from efface.erasure.inputs import as_concept, as_tensor, concept_matrix
-from efface.erasure.shrinkage import covariance_coefficients
-from efface.erasure.whitening import column_scale, concept_directions, eraser_factors, orthogonal_directions
+from efface.erasure.oblique import ObliqueFitter, Shrinkage
+from efface.erasure.whitening import concept_directions, orthogonal_directions
 from efface.moments import WeightKind
 
 ErasureMethod = Literal["leace", "orth"]
@@ -40,7 +38,7 @@ class LeaceEraser(AffineEraser):
         return LeaceFitter.fit(x, z, **options).eraser
 
 
-class LeaceFitter(MomentsFitter[LeaceEraser]):
+class LeaceFitter(ObliqueFitter[LeaceEraser]):
     """Streams the statistics that a `LeaceEraser` needs.
 
     Args:
@@ -84,39 +82,32 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
         constrain_cov_trace: bool = True,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        shrinkage: bool | Literal["correlation"] = True,
+        shrinkage: Shrinkage = True,
         svd_tol: float = 0.01,
         rtol: float | None = None,
         weights: WeightKind = "importance",
     ) -> None:
         if method not in ("leace", "orth"):
             raise ValueError(f"method is {method!r}, but must be 'leace' or 'orth'")
-        if shrinkage not in (True, False, "correlation"):
-            raise ValueError(f"shrinkage is {shrinkage!r}, but must be True, False or 'correlation'")
         super().__init__(
             x_dim,
             z_dim,
+            affine=affine,
             device=device,
             dtype=dtype,
+            shrinkage=shrinkage,
             svd_tol=svd_tol,
             rtol=rtol,
             track_xx=method == "leace",
             weights=weights,
         )
-        self.method = method
-        self.affine, self.constrain_cov_trace, self.shrinkage = affine, constrain_cov_trace, shrinkage
-
-    @property
-    def sigma_xx(self) -> Tensor:
-        """Cov(x), shrunk if asked, `[d, d]`."""
-        upper = self._sigma_xx()
-        return (upper + upper.triu(1).mH).to(self.dtype)
+        self.method, self.constrain_cov_trace = method, constrain_cov_trace
 
     def _solve(self) -> LeaceEraser:
         """Compute the eraser; of rank 0, which changes nothing, if the concept is constant or not correlated with x."""
         directions = concept_directions(self.moments, self.eps, whiten=self.rtol is not None)
         if self.method == "leace":
-            proj_left, proj_right = self._factors(directions)
+            proj_left, proj_right = self._factors(directions, self.is_significant)
         else:
             proj_left = self._orthogonal(directions)
             proj_right = proj_left.mH
@@ -131,45 +122,6 @@ class LeaceFitter(MomentsFitter[LeaceEraser]):
             basis: Tensor = U[:, self.is_significant(s)]
             return basis
         return orthogonal_directions(directions, self.moments.var_x().sqrt(), self.is_significant)
-
-    def _factors(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the two factors of the oblique projection along `directions` `[d, k]`."""
-        if self.rtol is None:
-            return eraser_factors(self._sigma_xx(), directions, self.is_significant, self.dtype)
-        upper, dtype = self._sigma_xx(), self.dtype
-        if not self.affine:
-            mean = self.moments.mean_x[None]
-            upper += (mean.mH @ mean).triu()
-            dtype = upper.dtype  # the mean may be far larger than the deviations, whose digits are needed
-        std = self.moments.var_x().sqrt() if self.shrinkage or not self.affine else None
-        return eraser_factors(upper, directions, self.is_significant, dtype, std)
-
-    def _warn_of_rank(self, rank: int) -> None:
-        if rank > 1 and 2 * rank >= self.x_dim:
-            warnings.warn(
-                f"the concept covaries with {rank} directions of x, which has {self.x_dim}: little of x is left "
-                "without them. Merge classes, or give more features",
-                stacklevel=4,
-            )
-
-    def _sigma_xx(self) -> Tensor:
-        """Return the upper triangle of Cov(x), shrunk if asked, in float64."""
-        sigma = self.moments.cov_xx_upper(unbiased=not self.shrinkage)
-        if self.shrinkage:
-            scale = sigma.new_ones(self.x_dim, 1)
-            if self.shrinkage == "correlation":
-                scale = column_scale(sigma)
-                sigma /= scale
-                sigma /= scale.mT
-            diagonal = sigma.diagonal().real
-            norm_sq = 2 * torch.linalg.vector_norm(sigma) ** 2 - torch.linalg.vector_norm(diagonal) ** 2
-            alpha, beta = covariance_coefficients(diagonal.sum(), norm_sq, self.x_dim, self.moments.n_eff)
-            sigma *= alpha
-            sigma.diagonal().add_(beta)
-            if self.shrinkage == "correlation":
-                sigma *= scale
-                sigma *= scale.mT
-        return sigma
 
 
 def erase_jointly(x: Any, concepts: Sequence[Any], **options: Any) -> LeaceEraser:

@@ -41,16 +41,20 @@ def intervals(
 ) -> dict[str, list[float] | None]:
     """Return the central 95 % of each metric over resamples; None where it is not defined in one in twenty of them.
 
+    Of a single sample or cluster all resamples are alike, which says nothing of how far it is from others: None.
+
     Args:
         replicate: returns metrics, each `[columns]`, of resamples as `resamples` gives them.
 
     Cost: repeats · n drawn numbers, and what `replicate` takes.
     """
+    units = n if cluster is None else len(cluster.unique())
     parts = [replicate(times) for times in resamples(n, repeats, cluster=cluster)]
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     bounds: dict[str, list[float] | None] = {}
     for name in parts[0]:
         values = torch.cat([part[name] for part in parts]).double()
         known = values[values.isfinite()]
-        bounds[name] = known.quantile(tails).tolist() if len(known) > 0.95 * len(values) else None
+        enough = units > 1 and len(known) > 0.95 * len(values)
+        bounds[name] = known.quantile(tails).tolist() if enough else None
     return bounds

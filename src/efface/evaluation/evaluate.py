@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from efface.data.base import Dataset
 from efface.data.groups import aligned, group_counts
 from efface.debiased import Debiased
 from efface.evaluation import bootstrap, confusion, scores
@@ -48,6 +50,19 @@ class Evaluated:
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a metric is null, where it is."""
     leakage: Leakage = field(default_factory=Leakage)
+
+
+Read = Callable[[Tensor, int], Tensor]
+"""Returns the features of inputs `[n, ...]` before the last so many linear layers of the base model."""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What is measured of a debiased model on other data than the splits."""
+
+    measured: Measured = field(default_factory=Measured)
+    info: dict[str, Any] = field(default_factory=dict)
+    """JSON-able facts for the record."""
 
 
 @options
@@ -105,6 +120,17 @@ class Evaluation:
         empty = [name for name, accuracy in measured.metrics["group_accuracy"].items() if accuracy is None]
         predictions = {"y_pred": y_pred, "p_y": p_y, "p_y_cf": p_y_cf}
         return Evaluated(measured.metrics, predictions, empty, measured.reasons, leakage)
+
+    def fingerprint(self, data_dir: Path) -> str:
+        """Return a digest of the files that evaluation reads beside the data set's; empty where it reads none."""
+        return ""
+
+    def require(self, dataset: Dataset, data_dir: Path) -> None:
+        """Refuse data that this evaluation does not apply to, before anything is trained; there are none."""
+
+    def aside(self, debiased: Debiased, dataset: Dataset, read: Read, data_dir: Path) -> Aside:
+        """Measure a debiased model on other data than the splits; nothing here."""
+        return Aside()
 
     @torch.no_grad()
     def intervals(

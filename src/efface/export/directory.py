@@ -5,7 +5,7 @@ from pathlib import Path
 
 from efface import passport
 from efface.export import estimator, onnx, pretrained, program, weights
-from efface.export.whole import INPUTS_FILE, Whole
+from efface.export.whole import Whole
 from efface.files import scratch
 
 FORMATS: Mapping[str, Callable[[Whole, Path], None]] = {
@@ -57,7 +57,7 @@ def write(whole: Whole, out: Path, formats: Sequence[str]) -> None:
         folder.mkdir()
         for name in formats:
             FORMATS[name](whole, folder)
-        whole.store(folder / INPUTS_FILE)
+        whole.stored.write(folder)
         if whole.estimator is not None:
             estimator.store_rows(whole.rows, folder)
         for name, content in whole.run_files.items():

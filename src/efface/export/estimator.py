@@ -1,16 +1,20 @@
 """--to sklearn: a fitted classifier of scikit-learn in a file of skops, which runs no code when it is read."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from efface.export.whole import ExportError, Whole
 from efface.extras import require
 
 FILE = "model.skops"
 _FRAME, _ARRAY = "rows.parquet", "rows.npy"
+_HARMLESS = ("numpy.dtype", "scipy._lib.array_api_compat.numpy._aliases.asarray")
+"""What skops asks about in files of ordinary pipelines, beside classes of scikit-learn and scipy."""
 
 
 def write(whole: Whole, folder: Path) -> None:
@@ -26,24 +30,48 @@ def write(whole: Whole, folder: Path) -> None:
     if whole.estimator is None:
         raise ExportError("the model is no linear classifier of columns: take --to safetensors, torch or onnx")
     io.dump(whole.estimator(), folder / FILE)
-    loaded = load(folder / FILE)
-    logits = torch.from_numpy(np.log(loaded.predict_proba(whole.rows).clip(min=np.finfo(np.float32).tiny)))
-    # Logits are known but for a constant in each row.
-    constant = (whole.logits - logits).mean(1, keepdim=True)
-    whole.require_same(lambda inputs: (logits + constant)[: len(next(iter(inputs.values())))].float(), what=FILE)
+    logits = logits_of(load(folder / FILE), whole.rows, whole.stored.logits)
+    whole.require_same(lambda inputs: logits[: len(next(iter(inputs.values())))], what=FILE)
+
+
+def logits_of(classifier: Any, rows: Any, logits: Tensor) -> Tensor:
+    """Return the logits `[n, K]` that a classifier's probabilities tell.
+
+    These are known but for a constant in each row, which is taken from the `logits` that they are compared with.
+    """
+    logs = torch.from_numpy(np.log(classifier.predict_proba(rows).clip(min=np.finfo(np.float32).tiny)))
+    return (logs + (logits - logs).mean(1, keepdim=True)).float()
 
 
 def load(file: Path) -> Any:
-    """Read a classifier that this machine's scikit-learn, numpy and scipy know; nothing else is trusted."""
+    """Read a classifier that is made of the classes of this machine's scikit-learn and scipy.
+
+    Functions are not trusted, whatever package they are of: `numpy.load` or `pandas.read_pickle` as a step of a
+    pipeline would unpickle what its arguments name.
+
+    Raises:
+        ExportError: it holds something else.
+    """
     from skops import io
 
     unknown = io.get_untrusted_types(file=file)
-    foreign = [name for name in unknown if name.partition(".")[0] not in ("sklearn", "numpy", "scipy", "pandas")]
+    foreign = [name for name in unknown if name not in _HARMLESS and not _is_class(name)]
     if foreign:
         raise ExportError(
-            f"{file.name} would hold {', '.join(foreign)}, which is no part of scikit-learn: leave it out"
+            f"{file.name} would hold {', '.join(foreign)}, which is no class of scikit-learn: leave it out"
         )
     return io.load(file, trusted=unknown)
+
+
+def _is_class(name: str) -> bool:
+    """Return whether a dotted name is that of a class of scikit-learn or scipy."""
+    module, _, last = name.rpartition(".")
+    if module.partition(".")[0] not in ("sklearn", "scipy"):
+        return False
+    try:
+        return isinstance(getattr(import_module(module), last, None), type)
+    except ImportError:
+        return False
 
 
 def store_rows(rows: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from efface.export.stored import Compute, Inputs
 from efface.export.whole import ExportError, Whole, first_line
 from efface.extras import require
 
@@ -20,19 +21,27 @@ def write(whole: Whole, folder: Path) -> None:
         ModuleNotFoundError: the extra `export` is not installed.
     """
     require("onnx", "onnxscript", "onnxruntime", extra="export", what="--to onnx")
-    import onnxruntime
-
     _convert(whole, folder / FILE)
     try:
-        session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+        compute = computing(folder / FILE)
     except Exception as error:  # of whatever onnxruntime lacks; its classes are not public
         raise ExportError(f"onnxruntime cannot run {FILE} ({first_line(error)}): --to torch needs no ONNX") from error
 
-    def compute(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        (logits,) = session.run(["logits"], {name: x.numpy() for name, x in inputs.items()})
+    whole.require_same(compute, what=FILE)
+
+
+def computing(file: Path) -> Compute:
+    """Return what onnxruntime computes of a graph's inputs."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def compute(inputs: Inputs) -> torch.Tensor:
+        (logits,) = session.run(["logits"], {name: inputs[name].numpy() for name in names})
         return torch.from_numpy(logits)
 
-    whole.require_same(compute, what=FILE)  # type: ignore[arg-type]
+    return compute
 
 
 def _convert(whole: Whole, file: Path) -> None:
@@ -44,7 +53,7 @@ def _convert(whole: Whole, file: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what torch.onnx itself will change
             graph = torch.onnx.export(
-                program, dynamo=True, input_names=list(whole.inputs), output_names=["logits"], verbose=False
+                program, dynamo=True, input_names=list(whole.stored.inputs), output_names=["logits"], verbose=False
             )
         assert graph is not None
         graph.save(file)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efface.export.stored import Compute, Inputs
 from efface.export.weights import apart, folded_state
 from efface.export.whole import ExportError, Whole, tensors_in
 from efface.extras import require
+from efface.hub import model_class
 
 CONFIG = "config.json"
 
@@ -44,22 +46,37 @@ def write(whole: Whole, folder: Path) -> None:
         raise ExportError("the model is not one of transformers: take --to safetensors, torch or onnx")
     state = folded_state(whole)
     with _without_bars():
-        loaded = _written(whole.transformers, state, folder)
-
-    @torch.no_grad()
-    def compute(inputs: Mapping[str, Tensor]) -> Tensor:
-        return tensors_in(loaded(**inputs))[0]
-
+        _write_model(whole.transformers, state, folder)
+        compute = computing(folder / CONFIG)
     whole.require_same(compute, what="the folder of --to transformers")
 
 
-def _written(content: Mapping[str, Any], state: dict[str, Tensor], folder: Path) -> nn.Module:
-    """Write a model, and return what is read back."""
-    model = _class(content)(_config(content))
+def computing(config: Path) -> Compute:
+    """Return what the model computes whose configuration this is. Only weights in safetensors files are read.
+
+    Raises:
+        ValueError: `transformers` has no such model.
+    """
+    kind = model_class(*json.loads(config.read_text())["architectures"])
+    model = kind.from_pretrained(config.parent, local_files_only=True, use_safetensors=True).eval()
+
+    @torch.no_grad()
+    def compute(inputs: Inputs) -> Tensor:
+        return tensors_in(model(**inputs))[0]
+
+    return compute
+
+
+def _write_model(content: Mapping[str, Any], state: dict[str, Tensor], folder: Path) -> None:
+    import transformers
+
+    try:
+        kind = model_class(*content["architectures"])
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    model = kind(transformers.AutoConfig.for_model(**content))
     model.load_state_dict(apart(state), strict=True)
     model.save_pretrained(folder)
-    loaded: nn.Module = type(model).from_pretrained(folder).eval()
-    return loaded
 
 
 @contextlib.contextmanager
@@ -75,19 +92,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _config(content: Mapping[str, Any]) -> Any:
-    import transformers
-
-    return transformers.AutoConfig.for_model(**content)
-
-
-def _class(content: Mapping[str, Any]) -> Any:
-    import transformers
-
-    (name,) = content["architectures"]
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        raise ExportError(f"transformers has no {name}, which the model is: a class of your own goes --to safetensors")
-    return kind

@@ -1,17 +1,18 @@
 """Where a whole model comes from: a run of the command line, or what `DebiasedModel.save` wrote."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram, load
+from torch.export import ExportedProgram
 
 from efface.cli.recorded import command, run_of
 from efface.debiased import load as load_debiased
 from efface.export import estimator, pretrained, program, weights
-from efface.export.whole import INPUTS_FILE, ROWS, ExportError, Whole, run_files, stored, whole_of
+from efface.export.stored import INPUTS_FILE, Compute, Stored
+from efface.export.whole import ROWS, ExportError, Whole, run_files, whole_of
 from efface.models.estimators import classifier_of
 from efface.passport import Passport, passport_of
 from efface.record import PASSPORT_FILES, RECORD, Record
@@ -54,7 +55,7 @@ def whole_from(directory: Path, *, data_dir: str | None = None, cache_dir: str |
     )
     head = network.head
     if isinstance(head, nn.Linear) and not has_parameters(extraction.model.backbone):
-        columns = whole.inputs["x"].flatten(1).numpy()
+        columns = whole.stored.inputs["x"].flatten(1).numpy()
         return replace(whole, estimator=lambda: classifier_of(head, dataset.classes), rows=columns)
     return replace(whole, transformers=pretrained.configuration(network.module)) if network.folded else whole
 
@@ -63,25 +64,22 @@ def _saved(directory: Path) -> Whole:
     """Read what `DebiasedModel.save` wrote."""
     from safetensors.torch import load_file
 
-    inputs, logits, tolerance = stored(directory / INPUTS_FILE)
     files = {name: directory / name for name in (program.FILE, weights.FILE, pretrained.CONFIG, estimator.FILE)}
     state = load_file(files[weights.FILE]) if files[weights.FILE].is_file() else None
 
     def read_program() -> ExportedProgram:
         if not files[program.FILE].is_file():
             raise ExportError(f"{directory} holds no {program.FILE}, since the network could not be traced")
-        return load(files[program.FILE])
+        return program.load(files[program.FILE])
 
-    def compute(tensors: Mapping[str, Tensor]) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    def compute(tensors: Mapping[str, Tensor]) -> Compute:
         graph = read_program().module()
         named = {f"module.{name}": t for name, t in tensors.items()}
         return lambda given: torch.func.functional_call(graph, named, tuple(given.values()))
 
     is_estimator = files[estimator.FILE].is_file()
     return Whole(
-        inputs=inputs,
-        logits=logits,
-        tolerance=tolerance,
+        stored=Stored.read(directory),
         program=read_program,
         state=state,
         compute=compute,

@@ -1,4 +1,4 @@
-"""A whole debiased model: what it computes, and stored inputs with the logits that every copy of it has to give."""
+"""A whole debiased model: what it computes, from inputs to logits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,25 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from efface import tensorfiles
 from efface.data.text import some
 from efface.debiased import Debiased
 from efface.export.network import Network, debiased_network
+from efface.export.stored import ATTRIBUTE, Compute, Stored, like, reference, size
 from efface.models.base import Model
 from efface.models.wrapped import Wrapped
 from efface.passport import Passport
 from efface.record import RECORD, Record
 
-ATTRIBUTE, INPUTS_FILE = "attribute", "inputs.safetensors"
-"""Name of the input that holds the protected attribute, and of the file of stored inputs and their logits."""
 _ONE = "x"
 """Name of the only input of a network that is called with one tensor."""
 ROWS = 8
 """How many rows are stored."""
-_KIND = "stored inputs"
-_OF_LOGITS, _OF_TERMS = 1e-5, 5e-7
-"""Greatest difference of logits that counts as rounding: as a share of the largest logit, or of 1; or as a share of the
-sum of the sizes of the terms of a logit, where these cancel, as in a head that was fitted anew."""
 
 
 class ExportError(ValueError):
@@ -65,18 +59,14 @@ class Logits(nn.Module):
 class Whole:
     """What the formats write."""
 
-    inputs: Mapping[str, Tensor]
-    """Some rows of test, as the network takes them, by name; the protected attribute last, where it needs that."""
-    logits: Tensor
-    """Of these rows."""
-    tolerance: float
-    """Greatest difference of logits that counts as rounding, as a share of the largest of these, or of 1."""
+    stored: Stored
+    """Some rows, and the logits that every copy has to give."""
     program: Callable[[], ExportedProgram]
     """Traces the network, for batches of any size."""
     state: Mapping[str, Tensor] | None
     """Tensors of the network by the names that it came with; None where the map of features stays in front of the
     head, so that it has another architecture."""
-    compute: Callable[[Mapping[str, Tensor]], Callable[[Mapping[str, Tensor]], Tensor]]
+    compute: Callable[[Mapping[str, Tensor]], Compute]
     """Returns what the network computes with other tensors by these names."""
     transformers: Mapping[str, Any] | None = None
     """Configuration of a model of transformers."""
@@ -89,16 +79,16 @@ class Whole:
     run_files: Mapping[str, bytes]
     """The record of its run, and the files that this names."""
 
-    def require_same(self, compute: Callable[[Mapping[str, Tensor]], Tensor], *, what: str) -> None:
+    def require_same(self, compute: Compute, *, what: str) -> None:
         """Check that a copy gives the same logits, in one batch and for the first row alone.
 
         Raises:
             ExportError: it does not.
         """
-        for n in (len(self.logits), 1):
-            logits, expected = compute({name: x[:n] for name, x in self.inputs.items()}), self.logits[:n]
-            bound = self.tolerance * _size(self.logits)
-            if logits.shape != expected.shape or not float((logits - expected).abs().max()) <= bound:
+        stored = self.stored
+        for n in (len(stored.logits), 1):
+            logits, expected = compute({name: x[:n] for name, x in stored.inputs.items()}), stored.logits[:n]
+            if logits.shape != expected.shape or not float((logits - expected).abs().max()) <= stored.bound:
                 difference = float((logits - expected).abs().max()) if logits.shape == expected.shape else None
                 how = f"shape {list(logits.shape)}" if difference is None else f"differences up to {difference:.3g}"
                 raise ExportError(
@@ -106,21 +96,10 @@ class Whole:
                     "written. Please report it, with the model"
                 )
 
-    def store(self, path: Path) -> None:
-        """Write the inputs and their logits."""
-        tensors = {f"input.{name}": x for name, x in self.inputs.items()} | {"logits": self.logits}
-        tensorfiles.write(path, tensors, kind=_KIND, facts={"inputs": list(self.inputs), "tolerance": self.tolerance})
-
 
 def run_files(directory: Path, record: Record) -> dict[str, bytes]:
     """Read the record of a run, and the files that this names."""
     return {name: (directory / name).read_bytes() for name in (RECORD, *record.artifacts)}
-
-
-def stored(path: Path) -> tuple[dict[str, Tensor], Tensor, float]:
-    """Read what `Whole.store` wrote: inputs by name in the order of the network's, their logits, and the tolerance."""
-    tensors, facts = tensorfiles.read(path, kind=_KIND)
-    return {name: tensors[f"input.{name}"] for name in facts["inputs"]}, tensors["logits"], float(facts["tolerance"])
 
 
 def whole_of(
@@ -140,31 +119,25 @@ def whole_of(
         ExportError: the network with the debiased last layer computes something else.
     """
     network = debiased_network(model, debiased, n_attributes)
-    expected, tolerance = _reference(model, debiased, x, a)
+    with torch.no_grad():
+        features = model.cpu().cut(debiased.cut)[0](x)
+    expected, tolerance = reference(debiased, features, a)
     inputs = network_inputs(model, x)
     names = None if list(inputs) == [_ONE] else tuple(inputs)
     if network.uses_attribute:
         inputs[ATTRIBUTE] = a
     function = Logits(network, names, 0).eval()
     with torch.no_grad():
-        function.output = _which(function, tuple(inputs.values()), expected, tolerance * _size(expected))
+        function.output = _which(function, tuple(inputs.values()), expected, tolerance * size(expected))
         logits = function(*inputs.values())
     whole = Whole(
-        inputs=inputs,
-        logits=logits,
-        tolerance=tolerance,
+        stored=Stored(inputs=inputs, logits=logits, features=features, tolerance=tolerance),
         program=lambda: _traced(function, inputs),
         state={name: t.detach() for name, t in network.module.state_dict().items()} if network.folded else None,
         compute=lambda state: _computing(function, state),
         **facts,
     )
     return whole, network
-
-
-def two_logits(logits: Tensor) -> Tensor:
-    """Return logits `[n, K]`, K ≥ 2, of those that a network gives: one, `[n]` or `[n, 1]`, is that of a sigmoid."""
-    columns = logits[:, None] if logits.ndim == 1 else logits
-    return torch.cat([torch.zeros_like(columns), columns], 1) if columns.shape[1] == 1 else columns
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -178,23 +151,6 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [part for part in parts if isinstance(part, Tensor)]
 
 
-@torch.no_grad()
-def _reference(model: Model, debiased: Debiased, x: Tensor, a: Tensor) -> tuple[Tensor, float]:
-    """Return the logits of what a method made, one part after the other, and their tolerance."""
-    backbone = model.cpu().cut(debiased.cut)[0]
-    head, represent = debiased.head.cpu(), debiased.represent.cpu()
-    features = backbone(x)
-    represented = represent(features, a)
-    logits: Tensor = head(represented)
-    sizes = represented.abs() + (features.abs() if features.shape == represented.shape else 0)
-    terms = sizes @ head.weight.abs().T
-    return logits, max(_OF_LOGITS, _OF_TERMS * float(terms.max()) / _size(logits))
-
-
-def _size(logits: Tensor) -> float:
-    return max(1.0, float(logits.abs().max()))
-
-
 def network_inputs(model: Model, x: Tensor) -> dict[str, Tensor]:
     """Return what the network that came in is called with, by name, for inputs as a split hands them out."""
     named = model.backbone.prepare(x) if isinstance(model.backbone, Wrapped) else x
@@ -203,12 +159,10 @@ def network_inputs(model: Model, x: Tensor) -> dict[str, Tensor]:
 
 def _which(function: Logits, inputs: tuple[Tensor, ...], expected: Tensor, bound: float) -> int:
     """Return which output of a network has these logits `[n, K]`, or the difference of two."""
-    single = expected[:, 1:] - expected[:, :1] if expected.shape[1] == 2 else None
     for i, output in enumerate(function.outputs(inputs)):
-        columns = output[:, None] if output.ndim == 1 else output
-        for logits in (expected, single):
-            if logits is not None and columns.shape == logits.shape and (columns - logits).abs().max() <= bound:
-                return i
+        logits = like(expected, output)
+        if logits is not None and (output - logits).abs().max() <= bound:
+            return i
     raise ExportError(
         "the network with the debiased last layer gives other logits than the method's own: nothing is written. Please "
         "report it, with the model"
@@ -238,7 +192,7 @@ def _is_sequence(x: Tensor) -> bool:
     return x.ndim == 2 and not x.is_floating_point()
 
 
-def _computing(function: Logits, state: Mapping[str, Tensor]) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def _computing(function: Logits, state: Mapping[str, Tensor]) -> Compute:
     """Return what a network computes with other tensors in place of all those of its state dict."""
     names, others = function.state_dict().keys(), {f"module.{name}": t for name, t in state.items()}
     if names != others.keys():

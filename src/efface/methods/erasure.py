@@ -1,7 +1,8 @@
 """What all erasure methods share: where the eraser is fitted, under which weights, and what becomes of the head."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -99,9 +100,8 @@ class StreamedErasure(Erasure):
 
     def erase(self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem) -> tuple[Any, dict[str, Any]]:
         fitter = self.fitter(data.x.shape[1], problem.n_attributes, device=data.x.device, dtype=data.x.dtype)
-        for rows in torch.arange(len(data), device=data.x.device).split(_BATCH):
-            batch = data.take(rows)
-            fitter.update(drop(batch.x), batch.a, weight=batch.weight)
+        for batch in batches(data, drop):
+            fitter.update(batch.x, batch.a, weight=batch.weight)
         return fitter.eraser, {}
 
     @abstractmethod
@@ -156,6 +156,13 @@ class RankedErasure(Erasure):
             **self.eraser_options(problem),
         )
         return eraser, {}
+
+
+def batches(data: Features, drop: Callable[[Tensor], Tensor]) -> Iterator[Features]:
+    """Yield the samples in batches, with their rare columns dropped: a copy of the features of one batch at a time."""
+    for rows in torch.arange(len(data), device=data.x.device).split(_BATCH):
+        batch = data.take(rows)
+        yield replace(batch, x=drop(batch.x))
 
 
 def rare_columns(x: Tensor, min_support: float) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,12 @@ class Metric(NamedTuple):
 
 _AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
 _DRO = "Sagawa et al., 2020 (group DRO)"
+_CALISKAN = "Caliskan, Bryson & Narayanan, 2017 (WEAT); roles as in Ravfogel et al., 2022"
 _LEACE = "Belrose et al., 2023 (LEACE)"
+
+_NO_WORDS = "too few of its words have a vector"
+_WEAT = {6: ("career", "family"), 7: ("mathematics", "arts"), 8: ("science", "arts")}
+"""What first names are associated with."""
 
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "accuracy", "P(ŷ = y)", "", "higher"),
@@ -275,6 +280,45 @@ METRICS: tuple[Metric, ...] = (
         "Xu et al., 2020 (V-information)",
         "lower",
         undefined="the non-linear probe is switched off (evaluation.mlp_probe)",
+    ),
+    Metric(
+        "svm_probe_accuracy",
+        "SVM probe acc.",
+        "held-out accuracy of a support vector machine with a radial kernel, on the halves of the linear probe",
+        "Ravfogel et al., 2022 (R-LACE)",
+        "lower",
+        undefined="the kernel probe is switched off (evaluation.svm_probe)",
+    ),
+    *(
+        metric
+        for number, (a, b) in _WEAT.items()
+        for metric in (
+            Metric(
+                f"weat{number}_d",
+                f"WEAT {number}, d",
+                "mean over male minus mean over female first names of s, over the deviation of s over both (ddof 0), s "
+                f"the mean cosine with words of {a} minus that with words of {b}; debiased vectors",
+                _CALISKAN,
+                "zero",
+                undefined=_NO_WORDS,
+            ),
+            Metric(
+                f"weat{number}_p",
+                f"WEAT {number}, p",
+                "share of all partitions of the names into two halves whose difference of means is at least that one",
+                _CALISKAN,
+                "",
+                undefined=_NO_WORDS,
+            ),
+        )
+    ),
+    Metric(
+        "simlex",
+        "SimLex-999",
+        "Pearson's correlation of the cosines of debiased word vectors with human judgements of similarity, 999 pairs",
+        "Hill, Reichart & Korhonen, 2015; Pearson's as in Ravfogel et al., 2022",
+        "higher",
+        undefined=_NO_WORDS,
     ),
     Metric(
         "max_abs_cov",

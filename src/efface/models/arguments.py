@@ -24,20 +24,23 @@ class Arguments(nn.Module):
     Args:
         names: of the arguments, in the order in which they are stacked.
         stacked: whether they are integers.
+        dtypes: of those, such as bool for a mask; int64 if None.
     """
 
-    def __init__(self, names: Sequence[str], *, stacked: bool) -> None:
+    def __init__(self, names: Sequence[str], *, stacked: bool, dtypes: Sequence[torch.dtype] | None = None) -> None:
         super().__init__()
         self.names, self.stacked = tuple(names), stacked
+        self.dtypes = tuple(dtypes or [torch.int64] * len(self.names))
 
     @classmethod
     def of(cls, example: Mapping[str, Tensor]) -> "Arguments":
         """Make those of which `example` has some."""
         stacked = len(example) > 1 or not any(tensor.is_floating_point() for tensor in example.values())
-        return cls(list(example), stacked=stacked)
+        return cls(list(example), stacked=stacked, dtypes=[tensor.dtype for tensor in example.values()])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {name: x[:, i].long() if self.stacked else x for i, name in enumerate(self.names)}
+        kinds = zip(self.names, self.dtypes, strict=True)
+        return {name: x[:, i].to(dtype) if self.stacked else x for i, (name, dtype) in enumerate(kinds)}
 
     def pack(self, arguments: Mapping[str, Tensor]) -> Tensor:
         """Return the one tensor that stands for these arguments: int64 `[n, arguments, t]`, or that of the only one.
@@ -56,10 +59,7 @@ class Arguments(nn.Module):
                     f"{name} is {tensor.dtype} of shape {list(tensor.shape)}, but several inputs of a model must "
                     "all be integers [n, t] of one shape, such as token ids and their mask"
                 )
-            if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < _LARGEST_ID:
-                raise ValueError(
-                    f"{name} goes from {int(tensor.min())} to {int(tensor.max())}, but must lie in 0 … 2²⁴ - 1"
-                )
+            _require_exact(tensor, name)
         return torch.stack([tensor.long() for tensor in tensors], 1)
 
 
@@ -75,10 +75,28 @@ class Cast(nn.Module):
 
 
 def as_tensor(example: Example, prepare: nn.Module | None) -> tuple[Tensor, nn.Module]:
-    """Return an example as one tensor, and what makes a module's inputs out of such tensors."""
+    """Return an example as one tensor, and what makes a module's inputs out of such tensors.
+
+    Raises:
+        ValueError: it is no tensor of real numbers or integers, nor some by name, or it has no rows.
+    """
+    tensors = list(example.values()) if isinstance(example, Mapping) else [example]
+    if not tensors or not all(isinstance(t, Tensor) and t.ndim and len(t) and not t.is_complex() for t in tensors):
+        raise ValueError(
+            f"example is a {type(example).__name__} that cannot be used: give a tensor of one or more samples, real "
+            "numbers or integers, or such tensors by the names of the module's arguments"
+        )
     if isinstance(example, Mapping):
         arguments = prepare if isinstance(prepare, Arguments) else Arguments.of(example)
         return arguments.pack(example), arguments
     if prepare is None:
         prepare = nn.Identity() if example.is_floating_point() else Cast(example.dtype)
+    if not example.is_floating_point():
+        _require_exact(example, "example")
     return example, prepare
+
+
+def _require_exact(tensor: Tensor, name: str) -> None:
+    """ValueError if integers are negative, or so large that float32 does not hold them exactly."""
+    if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < _LARGEST_ID:
+        raise ValueError(f"{name} goes from {int(tensor.min())} to {int(tensor.max())}, but must lie in 0 … 2²⁴ - 1")

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class Model(nn.Module):
@@ -45,6 +46,11 @@ class Model(nn.Module):
         if m < 1 or first < 0 or not alternate or not all(isinstance(part, nn.Linear | nn.ReLU) for part in tail):
             raise ValueError(f"m is {m}, but the model does not end in {m} linear layers with a ReLU between each two")
         return nn.Sequential(*parts[:first]), nn.Sequential(*tail)
+
+
+def lacks_weights(module: nn.Module) -> bool:
+    """Tell whether a module has layers of unknown width, such as `nn.LazyLinear`, or weights on the meta device."""
+    return any(is_lazy(tensor) or tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
 
 
 class ModelSource(ABC):

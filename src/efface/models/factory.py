@@ -14,6 +14,7 @@ from torch import nn
 
 from efface.data.text import some
 from efface.files import file_digest
+from efface.models.base import lacks_weights
 
 
 class FactoryError(ValueError):
@@ -29,13 +30,18 @@ def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     factory = find(name)
     try:
         module = factory(**arguments)
-    except Exception as error:  # of whatever it does
+    except (Exception, SystemExit) as error:  # of whatever it does
         raise FactoryError(
             f"factory: {name} failed ({type(error).__name__}: {error}); what it is called with is set by "
             "model.arguments={name: value}"
         ) from error
     if not isinstance(module, nn.Module):
         raise FactoryError(f"factory: {name} returns a {type(module).__name__}, but must return a torch.nn.Module")
+    if lacks_weights(module):
+        raise FactoryError(
+            f"factory: {name} returns layers that have no weights yet (nn.LazyLinear, or the meta device): have it "
+            "call the module once on an example, or name the widths"
+        )
     return module
 
 
@@ -95,5 +101,5 @@ def _module(name: str) -> ModuleType:
                 f"factory: there is no module {error.name}, neither in the current folder {here} nor installed"
             ) from error
         raise FactoryError(f"factory: {name} cannot be imported, it needs {error.name}: install it") from error
-    except Exception as error:  # of whatever the module does
+    except (Exception, SystemExit) as error:  # of whatever the module does, which may be a script
         raise FactoryError(f"factory: {name} cannot be imported ({type(error).__name__}: {error})") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from efface.data.text import some
@@ -42,10 +43,20 @@ def find_head(module: nn.Module, head: str | None, inputs: Any) -> Head:
         HeadError: there is none, or more than one, or it is not the named one.
         ValueError: the module fails on the inputs, or returns no tensor, or one that is not finite.
 
-    Cost: one forward pass, and one more for each linear layer of K outputs that acts on sequences.
+    Cost: two forward passes, and one more for each linear layer of K outputs that acts on sequences.
     """
     trial = _Trial.of(module, inputs)
-    return trial.only() if head is None else trial.named(named_head(module, head))
+    fit = trial.only() if head is None else trial.named(named_head(module, head))
+    if fit.output is None and not _is_last(module, fit, inputs):
+        raise HeadError(f"head={fit.name} {trial.fault(fit.name)}")
+    return fit
+
+
+def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in place of another one, under all the names that the module has for that."""
+    old = module.get_submodule(name)
+    for other in [other for other, value in module.named_modules(remove_duplicate=False) if value is old]:
+        module.set_submodule(other, layer)
 
 
 def named_head(module: nn.Module, head: str) -> str:
@@ -149,7 +160,7 @@ class _Trial:
             if fit.name == name:
                 return fit
         others = f"; that is {self.fits[0].name}" if len(self.fits) == 1 else ""
-        raise HeadError(f"head={name} {self._fault(name)}{others}")
+        raise HeadError(f"head={name} {self.fault(name)}{others}")
 
     def only(self) -> Head:
         """Return the only head; HeadError if there is none, or more than one."""
@@ -160,9 +171,9 @@ class _Trial:
         if not self.calls:
             raise HeadError("head: the module's forward uses no nn.Linear, so there is no linear head to work on")
         last = list(self.calls)[-1]
-        raise HeadError(f"head: no nn.Linear gives the module's output. The last one, {last}, {self._fault(last)}")
+        raise HeadError(f"head: no nn.Linear gives the module's output. The last one, {last}, {self.fault(last)}")
 
-    def _fault(self, name: str) -> str:
+    def fault(self, name: str) -> str:
         """Say why a layer is no head."""
         if name not in self.calls:
             return "is not used by the module's forward"
@@ -184,7 +195,7 @@ def _fit(module: nn.Module, name: str, inputs: Any, outputs: list[Tensor], x: Te
     """
     layer = cast(nn.Linear, module.get_submodule(name))
     for i, logits in enumerate(outputs):
-        columns = logits[:, None] if logits.ndim == 1 and layer.out_features == 1 else logits
+        columns = _columns(logits, layer)
         if columns.ndim != 2 or columns.shape[1] != layer.out_features:
             continue
         if x.ndim == 2 and close(y, columns):
@@ -196,11 +207,31 @@ def _fit(module: nn.Module, name: str, inputs: Any, outputs: list[Tensor], x: Te
     return None
 
 
+def _columns(logits: Tensor, layer: nn.Linear) -> Tensor:
+    """Return logits `[n]` of a layer of one output as `[n, 1]`, others as they are."""
+    return logits[:, None] if logits.ndim == 1 and layer.out_features == 1 else logits
+
+
+def _is_last(module: nn.Module, head: Head, inputs: Any) -> bool:
+    """Tell whether a module returns whatever its head does: large numbers too, which a clamp or a tanh would change."""
+    layer = cast(nn.Linear, module.get_submodule(head.name))
+    draws = torch.Generator().manual_seed(0)
+    drawn = 1e3 * torch.randn(head.logits.shape, generator=draws).to(head.logits)
+    hook = layer.register_forward_hook(lambda layer, args, y: drawn.clone())
+    try:
+        outputs = outputs_of(call(module, inputs))
+    except Exception:  # of what comes after the layer
+        return False
+    finally:
+        hook.remove()
+    return any(close(_columns(output, layer), drawn) for output in outputs)
+
+
 def _features(module: nn.Module, name: str, inputs: Any, output: int) -> Tensor | None:
     """Return one of a module's outputs `[n, d]` when nothing is done in place of a layer; None if it has none such."""
     rest = copy.deepcopy(module)
     layer = cast(nn.Linear, rest.get_submodule(name))
-    rest.set_submodule(name, nn.Identity())
+    replace_layer(rest, name, nn.Identity())
     try:
         features = outputs_of(call(rest, inputs))[output]
     except Exception:  # of what comes after the layer, to which features are no logits

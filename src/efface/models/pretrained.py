@@ -1,9 +1,9 @@
 """Networks whose weights come from elsewhere: read from a file, and checked against the architecture."""
 
-import pickle
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -111,22 +111,32 @@ def read_weights(file: Path, option: str = "path") -> dict[str, Tensor]:
     """
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch advises to run the code in the file
+    except Exception as error:  # of any kind, since the file may hold anything
+        # Not torch's own words, which say how to run the code that is in the file.
+        reason = "it is damaged, or holds other objects than tensors"
+        if isinstance(error, SafetensorError | OSError):
+            reason = str(error)
         raise ValueError(
-            f"{option}: {file} holds no weights that can be read: it is no state dict, but perhaps a whole module, "
-            "which is not unpickled. Write the weights alone: torch.save(network.state_dict(), ...)"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{option}: {file} holds no weights that can be read ({str(error).splitlines()[0]})"
+            f"{option}: {file} holds no weights that can be read ({reason}): save model.state_dict()"
         ) from error
     for wrapper in ("state_dict", "model"):
-        content = content.get(wrapper, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
         raise ValueError(
             f"{option}: {file} holds {type(content).__name__}, but must hold tensors by name, a state dict"
         )
+    other = [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
+    if other:
+        raise ValueError(
+            f"{option}: {file} holds something else than plain tensors by name under {some(other)}: save "
+            "model.state_dict() alone"
+        )
     return content
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
 def load_weights(net: nn.Module, file: Path, *, heads: Collection[str] = (), what: str, option: str = "path") -> None:
@@ -140,27 +150,61 @@ def load_weights(net: nn.Module, file: Path, *, heads: Collection[str] = (), wha
         option: which names the file, for messages.
 
     Raises:
-        ValueError: the file's names or shapes are not those of the network; the message names them.
+        ValueError: the file's names, shapes or kinds of numbers are not those of the network, or layers that share
+            weights have several in it; the message names them.
     """
     weights = {
         name: t for name, t in read_weights(file, option).items() if not name.startswith(tuple(f"{h}." for h in heads))
     }
     own = net.state_dict()
-    # Of layers that share their weights, files of safetensors hold one.
-    there = {own[name].data_ptr() for name in own.keys() & weights.keys()}
-    missing = [
-        name
-        for name, tensor in own.items()
-        if name not in weights and not name.endswith(_COUNTERS) and tensor.data_ptr() not in there
-    ]
-    unexpected = [name for name in weights if name not in own]
-    reshaped = [
-        f"{name} {list(weights[name].shape)} in place of {list(own[name].shape)}"
-        for name in own.keys() & weights.keys()
-        if own[name].shape != weights[name].shape
-    ]
-    faults = (("missing", missing), ("unexpected", unexpected), ("of other shapes", sorted(reshaped)))
-    if any(names for _, names in faults):
-        listed = "; ".join(f"{len(names)} {fault}: {some(names)}" for fault, names in faults if names)
-        raise ValueError(f"{file} holds the weights of another network than {what}: {listed}")
+    faults = _faults(own, weights)
+    if faults:
+        listed = "; ".join(f"{len(names)} {fault}: {some(names)}" for fault, names in faults.items())
+        raise ValueError(f"{file} holds the weights of another network than {what}: {listed}{_hint(faults)}")
     net.load_state_dict(weights, strict=False)
+    unlike = [name for name in own.keys() & weights.keys() if not _holds(own[name], weights[name])]
+    if unlike:
+        raise ValueError(
+            f"{file} holds unlike weights for layers of {what} that share theirs: {some(sorted(unlike))}; make it of a "
+            "network that shares them too"
+        )
+
+
+def _faults(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return in which ways weights do not fit a network's own, and the names of those that do not."""
+    both = sorted(own.keys() & weights.keys())
+    # Of layers that share their weights, files of safetensors hold one.
+    there = {own[name].data_ptr() for name in both}
+    faults = {
+        "missing": [
+            name
+            for name, tensor in own.items()
+            if name not in weights and not name.endswith(_COUNTERS) and tensor.data_ptr() not in there
+        ],
+        "unexpected": [name for name in weights if name not in own],
+        "of other shapes": [
+            f"{name} {list(weights[name].shape)} in place of {list(own[name].shape)}"
+            for name in both
+            if own[name].shape != weights[name].shape
+        ],
+        "of no real numbers": [
+            f"{name} {weights[name].dtype}"
+            for name in both
+            if own[name].is_floating_point() and not weights[name].is_floating_point()
+        ],
+    }
+    return {fault: names for fault, names in faults.items() if names}
+
+
+def _hint(faults: Mapping[str, list[str]]) -> str:
+    """Say what to do where all names in a file have a prefix that a wrapper around the network has put there."""
+    missing, unexpected = faults.get("missing", []), set(faults.get("unexpected", []))
+    for prefix in ("module.", "_orig_mod."):
+        if missing and unexpected >= {prefix + name for name in missing}:
+            return f". Its names begin with {prefix}, which a wrapper adds: save model.{prefix}state_dict()"
+    return ""
+
+
+def _holds(tensor: Tensor, weights: Tensor) -> bool:
+    """Tell whether a tensor has the values of some weights, but for their dtype; NaN is equal to NaN."""
+    return bool(((tensor == weights.to(tensor)) | (tensor != tensor)).all())

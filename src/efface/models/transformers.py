@@ -60,6 +60,11 @@ class Transformers(Classifier):
         if self._folder is None:
             where["revision"] = self.fingerprint()  # that commit, and no later one that the hub may have by now
         config = self._read(transformers.AutoConfig, where)
+        if config.problem_type in ("regression", "multi_label_classification"):
+            raise ValueError(
+                f"path: {self.path} is a model of the problem type {config.problem_type}: give a classifier that has "
+                "one class for each sample"
+            )
         architecture = next(iter(config.architectures or ()), "no architecture")
         if architecture.endswith(_IMAGES):
             prepare, example = self._images(input_shape, where)

@@ -6,9 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from efface.data.text import some
 from efface.models.arguments import Example, as_tensor
-from efface.models.base import Model
-from efface.models.last_layer import HeadError, call, close, find_head, named_head, only_head, outputs_of
+from efface.models.base import Model, lacks_weights
+from efface.models.last_layer import HeadError, call, close, find_head, named_head, only_head, outputs_of, replace_layer
 
 _ROWS = 8
 """Samples of an example on which a module is tried."""
@@ -30,23 +31,30 @@ class Wrapped(nn.Module):
         self, module: nn.Module, name: str, prepare: nn.Module, *, output: int | None = None, single: bool = False
     ) -> None:
         super().__init__()
-        module.set_submodule(name, _Stop() if output is None else nn.Identity())
+        layer = cast(nn.Linear, module.get_submodule(name))
+        self.parameter_names = tuple(sorted(layer.state_dict()))
+        replace_layer(module, name, _Stop() if output is None else nn.Identity())
+        self.tied = tuple(name for name, p in module.named_parameters() if any(p is q for q in layer.parameters()))
         self.module, self.prepare = module, prepare
         self.name, self.output, self.single = name, output, single
 
     def forward(self, x: Tensor) -> Tensor:
         if self.output is not None:
-            return outputs_of(call(self.module, self.prepare(x)))[self.output]
+            return _of_rows(outputs_of(call(self.module, self.prepare(x)))[self.output], len(x))
         try:
             call(self.module, self.prepare(x))
         except _Reached as reached:
-            if reached.x.ndim != 2:
+            features = _of_rows(reached.x, len(x))
+            if features.ndim != 2:
                 raise HeadError(
                     f"head={self.name} acts on inputs of shape {list(reached.x.shape)}, not [n, d]: give wrap an "
                     "example, on which it can see what becomes of them"
                 ) from None
-            return reached.x
-        raise HeadError(f"head={self.name} is not used by the module's forward: name the layer that gives the logits")
+            return features
+        raise HeadError(
+            f"head={self.name} is not used by the module's forward, or not under that name: name the layer that gives "
+            "the logits, and have forward call it as a submodule"
+        )
 
 
 def wrap(
@@ -76,9 +84,10 @@ def wrap(
     Raises:
         HeadError: no linear layer is the head, or several are, or not that which is named: something comes after it,
             it acts twice, or not on features `[n, d]`.
-        ValueError: the module cannot be copied, or its outputs on the example are not finite, or differ each time.
+        ValueError: the module cannot be copied, or its outputs on the example are not finite, differ each time, or
+            depend on other samples; or it changes its inputs; or the example is none.
 
-    Cost: a copy of the module, and two forward passes over a few samples.
+    Cost: a copy of the module, and four forward passes over a few samples.
     """
     module = _copy(module)
     if example is None:
@@ -86,14 +95,23 @@ def wrap(
         return _build(module, name, prepare or nn.Identity(), output=None, pretrained=pretrained)
     x, prepare = as_tensor(example, prepare)
     x = x[:_ROWS].to(_device(module), torch.float32)
+    given = x.clone()
     with torch.no_grad():
-        layer = find_head(module, head, prepare(x))
+        layer = find_head(module, head, prepare(given))
+        if not torch.equal(given, x):
+            raise ValueError("module changes its inputs in place: have it work on a copy, as without inplace=True")
         model = _build(module, layer.name, prepare, output=layer.output, pretrained=pretrained)
         expected = _two_logits(layer.logits) if _wrapped(model).single else layer.logits
         if not close(model(x), expected):
             raise HeadError(
                 f"head={layer.name} gives other logits a second time: in evaluation mode, the module must compute the "
                 "same from the same inputs, without noise or memory, and its head no more than a linear layer"
+            )
+        part = len(x) // 2
+        if part > 1 and not close(model(x[:part]), expected[:part]):
+            raise ValueError(
+                "module gives a sample other logits beside other samples: in evaluation mode it must use no statistics "
+                "of the batch, as BatchNorm with track_running_stats=False does"
             )
     return model
 
@@ -110,7 +128,8 @@ def unwrap(model: Model, head: nn.Linear | None = None) -> nn.Module:
             become their difference.
 
     Raises:
-        ValueError: the model is not made by `wrap`, or the head has another shape, or a bias where there was none.
+        ValueError: the model is not made by `wrap`, or the head has another shape, or a bias where there was none; or
+            the classifier keeps the weights of its last layer in another form, or shares them.
     """
     wrapped, old, head = _wrapped(model), model.head, model.head if head is None else head
     if head.weight.shape != old.weight.shape:
@@ -126,9 +145,30 @@ def unwrap(model: Model, head: nn.Linear | None = None) -> nn.Module:
         weight, bias = weight.diff(dim=0), None if bias is None else bias.diff(dim=0)
     if has_bias and bias is None:
         bias = weight.new_zeros(len(weight))
+    _require_own_weights(wrapped, weight)
     module = copy.deepcopy(wrapped.module)
-    module.set_submodule(wrapped.name, _linear(weight, bias if has_bias else None))
+    replace_layer(module, wrapped.name, _linear(weight, bias if has_bias else None))
     return module
+
+
+def _require_own_weights(wrapped: Wrapped, weight: Tensor) -> None:
+    """ValueError if a state dict could not give a classifier of the same class this weight of its last layer."""
+    derived = set(wrapped.parameter_names) - {"weight", "bias"}
+    if derived:
+        raise ValueError(
+            f"the module's last layer, {wrapped.name}, computes its weights from {some(sorted(derived))}: take the "
+            "parametrisation off first, torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+        )
+    if any(not torch.equal(wrapped.module.get_parameter(name), weight) for name in wrapped.tied):
+        raise ValueError(
+            f"the module's last layer, {wrapped.name}, shares its weights with {some(wrapped.tied)}, which another "
+            "head would change too: have the module keep a copy of its own"
+        )
+
+
+def _of_rows(features: Tensor, n: int) -> Tensor:
+    """Give features `[d]` of one sample, whose row a module has squeezed away, their row back."""
+    return features[None] if features.ndim == 1 and n == 1 else features
 
 
 class _Reached(BaseException):
@@ -168,7 +208,8 @@ def _parameters(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a layer of its own with these weights and biases."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=bias is not None, device=weight.device, dtype=weight.dtype)
     layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
     return layer
 
@@ -181,6 +222,17 @@ def _two_logits(logit: Tensor) -> Tensor:
 def _copy(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Linear):
         raise HeadError("head: the module is itself the linear layer: hand over nn.Sequential(nn.Flatten(), module)")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise HeadError(
+            "head: the module is a script of torch.jit, which has no nn.Linear: hand over what it was made of"
+        )
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module is a {type(module).__name__}, but must be a torch.nn.Module")
+    if lacks_weights(module):
+        raise ValueError(
+            "module has layers that have no weights yet (nn.LazyLinear, or the meta device): call it once on an "
+            "example, or load its weights"
+        )
     try:
         return copy.deepcopy(module).float().eval()
     except Exception as error:  # of whatever the module holds

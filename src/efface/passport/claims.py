@@ -11,7 +11,7 @@ from efface.passport.facts import Facts
 from efface.passport.schema import Condition, Guarantee
 
 ZERO = 1e-3
-"""Largest covariance that passes for 0 in float32 features of the usual scale."""
+"""Largest covariance that passes for 0 in float32, as a share of the scale of the features."""
 BELROSE = "Belrose et al., “LEACE: Perfect linear concept erasure in closed form”, 2023, arXiv 2306.03819"
 _FITTED_ON = {
     "train": "the training samples",
@@ -60,20 +60,24 @@ def fitted_on(facts: Facts) -> str:
 
 
 def _covariance_is_zero(facts: Facts) -> Condition:
-    value = facts.metric("max_abs_cov")
+    statement = "Every edited feature has zero covariance with the attribute on those samples."
+    value, scale = facts.metric("max_abs_cov"), facts.info.get("feature_scale")
     if value is None:
-        return Condition(statement="Every feature has zero covariance with the attribute. Not measured.", holds=None)
+        return Condition(statement=f"{statement} Not measured.", holds=None)
+    statement += f" The largest that was measured is {value:.1e}"
+    if scale is None:
+        return Condition(statement=f"{statement}; the scale of the features is not recorded.", holds=None)
+    holds = value <= ZERO * scale
+    verdict = "zero" if holds else "not zero"
     return Condition(
-        statement=(
-            "Every edited feature has zero covariance with the attribute on those samples. The largest that was "
-            f"measured is {value:.1e}; in 32-bit arithmetic that is {'zero' if value <= ZERO else 'not clearly zero'}."
-        ),
-        holds=True if value <= ZERO else None,
+        statement=f"{statement}, of features whose standard deviation is {scale:.1e}; in 32-bit arithmetic that is "
+        f"{verdict}.",
+        holds=holds,
     )
 
 
-def _conditions(facts: Facts) -> tuple[Condition, ...]:
-    """Return what every eraser's guarantee rests on."""
+def _conditions(facts: Facts, reader: str = "linear function") -> tuple[Condition, ...]:
+    """Return what every eraser's guarantee rests on; it holds against a `reader`."""
     weighted = (
         "They are weighted so that label and attribute are independent, and the guarantee is for the weighted samples."
         if facts.options["reweigh"]
@@ -85,8 +89,9 @@ def _conditions(facts: Facts) -> tuple[Condition, ...]:
         ),
         _covariance_is_zero(facts),
         Condition(
-            statement="Who reads the attribute uses a linear function of the edited features, as logistic regression "
-            "and a linear support vector machine do, and is judged by a convex loss.",
+            statement=f"Who reads the attribute uses a {reader} of the edited features, as logistic regression "
+            "and a linear support vector machine do, and is judged by a convex loss. Accuracy is none: such a reader "
+            "can be right more often than the best constant guess.",
             holds=None,
         ),
     ]
@@ -109,6 +114,8 @@ _LINEAR = (
 
 def _linear(facts: Facts, removed: str, formula: str) -> Claim:
     """Return the claim of an eraser after which the means of all values of the attribute are equal."""
+    if _covariance_is_zero(facts).holds is False:
+        return _not_erased(facts, removed)
     guarantee = Guarantee(
         kind="linear",
         statement=_LINEAR.format(attribute=facts.attribute),
@@ -117,6 +124,10 @@ def _linear(facts: Facts, removed: str, formula: str) -> Claim:
         conditions=_conditions(facts),
     )
     return Claim(removed, guarantee)
+
+
+def _not_erased(facts: Facts, removed: str) -> Claim:
+    return _none(f"No guarantee: its main condition is not met. {_covariance_is_zero(facts).statement}", removed)
 
 
 def _rank(facts: Facts) -> str:
@@ -138,6 +149,16 @@ def _leace(facts: Facts) -> Claim:
     )
 
 
+def _splince(facts: Facts) -> Claim:
+    return _linear(
+        facts,
+        f"What a linear reader could tell of {facts.attribute} was taken out of the features, in {_rank(facts)}, by "
+        "SPLINCE, an edit that leaves the covariance of the features with the label as it was (but for features that "
+        "were set to a constant).",
+        "The edit is that of Holstege et al., 2025, arXiv 2506.10703.",
+    )
+
+
 def _oracle(facts: Facts) -> Claim:
     return _linear(
         facts,
@@ -156,11 +177,19 @@ def _quadratic(facts: Facts) -> Claim:
     if shrunk:
         formula = "Covariances are estimated with shrinkage, so that after the edit they are close, and not equal."
         return _linear(facts, removed, formula)
+    if _covariance_is_zero(facts).holds is False:
+        return _not_erased(facts, removed)
+    full_rank = Condition(
+        statement="The features vary in all directions under each value of the attribute, for which it needs more "
+        "samples than there are features. Otherwise covariances cannot be made equal, and only the part on linear "
+        "classifiers holds.",
+        holds=None,
+    )
     guarantee = Guarantee(
         kind="quadratic",
         statement=_LINEAR.format(attribute=facts.attribute) + " The same holds for classifiers of degree two.",
         theorem=f"Theorem 3.1 of {BELROSE}, for the features and their products: all of them have equal class means.",
-        conditions=_conditions(facts),
+        conditions=(*_conditions(facts, "function of degree one or two"), full_rank),
     )
     return Claim(removed, guarantee)
 
@@ -326,6 +355,7 @@ CLAIMS: dict[str, Callable[[Facts], Claim]] = {
     "none": _unchanged,
     "leace": _leace,
     "leace_orth": _leace,
+    "splince": _splince,
     "oracle_leace": _oracle,
     "qleace": _quadratic,
     "rlace": _rlace,

@@ -35,9 +35,9 @@ def figures(facts: Facts) -> tuple[Figure, ...]:
 
 def _figure(metric: Metric, facts: Facts) -> Figure:
     key = metric.key
-    on_fit = key == "max_abs_cov"
     base = facts.base.metrics.get(key) if facts.base is not None else None
     value = facts.metric(key)
+    split, n = _measured_on(key, facts)
     parts = _parts(facts.record.metrics[key])
     reason = None
     if value is None and not any(part is not None for part in parts.values()):
@@ -47,8 +47,8 @@ def _figure(metric: Metric, facts: Facts) -> Figure:
         heading=_in_full(metric.heading),
         meaning=metric.formula,
         better=metric.direction,
-        split="fitted on" if on_fit else "test",
-        n=facts.info.get("n_fit") if on_fit else facts.n_test,
+        split=split,
+        n=n,
         value=value,
         interval=facts.interval(key),
         parts=parts,
@@ -57,6 +57,16 @@ def _figure(metric: Metric, facts: Facts) -> Figure:
         base_interval=facts.interval(key, base=True),
         base_parts=_parts(base),
     )
+
+
+def _measured_on(key: str, facts: Facts) -> tuple[str, int | None]:
+    """Return the split that a metric is measured on, and its samples; None where the record does not tell."""
+    if key == "max_abs_cov":
+        return "fitted on", facts.info.get("n_fit")
+    name, is_probe, _ = key.partition("probe_")
+    if not is_probe or facts.is_language_model:
+        return "test", facts.n_test
+    return "half of test", facts.info.get("n_probed", {}).get(f"{name}probe")
 
 
 def _why_undefined(metric: Metric, facts: Facts) -> str:

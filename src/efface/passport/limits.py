@@ -28,6 +28,11 @@ def _classifier(facts: Facts, guarantee: Guarantee) -> Iterator[str]:
         )
     yield from _other_distribution(facts)
     yield _predictions(facts)
+    if facts.record.config["training"]["name"] == "none":
+        yield (
+            "The model came trained. Whether some of these test samples were among those that it was trained on is not "
+            "known here; if they were, the figures are better than they would be for new samples."
+        )
     yield (
         "Nothing is said of other attributes, of combinations of attributes, or of samples unlike those in the data: "
         "the figures are for these test samples."

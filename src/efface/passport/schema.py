@@ -88,11 +88,13 @@ class Figure(_Part):
     better: Literal["higher", "lower", "zero", "one", ""]
     """Which side is better, or which value is fair; empty if neither."""
     split: str
+    """`test`, `half of test` for probes, which are trained on the other half, or `fitted on`."""
     n: int | None
-    """Samples of that split; null where the run does not tell."""
+    """Samples of that; null where the run does not tell."""
     value: float | None
     interval: tuple[float, float] | None = None
-    """95 %, by the bootstrap over the samples of the split, with the model held fixed."""
+    """95 %, by the bootstrap over the samples of the split, or whole people where data name them; the model is held
+    fixed."""
     parts: dict[str, float | None] = {}
     """By group `y=…,a=…` or label, of a metric that has a value for each; `value` is then null."""
     reason: str | None = None

@@ -10,6 +10,7 @@ from efface.report.cells import Block, Cell, Column, Number, blocks, methods, nu
 from efface.report.folds import DIFFERENCE
 from efface.report.predictions import RESAMPLES
 from efface.report.seeds import Spread, spread
+from efface.report.signs import AT_TEST, LEGEND
 from efface.report.table import Table
 
 _CAPTION = (
@@ -38,16 +39,20 @@ def build(runs: pd.DataFrame, *, metrics: Sequence[str] | None = None, kind: Spr
     table = {place: cell for block in settings for place, cell in _cells(block, chosen, kind).items()}
     if not table:
         return None
+    # Labels without the other signs: how runs were made, and chosen, is said below the table of metrics.
+    at_test = set(runs.loc[runs["uses_attribute_at_test"], "method"])
+    rows = {method: f"{method} {AT_TEST}" if method in at_test else method for method in methods(runs, {})}
+    signs = [f"{AT_TEST} {LEGEND[AT_TEST].partition(',')[0]}."] if any(row in at_test for row, _ in table) else []
     columns = dict.fromkeys((block.setting, _heading(m)) for block in settings for m in chosen)
     filled = {column for _, column in table}
     signed = any(metric.direction in ("zero", "one") for metric in chosen)
     several = len(set(runs["seed"])) > 1
     return Table(
         title="Difference to the base model",
-        rows=tuple(method for method in methods(runs, {}) if any(method == row for row, _ in table)),
+        rows=tuple(name for method, name in rows.items() if any(method == row for row, _ in table)),
         columns=tuple(column for column in columns if column in filled),
-        cells=table,
-        caption=(_CAPTION, *([_SIGNED] if signed else []), *([_OVER[kind]] if several else [])),
+        cells={(rows[method], column): cell for (method, column), cell in table.items()},
+        caption=(_CAPTION, *([_SIGNED] if signed else []), *([_OVER[kind]] if several else []), *signs),
         definitions=(),
         notes=(),
     )

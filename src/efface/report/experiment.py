@@ -11,7 +11,7 @@ name is a level (`method`), one of its options (`dataset.bias_ratio`), or a colu
 column another heading, with `_` for blanks.
 
 Where the runs say whether the head was kept or fitted, a column for it comes by itself, unless the marker names `head`;
-so do notes below the table on brackets and signs.
+so do notes below the table on folds, brackets and signs.
 """
 
 import re
@@ -39,7 +39,7 @@ from efface.report.folds import DIFFERENCE
 from efface.report.labels import LEVELS, method_order, natural, same, show
 from efface.report.render import pipes, plain
 from efface.report.signs import LEGEND, footnotes, signed
-from efface.report.words import WITHIN
+from efface.report.words import WITHIN, folds_in_words, missing_folds
 
 PAGE = "README.md"
 _TABLE = re.compile(r"(<!-- table: (?P<words>[^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -48,6 +48,10 @@ _HEADINGS = (
     | {f"{metric.key}{DIFFERENCE}": f"{metric.heading}, minus none" for metric in METRICS}
     | {key: title for key, (title, _) in COSTS.items()}
     | {"seconds_training": "training, s", "rank": "directions removed"}
+)
+_DIFFERENCES = frozenset(f"{metric.key}{DIFFERENCE}" for metric in METRICS)
+_PAIRED = (
+    "Minus none: on the samples that both predict. [± …] is then of the difference, under the same resamples for both."
 )
 _DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0}
 
@@ -135,9 +139,15 @@ def _table(spec: _Spec, runs: pd.DataFrame) -> str:
 
 
 def _below(groups: Mapping[str, pd.DataFrame], columns: Iterable[str]) -> list[str]:
-    """Return what a reader must know of the signs and brackets of a table, one paragraph for each."""
-    paragraphs = []
+    """Return what a reader must know of the folds, brackets and signs of a table, one paragraph for each."""
     metrics = set(columns) - {HEAD}
+    pooled = folds_in_words(pd.concat(groups.values()), metrics)
+    paragraphs = [" ".join(pooled)] if pooled else []
+    lacking = [f"{row}, {why}" for row, group in groups.items() for why in missing_folds(group)]
+    if lacking:
+        paragraphs.append(f"Of fewer samples than the others, for want of folds: {plain('; '.join(lacking))}.")
+    if metrics & _DIFFERENCES:
+        paragraphs.append(_PAIRED)
     if any(half_width_within(numbers_of(group, name)) is not None for group in groups.values() for name in metrics):
         paragraphs.append(WITHIN)
     notes = {row: footnotes(group) for row, group in groups.items()}

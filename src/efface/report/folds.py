@@ -25,6 +25,8 @@ PATHS = "; "
 """Between the paths of a pool's runs."""
 _KEY = tuple[str, int]
 """The id that the runs of a pool would have without a fold, and the seed."""
+_SETTING = tuple[str, int, frozenset[str]]
+"""The same without a method, and the fingerprints of the data."""
 
 
 def is_fold(runs: pd.DataFrame) -> pd.Series:
@@ -42,9 +44,10 @@ def pool(runs: Iterable[Run], results: Path) -> tuple[list[dict[str, Any]], list
         results: the folder that their paths are relative to.
 
     Returns:
-        A row for each pool of which a run is finished, and what cannot be pooled, in words. A row has the columns of
-        `row_of`; how many of the `of_folds` folds are in it (`folds`), with `n_test` samples of `n_people`; in `reason`
-        which folds are missing and why; and under `<metric>_difference` the metric minus the base model's.
+        A row for each pool of which a run is finished and has predictions, or is not applicable, and what cannot be
+        pooled, in words. A row has the columns of `row_of`; how many of the `of_folds` folds are in it (`folds`), with
+        `n_test` samples of `n_people`; in `reason` which folds are missing and why; and under `<metric>_difference` the
+        metric minus the base model's.
     """
     members: dict[_KEY, list[Run]] = {}
     for run in runs:
@@ -59,8 +62,9 @@ def pool(runs: Iterable[Run], results: Path) -> tuple[list[dict[str, Any]], list
         except ValueError as error:
             problems.append(f"folds of {group[0].path}: {one_line(error)}")
             continue
-        pools[key] = made
         problems += lacking
+        if made.parts or not lacking:
+            pools[key] = made
     bases = {_setting(made): made for made in pools.values() if made.method == "none" and made.parts}
     rows = []
     for made in pools.values():
@@ -99,7 +103,7 @@ class _Pool:
         """Read the predictions of each finished fold. Returns the pool, and which predictions cannot be read.
 
         Raises:
-            ValueError: the folds read different files, or hold one sample twice.
+            ValueError: the folds read different files, or test one sample twice or one person in two.
         """
         by_fold = {fold_of(run.record.config) or 0: run for run in runs}
         parts, problems = {}, []
@@ -113,8 +117,9 @@ class _Pool:
         predictions = _joined([part.predictions for part in parts.values()])
         if len({part.run.record.fingerprint for part in parts.values()}) > 1:
             raise ValueError("they read different data files: run them all again on one version of the data")
-        if parts and (twice := int(predictions["index"].duplicated().sum())):
-            raise ValueError(f"they are no folds: {twice:,} samples are in the tests of two")
+        for name, what in (("index", "samples tested twice"), ("cluster", "people in two tests")):
+            if twice := _in_several(name, [part.predictions for part in parts.values()]):
+                raise ValueError(f"they are no folds ({what}: {twice:,})")
         return cls(key, by_fold, parts, predictions), problems
 
     @property
@@ -141,6 +146,12 @@ class _Pool:
         return f"{'failed' if record.status == 'failed' else 'not applicable'}, {one_line(record.reason)}"
 
 
+def _in_several(name: str, frames: Sequence[pd.DataFrame]) -> int:
+    """Return how many values of a column are in several frames, or, of `index`, in one frame twice."""
+    values = [frame[name] if name == "index" else frame[name].drop_duplicates() for frame in frames if name in frame]
+    return int(pd.concat(values).duplicated().sum()) if values else 0
+
+
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return the predictions of all folds, with clusters if all have them."""
     known = all("cluster" in frame for frame in frames)
@@ -148,10 +159,11 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(columns, ignore_index=True) if columns else pd.DataFrame()
 
 
-def _setting(pool: _Pool) -> _KEY:
+def _setting(pool: _Pool) -> _SETTING:
     """Return what a pool shares with that of its base model."""
     config = _without_fold(next(iter(pool.runs.values())).record.config)
-    return run_id({**config, "method": {}}), pool.key[1]
+    fingerprints = frozenset(str(part.run.record.fingerprint) for part in pool.parts.values())
+    return run_id({**config, "method": {}}), pool.key[1], fingerprints
 
 
 def _row(pool: _Pool, base: _Pool | None) -> dict[str, Any]:
@@ -234,10 +246,11 @@ def _columns(estimates: Mapping[str, Estimate]) -> dict[str, float | None]:
 def _common(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the rows of the folds say together of all that is no metric on test.
 
-    Costs, sizes and metrics on val are means over folds. Circumstances and options are those of all, empty where they
-    differ.
+    Costs, sizes, ranks and metrics on val are means over folds. Circumstances and options are those of all, empty where
+    they differ.
     """
-    names = dict.fromkeys(name for row in rows for name in row)
+    # The interval of a fold is not that of the pool, which may have none.
+    names = dict.fromkeys(name for row in rows for name in row if not name.endswith(("_low", "_high")))
     columns: dict[str, Any] = {}
     for name in names:
         values = [row.get(name) for row in rows]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from efface.metrics import METRICS
 from efface.report.folds import DIFFERENCE, is_fold
-from efface.report.labels import LEVELS
+from efface.report.labels import LEVELS, show
 from efface.report.rows import HEADS, LARGEST, MIXED_HEAD, NUMBERS
 
 RUNS, POOLED, LAYERS, HISTORIES = "runs.csv", "pooled.csv", "layers.csv", "histories.csv"
@@ -76,21 +76,32 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Dat
     """Read the frames of runs and of pools, with names for labels where the options are known, histories and layers.
 
     Raises:
-        ValueError: a file cannot be read as such a frame; the message names it, the column and the line. Or runs of
-            folds have no pool, of which their predictions would be needed.
+        ValueError: a file cannot be read as such a frame; the message names it, the column and the line. Or folds have
+            no pool, for which their predictions would be needed, or a pool no folds.
     """
     runs = _runs(folder / RUNS)
     pooled = _runs(folder / POOLED) if (folder / POOLED).is_file() else pd.DataFrame()
     folds = runs[is_fold(runs) & (runs["status"] != "failed")]
-    cells = [*LEVELS, "seed"]
-    known = set(pooled[cells].itertuples(index=False, name=None)) if len(pooled) else set()
-    lacking = [cell for cell in folds[cells].itertuples(index=False, name=None) if cell not in known]
-    if lacking:
-        raise ValueError(
-            f"{folder / RUNS} has folds of {' '.join(map(str, lacking[0]))}, of which there is no row in {POOLED}: "
-            f"put the {POOLED} there that python -m efface.report wrote beside this {RUNS}"
-        )
+    parts, known = _pools(folds), _pools(pooled)
+    for present, wanted, has, lacks in ((parts, known, RUNS, POOLED), (known, parts, POOLED, RUNS)):
+        if alone := sorted(present - wanted):
+            raise ValueError(
+                f"{folder / has} has folds of {alone[0]}, of which there is no row in {lacks}: put the {POOLED} there "
+                f"that python -m efface.report wrote beside this {RUNS}"
+            )
     return runs, pooled, _beside(folder / HISTORIES), _beside(folder / LAYERS)
+
+
+def _pools(runs: pd.DataFrame) -> set[str]:
+    """Return what folds and their pool have in common, as text: names, options but the fold, and the seed."""
+    pools = set()
+    for run in runs.to_dict("records"):
+        words = []
+        for level in (*LEVELS, "evaluation"):
+            chosen = {name: value for name, value in (run.get(f"{level}_options") or {}).items() if name != "fold"}
+            words += [str(run.get(level)), *(f"{name}={show(value)}" for name, value in sorted(chosen.items()))]
+        pools.add(f"{' '.join(words)}, seed {run['seed']}")
+    return pools
 
 
 def _encoded(runs: pd.DataFrame) -> pd.DataFrame:
@@ -160,8 +171,9 @@ def _runs(path: Path) -> pd.DataFrame:
 
 def _is_numeric(name: str) -> bool:
     """Return whether a column holds numbers: a metric, its difference to none, an end of an interval, or a cost."""
-    metric = name.removeprefix("val_").removesuffix("_low").removesuffix("_high").removesuffix(DIFFERENCE)
-    return metric in _METRICS or name in NUMBERS or name.startswith("seconds_")
+    metric = name.removeprefix("val_").removesuffix("_low").removesuffix("_high")
+    known = metric in _METRICS or metric.removesuffix(DIFFERENCE) in _METRICS  # some metrics end like differences
+    return known or name in NUMBERS or name.startswith("seconds_")
 
 
 def _option_columns(runs: pd.DataFrame) -> list[str]:

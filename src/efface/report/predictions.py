@@ -33,8 +33,9 @@ METRICS = (
 """What predictions tell without the samples of train and without features."""
 _NEEDED = ("index", "y", "a", "y_pred", "p_y", "p_y_cf")
 _SCORES = ("p_y", "p_y_cf")
-_LARGEST = 2**40
-"""No index, label or attribute is larger."""
+_LARGEST = {"index": 2**40, "cluster": 2**40, "y": 999, "a": 999, "y_pred": 999}
+"""No index, person, label or attribute is larger: tables of counts have a cell for each label, attribute and
+prediction."""
 _CHUNK = 100
 
 
@@ -62,12 +63,17 @@ def read(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} has no column {', '.join(missing)}: run its job again with overwrite=true")
     if len(predictions) == 0:
         raise ValueError(f"{path} holds no sample: run its job again with overwrite=true")
-    for name in _NEEDED:
-        column = predictions[name]
-        good = column.between(0, 1) | column.isna() if name in _SCORES else column.between(0, _LARGEST)
-        if not (good.all() and pd.api.types.is_numeric_dtype(column)):
+    for name in (*_NEEDED, *(["cluster"] if "cluster" in predictions else [])):
+        if not _is_good(predictions[name]):
             raise ValueError(f"{path}: {name} holds what no run predicts: run its job again with overwrite=true")
     return predictions
+
+
+def _is_good(column: pd.Series) -> bool:
+    """Return whether a column holds probabilities, or integers that are not too large, as its name asks."""
+    if column.name in _SCORES:
+        return pd.api.types.is_numeric_dtype(column) and bool((column.between(0, 1) | column.isna()).all())
+    return pd.api.types.is_integer_dtype(column) and bool(column.between(0, _LARGEST[str(column.name)]).all())
 
 
 def measure(predictions: pd.DataFrame) -> dict[str, Estimate]:
@@ -159,7 +165,12 @@ def _units(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def _resamples(n_units: int) -> Iterator[np.ndarray]:
-    """Yield how often each unit is drawn, `[n_units, ≤ 100]` at a time; the same draws for the same number of units."""
+    """Yield how often each unit is drawn, `[n_units, ≤ 100]` at a time; the same draws for the same number of units.
+
+    Nothing of a single unit: all of its resamples are alike, which says nothing of how far it is from others.
+    """
+    if n_units < 2:
+        return
     draw = np.random.default_rng(0)
     for start in range(0, RESAMPLES, _CHUNK):
         columns = min(_CHUNK, RESAMPLES - start)
@@ -168,10 +179,13 @@ def _resamples(n_units: int) -> Iterator[np.ndarray]:
 
 
 def _estimates(values: dict[str, np.ndarray], parts: list[dict[str, np.ndarray]]) -> dict[str, Estimate]:
-    """Return each value with the central 95 % of its resamples; no interval where one in twenty is not defined."""
+    """Return each value with the central 95 % of its resamples; no interval where one in twenty is not defined.
+
+    Nor is there one without resamples.
+    """
     estimates = {}
     for name, value in values.items():
-        resampled = np.concatenate([part[name] for part in parts])
+        resampled = np.concatenate([part[name] for part in parts] or [np.array([])])
         known = resampled[np.isfinite(resampled)]
         enough = math.isfinite(value[0]) and len(known) > 0.95 * len(resampled)
         low, high = np.quantile(known, [0.025, 0.975]) if enough else (math.nan, math.nan)

@@ -1,11 +1,11 @@
 """What stands in words below a table: how to read it, what its metrics are, and why cells are empty."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
 from efface.metrics import METRICS, Metric
-from efface.report.cells import EMPTY, Block, Slot, Values, half_width_within, heading, unfinished
+from efface.report.cells import COSTS, EMPTY, Block, Slot, Values, half_width_within, heading, incomplete, unfinished
 from efface.report.circumstances import flags, one_line, seeds_in_words, shared
 from efface.report.labels import differences
 from efface.report.predictions import METRICS as MEASURED
@@ -23,6 +23,8 @@ WITHIN = (
     "so that more of them do not make it smaller."
 )
 """What stands in brackets behind a mean."""
+_MEANS = frozenset({*COSTS, "rank"})
+"""Numbers of a run, beside metrics, that tables show."""
 
 
 def caption(
@@ -48,9 +50,11 @@ def caption(
             f"column, 5 %, made where they are {FEWEST} seeds or more; it knows the spread over seeds, not the "
             "sampling of the test split)"
         )
+    lacks = incomplete(runs)
     sentences = [
         f"All metrics are on the test split, which no method and no selection saw; {_OVER[kind]}.",
-        *folds_in_words(runs, columns),
+        *folds_in_words(runs, {slot.key for slot in columns if slot.kind in ("metric", "cost")}),
+        *(["A row that lacks a fold is of fewer samples, and is left out when the best is marked."] if lacks else []),
         *([WITHIN] if any(half_width_within(of_runs) is not None for of_runs in numbers.values()) else []),
         f"{best}.",
         "The model of the last epoch is kept, unless the training names a metric on val; methods fit on train or "
@@ -69,24 +73,36 @@ def caption(
     return tuple(sentences)
 
 
-def folds_in_words(runs: pd.DataFrame, columns: Sequence[Slot]) -> list[str]:
-    """Return how folds were pooled, where some were."""
+def folds_in_words(runs: pd.DataFrame, keys: Collection[str]) -> list[str]:
+    """Return how folds were pooled, where some were.
+
+    Args:
+        runs: of one table, the folds of one configuration and seed in one row.
+        keys: metrics and other numbers that the table shows.
+    """
     if "of_folds" not in runs or runs["of_folds"].isna().all():
         return []
-    keys = {slot.key for slot in columns if slot.kind == "metric"} - set(MEASURED)
-    averaged = [metric.heading for metric in METRICS if metric.key in keys]
-    sentence = (
+    averaged = [metric.heading for metric in METRICS if metric.key in set(keys) - set(MEASURED)]
+    sentences = [
         "Folds are pooled: the model of each fold predicts that fold's test samples, so that every sample is predicted "
-        f"once{_sizes(runs)}, and metrics are computed on all predictions of one seed together"
-    )
+        f"once{_sizes(runs)}, and metrics and intervals are computed on all predictions of one seed together."
+    ]
     if averaged:
-        sentence += (
-            f". What predictions do not tell ({'; '.join(averaged)}) is the mean over folds weighted by the size of "
-            "test, with an interval that takes folds as independent"
+        sentences.append(
+            f"What predictions do not tell ({'; '.join(averaged)}) is the mean over folds weighted by the size of "
+            "test, with an interval that takes folds as independent."
         )
-    incomplete = " A row that lacks a fold is of fewer samples, and is left out when the best is marked."
-    lacks = (runs["folds"] < runs["of_folds"]).any()
-    return [f"{sentence}. What a method took is the mean over folds.{incomplete if lacks else ''}"]
+    if _MEANS & set(keys):
+        sentences.append("Time, memory and rank are means over folds.")
+    return sentences
+
+
+def missing_folds(runs: pd.DataFrame) -> list[str]:
+    """Return which folds the pools of one row lack, and why, with the seeds."""
+    if "of_folds" not in runs:
+        return []
+    lacking = runs[(runs["status"] == "done") & (runs["folds"] < runs["of_folds"])]
+    return [f"{seeds_in_words(sorted(group['seed']))}, {why}" for why, group in lacking.groupby("reason")]
 
 
 def _sizes(runs: pd.DataFrame) -> str:
@@ -142,10 +158,9 @@ def _open_runs(block: Block) -> list[str]:
 def _open_folds(block: Block) -> list[str]:
     """Return which folds the pools lack, and why."""
     return [
-        f"{block.setting} / {method}, {seeds_in_words(sorted(group['seed']))}, lacks folds: {why}"
+        f"{block.setting} / {method} lacks folds: {why}"
         for method, done in block.done.items()
-        if "of_folds" in done
-        for why, group in done[done["of_folds"].notna()].groupby("reason")
+        for why in missing_folds(done)
     ]
 
 

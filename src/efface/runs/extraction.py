@@ -105,6 +105,12 @@ class Extraction:
         view = _View(train, rows.cpu(), pairs.a_cf[rows.cpu()], flipped=True)
         return self._labelled(self._read_view(self.model.cut(cut)[0], view), view)
 
+    def of_inputs(self, x: Tensor, cut: int) -> Tensor:
+        """Return the features of inputs x `[n, ...]` that are in no split, before the last `cut` linear layers."""
+        nothing = torch.zeros(len(x), dtype=torch.int64)
+        view = _View(TensorSplit(nothing, nothing, nothing, x), torch.arange(len(x)), nothing)
+        return self._read_view(self.model.cut(cut)[0], view).to(self.device)
+
     def layers(self, cut: int) -> nn.Sequential:
         """Return the last `cut` linear layers; ValueError if the model does not end in so many."""
         return self.model.cut(cut)[1]

@@ -47,7 +47,8 @@ class GridRun(Run):
         return self.model.packages if isinstance(self.model, ModelSource) else ()
 
     def fingerprint(self) -> str:
-        return self._with_weights(self.dataset.fingerprint(self.data_dir))
+        data, read = self.dataset.fingerprint(self.data_dir), self.evaluation.fingerprint(self.data_dir)
+        return digest(self._with_weights(data).encode(), read.encode()) if read else self._with_weights(data)
 
     def _with_weights(self, data: str) -> str:
         """Return a digest of the fingerprints of the data and of a model from files; of others, that of the data."""
@@ -73,6 +74,7 @@ class GridRun(Run):
         """Load the data, and train the base model or read it from the cache: all that comes before the method."""
         with session.clock("data"):
             dataset = self.dataset.load(data_dir=self.data_dir, cache_dir=self.cache_dir, seed=self.seed)
+        self.evaluation.require(dataset, self.data_dir)
         code = self.model.code() if isinstance(self.model, ModelSource) else {}
         content = _content(dataset, read=not (self.training.head_only and dataset.inputs_key))
         # Of the data as they were read: the files may have changed since.
@@ -153,6 +155,7 @@ class GridRun(Run):
         features = extraction.features(debiased.cut)
         val = self.evaluation(debiased, features.val, features.val_cf, reference)
         test = self.evaluation(debiased, features.test, features.test_cf, reference)
+        aside = self.evaluation.aside(debiased, dataset, extraction.of_inputs, self.data_dir)
         info = {
             "d": fitted_at.train.x.shape[1],
             **sample_sizes(debiased),
@@ -161,12 +164,14 @@ class GridRun(Run):
             "head": "kept" if computes_the_same(debiased.head, extraction.model.head) else "fitted",
             "training": {"best_epoch": trained.best_epoch, "history": trained.history},
             "empty_groups": {"val": val.empty_groups, "test": test.empty_groups},
+            "n_probed": {name: len(probe.rows) for name, probe in test.leakage.probes.items()},
+            **aside.info,
         }
         return Outcome(
-            metrics=test.metrics,
+            metrics=test.metrics | aside.measured.metrics,
             metrics_ci=self.evaluation.intervals(test, features.test, reference),
             val_metrics=val.metrics,
-            reasons=test.reasons,
+            reasons=test.reasons | aside.measured.reasons,
             val_reasons=val.reasons,
             info=info,
             writers=writers_of(debiased, dataset, test.predictions),
@@ -182,12 +187,19 @@ def computes_the_same(layer: nn.Linear, other: nn.Linear) -> bool:
 
 
 def sample_sizes(debiased: Debiased) -> dict[str, Any]:
-    """Return how many samples a method was fitted on, and how many unweighted ones their weights are worth."""
+    """Return how many samples a method was fitted on, how many unweighted ones their weights are worth, and the scale.
+
+    The scale of their features, which covariances are compared with, is the root of the mean of their variances.
+    """
     data = debiased.fitted_on
     if data is None:
         return {}
     weight = torch.ones(len(data)) if data.weight is None else data.weight.double()
-    return {"n_fit": len(data), "n_eff": float(weight.sum().square() / weight.square().sum())}
+    return {
+        "n_fit": len(data),
+        "n_eff": float(weight.sum().square() / weight.square().sum()),
+        "feature_scale": float(data.x.var(0, correction=0).mean().sqrt()),
+    }
 
 
 def _content(dataset: Dataset, *, read: bool) -> str:

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf, open_dict
 
-from efface.cli.conf import CONF, option_files
-from efface.cli.main import build
+from efface.cli.recorded import run_of
 from efface.data.base import Dataset
 from efface.debiased import MODEL_FILE, Debiased
-from efface.export.whole import network_inputs, two_logits
-from efface.identity import NODES
+from efface.export import pretrained, weights
+from efface.export.stored import ATTRIBUTE, Compute, Inputs, two_logits
+from efface.export.whole import network_inputs
 from efface.methods.base import Method
 from efface.methods.erasure import Erasure
 from efface.passport.facts import PREDICTIONS
@@ -26,11 +24,9 @@ from efface.runs.base import execute
 from efface.runs.grid import GridRun
 from efface.verify.check import Check, compared
 from efface.verify.figures import differing
-from efface.verify.logits import ATTRIBUTE, PRETRAINED, Compute, Inputs, computations
+from efface.verify.logits import computations
 
 _BATCH = 256
-WEIGHTS = "model.safetensors"
-"""Weights by the names of the network that came in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +70,7 @@ def check_data(directory: Path, record: Record, data: Path, cache_dir: Path, tol
     if not data.exists():
         raise FileNotFoundError(f"--data: there is no {data}: name the folder of the data, or their one file")
     with tempfile.TemporaryDirectory(prefix="efface-verify-") as folder:
-        run = rebuilt(record, data, cache_dir=cache_dir, results_dir=Path(folder))
+        run = _run(record, data, cache_dir=cache_dir, results_dir=Path(folder))
         fingerprint, what = run.fingerprint(), "data, with the fingerprint of the record"
         if fingerprint != record.fingerprint:
             yield Check(what, False, f"these have {fingerprint}, and it was made from {record.fingerprint}")
@@ -87,32 +83,16 @@ def check_data(directory: Path, record: Record, data: Path, cache_dir: Path, tol
         yield compared("predictions, made again on the data", list(_predictions(directory, run.directory, tolerance)))
 
 
-def rebuilt(record: Record, data: Path, *, cache_dir: Path, results_dir: Path) -> GridRun:
-    """Return the run that a record is of, with the code of today.
+def _run(record: Record, data: Path, *, cache_dir: Path, results_dir: Path) -> GridRun:
+    """Return the run that a record is of, on the data named.
 
     Raises:
-        ValueError: a part of its configuration is of no yaml of conf, or it is of a language model.
+        ValueError: it is of a language model, or its configuration does not make it again.
     """
     if "layers" in record.info:
         raise ValueError("--data: a scrubbed language model is measured again by repeating its run, not from its file")
-    names = {node: str(record.config[node]["name"]) for node in NODES}
-    unknown = [f"{node}={name}" for node, name in names.items() if name not in option_files(node, CONF)]
-    if unknown:
-        raise ValueError(
-            f"--data: there is no yaml for {', '.join(unknown)}, as of a run made in Python: "
-            "efface.audit(model, data) measures its model"
-        )
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=["logger=none", *(f"{node}={name}" for node, name in names.items())])
-    with open_dict(cfg):
-        for node in NODES:
-            cfg[node] = OmegaConf.merge(cfg[node], record.config[node])
-        cfg.seed = record.seed
-    run = build(cfg)
-    assert isinstance(run, GridRun)
-    return replace(
-        run, dataset=_at(run.dataset, data), data_dir=data, cache_dir=cache_dir, results_dir=results_dir, progress=False
-    )
+    run = run_of(record, data_dir=str(data), cache_dir=str(cache_dir), device="auto")
+    return replace(run, dataset=_at(run.dataset, data), results_dir=results_dir, progress=False)
 
 
 def _at(dataset: Any, data: Path) -> Any:
@@ -152,12 +132,12 @@ def _predictions(directory: Path, other: Path, tolerance: float) -> Iterator[str
         yield f"probabilities of the label differ by up to {difference:.3g}"
 
 
-def _network(run: GridRun, dataset: Dataset, weights: Path) -> Compute:
+def _network(run: GridRun, dataset: Dataset, file: Path) -> Compute:
     """Return what the run's own network computes with exported weights. RuntimeError if they are of another."""
     from safetensors.torch import load_file
 
     model = run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
-    model.load_state_dict(load_file(weights), strict=True)
+    model.load_state_dict(load_file(file), strict=True)
     model.eval()
 
     @torch.no_grad()
@@ -170,20 +150,20 @@ def _network(run: GridRun, dataset: Dataset, weights: Path) -> Compute:
 
 def _exported(directory: Path, run: GridRun) -> Iterator[Check]:
     """Compare what exported copies predict for all of test with the stored predictions."""
-    copies = {name: compute for name, compute in computations(directory).items() if name != PRETRAINED}
-    weights = directory / WEIGHTS
-    if not (copies or weights.is_file()) or not (directory / PREDICTIONS).is_file():
+    copies = {name: compute for name, compute in computations(directory).items() if name != pretrained.CONFIG}
+    file = directory / weights.FILE
+    if not (copies or file.is_file()) or not (directory / PREDICTIONS).is_file():
         return
     import pandas as pd
 
     table = pd.read_parquet(directory / PREDICTIONS)
     dataset = run.dataset.load(data_dir=run.data_dir, cache_dir=run.cache_dir, seed=run.seed)
     test, model = dataset.test, run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
-    if weights.is_file():
+    if file.is_file():
         try:
-            copies[WEIGHTS] = _network(run, dataset, weights)
+            copies[file.name] = _network(run, dataset, file)
         except RuntimeError:  # of load_state_dict
-            yield Check(f"predictions of {WEIGHTS} on test", None, "its names are of another network than the run's")
+            yield Check(f"predictions of {file.name} on test", None, "its names are of another network than the run's")
     y, expected = torch.from_numpy(table["y"].to_numpy(copy=True)), torch.from_numpy(table["p_y"].to_numpy(copy=True))
     for name, compute in copies.items():
         what = f"predictions of {name} on test"

@@ -1,32 +1,20 @@
 """Logits computed again on the inputs that were stored with an export, by each copy of the model beside them."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from efface import tensorfiles
 from efface.debiased import MODEL_FILE, Debiased
+from efface.export import estimator, onnx, pretrained, program
+from efface.export.stored import ATTRIBUTE, Compute, Stored, like, reference
 from efface.verify.check import Check
 
-INPUTS_FILE, KIND = "inputs.safetensors", "stored inputs"
-"""Tensors `input.<name>` in the order of the fact `inputs`, `logits`, and perhaps `features`, what reaches the head."""
-ATTRIBUTE = "attribute"
-PROGRAM, GRAPH, PRETRAINED = "model.pt2", "model.onnx", "config.json"
-"""Files of a program of torch.export, of a graph of ONNX, and beside the weights of a model of transformers."""
-CLASSIFIER, ROWS = "model.skops", ("rows.parquet", "rows.npy")
-"""File of a classifier of scikit-learn, and those that may hold the stored inputs as it takes them."""
-
-Inputs = Mapping[str, Tensor]
-Compute = Callable[[Inputs], Tensor]
-
-
-class _UntrustedError(Exception):
-    """A copy that is not loaded, because its file names types that could run code."""
+_KNOWN: dict[str, Callable[[Path], Compute]] = {
+    program.FILE: program.computing,
+    onnx.FILE: onnx.computing,
+    pretrained.CONFIG: pretrained.computing,
+}
 
 
 def check_logits(directory: Path) -> Iterator[Check]:
@@ -35,123 +23,51 @@ def check_logits(directory: Path) -> Iterator[Check]:
     Raises:
         ValueError: the stored inputs are damaged.
     """
-    tensors, facts = tensorfiles.read(directory / INPUTS_FILE, kind=KIND)
-    inputs = {name: tensors[f"input.{name}"] for name in facts["inputs"]}
-    logits = tensors["logits"]
-    bound = facts["tolerance"] * max(1.0, float(logits.abs().max()))
-    copies = computations(directory)
-    if "features" in tensors and (directory / MODEL_FILE).is_file():
-        copies[MODEL_FILE] = lambda inputs: _head(directory, tensors["features"], inputs.get(ATTRIBUTE))
-    if (directory / CLASSIFIER).is_file():
-        copies[CLASSIFIER] = lambda inputs: _classifier(directory, logits)
+    stored, copies = Stored.read(directory), computations(directory)
+    if stored.features is not None and (directory / MODEL_FILE).is_file():
+        copies[MODEL_FILE] = lambda inputs: _of_features(directory, stored)
+    if (directory / estimator.FILE).is_file():
+        copies[estimator.FILE] = lambda inputs: _of_rows(directory, stored)
     if not copies:
         yield Check("logits of the stored inputs", None, "no copy can be run without the network's own code")
     for name, compute in copies.items():
-        what = f"logits of {name}, on {len(logits)} stored inputs"
+        what = f"logits of {name}, on {len(stored.logits)} stored inputs"
         try:
-            computed = compute(inputs)
+            computed = compute(stored.inputs)
         except ModuleNotFoundError as error:
             yield Check(what, None, f"{error.name} is not installed")
-        except _UntrustedError as error:
-            yield Check(what, None, str(error))
         except Exception as error:  # of whatever a damaged copy does
             yield Check(what, False, f"it cannot be run ({type(error).__name__}: {error})")
         else:
-            yield _same(what, computed, logits, bound)
+            yield _same(what, computed, stored)
 
 
 def computations(directory: Path) -> dict[str, Compute]:
     """Return what computes logits from inputs by name, for each copy that needs no code of its own, by its file."""
-    known: dict[str, Callable[[Path], Compute]] = {PROGRAM: _program, GRAPH: _graph, PRETRAINED: _pretrained}
     return {
         name: lambda inputs, load=load, name=name: load(directory / name)(inputs)  # type: ignore[misc]
-        for name, load in known.items()
+        for name, load in _KNOWN.items()
         if (directory / name).is_file()
     }
 
 
-def _program(path: Path) -> Compute:
-    from torch.export import load
-
-    module = load(path).module()
-
-    @torch.no_grad()
-    def compute(inputs: Inputs) -> Tensor:
-        logits: Tensor = module(*inputs.values())
-        return logits
-
-    return compute
+def _of_features(directory: Path, stored: Stored) -> Tensor:
+    """Return what the map and the head that the method made give for the stored features, as the network has it."""
+    assert stored.features is not None
+    logits, _ = reference(Debiased.load(directory / MODEL_FILE), stored.features, stored.inputs.get(ATTRIBUTE))
+    alike = like(logits, stored.logits)
+    return logits if alike is None else alike
 
 
-def _graph(path: Path) -> Compute:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def compute(inputs: Inputs) -> Tensor:
-        names = [entry.name for entry in session.get_inputs()]
-        arrays = {name: inputs[name].numpy() for name in names}
-        return torch.from_numpy(session.run(["logits"], arrays)[0])
-
-    return compute
+def _of_rows(directory: Path, stored: Stored) -> Tensor:
+    """Return what the classifier of scikit-learn gives for the stored rows."""
+    rows = estimator.read_rows(directory)
+    return estimator.logits_of(estimator.load(directory / estimator.FILE), rows, stored.logits)
 
 
-def _pretrained(path: Path) -> Compute:
-    import transformers
-
-    (name,) = json.loads(path.read_text())["architectures"]
-    kind = getattr(transformers, name, None)
-    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
-        raise ValueError(f"{path} names {name!r}, which is no model of transformers")
-    model: Any = kind.from_pretrained(path.parent, local_files_only=True, use_safetensors=True)
-    model.eval()
-
-    @torch.no_grad()
-    def compute(inputs: Inputs) -> Tensor:
-        logits: Tensor = model(**inputs).logits
-        return logits
-
-    return compute
-
-
-def _classifier(directory: Path, logits: Tensor) -> Tensor:
-    """Return the logarithms of a classifier's probabilities, each row brought to the mean of the stored logits.
-
-    Probabilities tell logits but for a constant in each row. Only types that skops itself trusts are loaded.
-
-    Raises:
-        _UntrustedError: there are others.
-    """
-    from skops import io
-
-    file = directory / CLASSIFIER
-    if unknown := io.get_untrusted_types(file=file):
-        raise _UntrustedError(
-            f"it holds {', '.join(unknown)}, which skops loads only for those who trust it: "
-            f"skops.io.load({file.name!r}, trusted=[...])"
-        )
-    classifier = io.load(file)
-    probabilities = classifier.predict_proba(_rows(directory))
-    logs = torch.from_numpy(np.log(probabilities.clip(min=np.finfo(np.float32).tiny)))
-    return (logs + (logits - logs).mean(1, keepdim=True)).float()
-
-
-def _rows(directory: Path) -> Any:
-    frame, array = (directory / name for name in ROWS)
-    if frame.is_file():
-        import pandas as pd
-
-        return pd.read_parquet(frame)
-    return np.load(array, allow_pickle=False)
-
-
-@torch.no_grad()
-def _head(directory: Path, features: Tensor, attribute: Tensor | None) -> Tensor:
-    return Debiased.load(directory / MODEL_FILE)(features, attribute)
-
-
-def _same(what: str, computed: Tensor, logits: Tensor, bound: float) -> Check:
-    if computed.shape != logits.shape:
-        return Check(what, False, f"shape {list(computed.shape)}, but must be {list(logits.shape)}")
-    difference = float((computed - logits).abs().max())
-    return Check(what, difference <= bound, "" if difference <= bound else f"they differ by up to {difference:.3g}")
+def _same(what: str, computed: Tensor, stored: Stored) -> Check:
+    if computed.shape != stored.logits.shape:
+        return Check(what, False, f"shape {list(computed.shape)}, but must be {list(stored.logits.shape)}")
+    difference = float((computed - stored.logits).abs().max())
+    close = difference <= stored.bound
+    return Check(what, close, "" if close else f"they differ by up to {difference:.3g}")

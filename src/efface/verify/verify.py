@@ -52,7 +52,8 @@ def verify(
 def _model(directory: Path, record: Record | None) -> Iterator[Check]:
     """Load the stored model, and compute the logits of the stored inputs."""
     from efface.debiased import MODEL_FILE, Debiased
-    from efface.verify.logits import INPUTS_FILE, check_logits
+    from efface.export.stored import INPUTS_FILE
+    from efface.verify.logits import check_logits
 
     if record is not None and MODEL_FILE in record.artifacts:
         try:
