@@ -43,6 +43,7 @@ def test_one_job_of_it_runs(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONF.parent / "notebooks").glob("*.ipynb")))
 def test_the_notebook_runs(name: str) -> None:
     notebook = CONF.parent / "notebooks" / name
