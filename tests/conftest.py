@@ -1,10 +1,12 @@
 """Small real data, one training per fixture."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +88,29 @@ def tabular(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.Temp
     folder = adult_files.write(tmp_path_factory.mktemp("tabular"))
     sizes = ("dataset.n_val=200", "dataset.n_pairs=100", "dataset.min_rows=30")
     return problem_of(parts_of("dataset=adult", f"data_dir={folder}", *sizes))
+
+
+def executed(parts: grid.GridRun, results_dir: Path, **changes: Any) -> grid.GridRun:
+    """Execute a run with its results elsewhere. Returns that run."""
+    run = replace(parts, results_dir=results_dir, **changes)
+    base.execute(run, say=lambda message: None)
+    return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, which asks for nothing of its own."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("install chromium, see .ci/run")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ("gpu", "dev-shm-usage", "background-networking", "component-update", "sync")
+    arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

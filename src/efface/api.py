@@ -23,21 +23,10 @@ if TYPE_CHECKING:
     from efface.record import Record
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What a model does with a protected attribute, as a run of `method=none` measures it."""
+class _Measured:
+    """What a run measured."""
 
     record: "Record"
-
-    def __repr__(self) -> str:
-        """Show the metrics of one number with their intervals, a line each."""
-        lines = [f"Audit of {self.record.config['model']['name']}, on test samples:"]
-        for name, value in self.metrics.items():
-            if isinstance(value, float):
-                interval = self.intervals.get(name)
-                between = "" if interval is None else "  [{:.3f}, {:.3f}]".format(*interval)
-                lines.append(f"  {name} {value:.3f}{between}")
-        return "\n".join(lines)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -56,7 +45,24 @@ class Audit:
         return reasons
 
 
-class DebiasedModel(nn.Module):
+@dataclass(frozen=True)
+class Audit(_Measured):
+    """What a model does with a protected attribute, as a run of `method=none` measures it."""
+
+    record: "Record"
+
+    def __repr__(self) -> str:
+        """Show the metrics of one number with their intervals, a line each."""
+        lines = [f"Audit of {self.record.config['model']['name']}, on test samples:"]
+        for name, value in self.metrics.items():
+            if isinstance(value, float):
+                interval = self.intervals.get(name)
+                between = "" if interval is None else "  [{:.3f}, {:.3f}]".format(*interval)
+                lines.append(f"  {name} {value:.3f}{between}")
+        return "\n".join(lines)
+
+
+class DebiasedModel(_Measured, nn.Module):
     """A debiased model, called as the one that was handed over.
 
     A method that needs the protected attribute at test time is called with one keyword more, `attribute` `[n]`: the
@@ -78,16 +84,6 @@ class DebiasedModel(nn.Module):
         self.attributes: tuple[str, ...] = facts["attributes"]
         """Values of the protected attribute, in the order of their numbers."""
         self._source, self._network, self._whole = source, network, whole
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Metrics on test, by the names of docs/reading_the_table.md."""
-        return self.record.metrics
-
-    @property
-    def intervals(self) -> dict[str, Any]:
-        """95 % confidence intervals `[low, high]` of metrics on test, with the model held fixed."""
-        return self.record.metrics_ci
 
     @property
     def passport(self) -> "Passport":
@@ -193,7 +189,8 @@ def audit(
         HeadError: the module has no linear head, or several.
         ValueError: data or an option are wrong; the message says which.
     """
-    with _runs(model, data, people, head, evaluation, seed, device, save_dir, progress, what="efface.audit") as runs:
+    settings = {"evaluation": evaluation or {}, "seed": seed, "device": device, "progress": progress}
+    with _runs("efface.audit", model, data, save_dir, people=people, head=head, **settings) as runs:
         return Audit(runs.execute("none", {}).record)
 
 
@@ -228,7 +225,8 @@ def debias(
         HeadError: the module has no linear head, or several.
         ValueError: data or an option are wrong; the message says which.
     """
-    with _runs(model, data, people, head, evaluation, seed, device, save_dir, progress, what="efface.debias") as runs:
+    settings = {"evaluation": evaluation or {}, "seed": seed, "device": device, "progress": progress}
+    with _runs("efface.debias", model, data, save_dir, people=people, head=head, **settings) as runs:
         from efface.cli.compose import require_choice
         from efface.data.memory import first_rows
         from efface.export.whole import ROWS
@@ -249,35 +247,15 @@ def debias(
 
 @contextmanager
 def _runs(
-    model: Any,
-    data: Any,
-    people: Any,
-    head: str | None,
-    evaluation: Mapping[str, Any] | None,
-    seed: int,
-    device: str,
-    save_dir: str | Path | None,
-    progress: bool,
-    *,
-    what: str,
+    what: str, model: Any, data: Any, save_dir: str | Path | None, **circumstances: Any
 ) -> "Iterator[InMemoryRuns]":
     """Give runs of a model on data, in a folder that is removed at the end unless it was asked for."""
     require("hydra", "pydantic", "filelock", "pandas", extra="grid", what=what)
     from efface.cli.in_memory import InMemoryRuns
 
     with tempfile.TemporaryDirectory(prefix="efface-") as folder:
-        yield InMemoryRuns.of(
-            model,
-            data,
-            people=people,
-            head=head,
-            results_dir=Path(folder, "results") if save_dir is None else Path(save_dir).expanduser(),
-            cache_dir=Path(folder, "cache"),
-            seed=seed,
-            device=device,
-            evaluation=evaluation or {},
-            progress=progress,
-        )
+        results = Path(folder, "results") if save_dir is None else Path(save_dir).expanduser()
+        yield InMemoryRuns.of(model, data, results_dir=results, cache_dir=Path(folder, "cache"), **circumstances)
 
 
 def _debiased_model(runs: "InMemoryRuns", finished: "Finished", before: "Record | None", rows: Any) -> DebiasedModel:

@@ -13,6 +13,7 @@ from tests.embeddings.digits import FORMATS, PARTS, X, Y, read, run, write
 
 import efface
 from efface.embeddings import shards as streams
+from efface.erasure.affine import AffineEraser
 from efface.erasure.leace import LeaceEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser, QuadraticFitter
@@ -43,6 +44,22 @@ def test_fit_and_apply_equal_those_of_tensors(tmp_path: Path, kind: str, dtype: 
         expected = saved(x[rows].to(saved.P.dtype)).to(dtype)
         assert erased.dtype == dtype
         torch.testing.assert_close(erased, expected, rtol=1e-3 if dtype == torch.float16 else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in efface.__all__ if name.endswith("Eraser")))
+def test_saved_eraser_of_any_kind_is_applied(tmp_path: Path, name: str) -> None:
+    kind = getattr(efface, name)
+    shards = write(tmp_path / "in", "npy")
+    if issubclass(kind, AffineEraser):
+        saved, shards = kind(**LeaceEraser.fit(X, Y).tensors()), shards[: len(PARTS)]
+        expected = saved(X)
+    else:
+        saved = kind.fit(X, Y)
+        expected = saved(X, Y)
+    saved.save(tmp_path / "eraser")
+    run("apply", tmp_path / "eraser", *shards, "--out", tmp_path / "out")
+    erased = torch.cat([read(tmp_path / "out" / f"{i}.npy", "npy") for i in range(len(PARTS))])
+    torch.testing.assert_close(erased, expected, rtol=0, atol=1e-4)
 
 
 def test_bfloat16_is_taken_from_safetensors_and_stays(tmp_path: Path) -> None:

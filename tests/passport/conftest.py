@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import executed
 from tests.report.conftest import record_of
 
-from efface.runs import base, grid
+from efface.runs import grid
 
 __all__ = ["record_of"]
 
@@ -18,9 +19,7 @@ def finished(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.Tem
     root = tmp_path_factory.mktemp("finished")
     cheap = ["evaluation.mlp_probe=false", "evaluation.bootstrap=100", "training.epochs=5", "seed=0"]
     for overrides in (["method=none"], ["method=leace"], ["method=fmd_published"], ["method=certified"]):
-        parts = parts_of(*cheap, *overrides)
-        object.__setattr__(parts, "results_dir", root)
-        base.execute(parts, say=lambda message: None)
+        executed(parts_of(*cheap, *overrides), root)
     return root
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from jsonschema import Draft202012Validator
-from tests.conftest import CONF
+from tests.conftest import CONF, executed
 from tests.passport.conftest import record_of
 
 from efface import LeaceEraser, certify
@@ -26,7 +26,7 @@ from efface.passport.facts import Facts
 from efface.passport.limits import excess_bits
 from efface.passport.schema import json_schema
 from efface.record import PASSPORT_FILES, Record
-from efface.runs import base, grid
+from efface.runs import grid
 
 SCHEMA = CONF.parent / "docs" / "passport.schema.json"
 
@@ -238,12 +238,11 @@ def test_new_result_takes_the_passport_of_the_old_one_away(
     parts_of: Callable[..., grid.GridRun], tmp_path: Path
 ) -> None:
     parts = parts_of("method=none", "evaluation.probe=false", "evaluation.mlp_probe=false", "training.epochs=1")
-    object.__setattr__(parts, "results_dir", tmp_path)
-    base.execute(parts, say=lambda message: None)
-    write(passport_of(parts.directory), parts.directory)
-    object.__setattr__(parts, "overwrite", True)
-    base.execute(parts, say=lambda message: None)
-    assert not any((parts.directory / name).exists() for name in PASSPORT_FILES)
+    first = executed(parts, tmp_path)
+    write(passport_of(first.directory), first.directory)
+    again = executed(parts, tmp_path, overwrite=True)
+    assert again.directory == first.directory
+    assert not any((again.directory / name).exists() for name in PASSPORT_FILES)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,14 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from tests.passport.conftest import record_of
-from tests.report.test_page import CHROMIUM
 
 from efface.passport import passport_of, write
 from efface.passport.render import html, markdown
@@ -25,16 +22,6 @@ def run_dir(results: Path) -> Path:
     directory = record_of(results, "leace").parent
     write(passport_of(directory), directory)
     return directory
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.conftest import executed
 from tests.passport.conftest import record_of
 from torch import nn
 
@@ -20,7 +21,7 @@ from efface.export.stored import INPUTS_FILE, KIND
 from efface.files import file_digest
 from efface.passport import passport_of, write
 from efface.passport.render import digests
-from efface.runs import base, grid
+from efface.runs import grid
 from efface.verify.__main__ import main
 
 
@@ -177,9 +178,7 @@ def feature_run(parts_of: Callable[..., grid.GridRun], tmp_path: Path) -> tuple[
     np.savez(file, x=x, y=y, a=a)
     cheap = ["evaluation.mlp_probe=false", "evaluation.bootstrap=0", "training.epochs=2"]
     parts = parts_of("dataset=features", f"path={file}", "method=leace", *cheap)
-    object.__setattr__(parts, "results_dir", tmp_path / "features")
-    base.execute(parts, say=lambda message: None)
-    return parts.directory, file
+    return executed(parts, tmp_path / "features").directory, file
 
 
 def test_another_data_file_is_noticed(

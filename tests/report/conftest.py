@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import executed
 
 from efface.report import frames
 from efface.report.records import collect
-from efface.runs import base, grid
+from efface.runs import grid
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +24,7 @@ def results(parts_of: Callable[..., grid.GridRun], tmp_path_factory: pytest.Temp
         ["method=leace", "method.refit_head=true", "seed=0"],
         ["method=leace", "method.fit_on=train", "method.reweigh=true", "dataset.bias_ratio=1.0", "seed=0"],
     ):
-        parts = parts_of(*cheap, *overrides)
-        object.__setattr__(parts, "results_dir", root)
-        base.execute(parts, say=lambda message: None)
+        executed(parts_of(*cheap, *overrides), root)
     return root
 
 

@@ -2,26 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+import efface
 from efface import tensorfiles
 from efface.embeddings.shards import Summary
 from efface.erasure.affine import AffineEraser
-from efface.erasure.inlp import InlpEraser
-from efface.erasure.leace import LeaceEraser
 from efface.erasure.oracle import OracleEraser
-from efface.erasure.projections import MeanProjectionEraser, PcaEraser, RandomProjectionEraser
 from efface.erasure.quadratic import QuadraticEraser
-from efface.erasure.rlace import RlaceEraser
 
 Eraser = AffineEraser | OracleEraser | QuadraticEraser
-_AFFINE: tuple[type[AffineEraser], ...] = (
-    *(AffineEraser, LeaceEraser, InlpEraser, MeanProjectionEraser, PcaEraser, RandomProjectionEraser, RlaceEraser),
-)
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (*_AFFINE, OracleEraser, QuadraticEraser)}
 
 
 @dataclass(frozen=True)
@@ -42,10 +34,11 @@ class LoadedEraser:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}: name an eraser that fit or .save() wrote")
         kind = tensorfiles.kind(path)
-        if kind not in _KINDS:
+        eraser = getattr(efface, kind, None) if kind is not None and kind.endswith("Eraser") else None
+        if eraser is None:
             content = "something else" if kind is None else f"a saved {kind}"
             raise ValueError(f"{path} is no eraser, it holds {content}: name one that fit or .save() wrote")
-        return cls(path, _KINDS[kind].load(path))
+        return cls(path, eraser.load(path))
 
     @property
     def needs_labels(self) -> bool:
