@@ -100,6 +100,27 @@ def test_an_interval_is_wider_where_people_are_drawn_and_each_is_judged_alike() 
     assert 2.3 < (together.high - together.low) / (alone.high - alone.low) < 3.4
 
 
+def test_pools_draw_whole_people_from_files_to_the_row(tmp_path: Path) -> None:
+    write_two(tmp_path / "people", with_people=True)
+    write_two(tmp_path / "samples", with_people=False)
+    people, samples = (only_row(collect(tmp_path / name)) for name in ("people", "samples"))
+    assert people["accuracy"] == samples["accuracy"]
+    assert people["n_people"] == 50
+    assert pd.isna(samples["n_people"])
+    ratio = (people["accuracy_high"] - people["accuracy_low"]) / (samples["accuracy_high"] - samples["accuracy_low"])
+    assert 2.3 < ratio < 3.4
+
+
+def write_two(folder: Path, *, with_people: bool) -> None:
+    """Write two folds of 25 people each, of whom all eight photographs are right, or none."""
+    right = np.random.default_rng(0).random(50) < 0.7
+    for fold in range(2):
+        person = np.repeat(np.arange(25) + 25 * fold, 8)
+        columns = {"index": np.arange(200) + 200 * fold, "y": np.ones(200, int), "a": np.arange(200) % 2}
+        predicted = {**columns, "y_pred": right[person].astype(int)}
+        write(folder, fold, {**predicted, "cluster": person} if with_people else predicted)
+
+
 def test_a_difference_is_paired_so_that_what_both_get_wrong_is_no_part_of_its_interval() -> None:
     draw = np.random.default_rng(0)
     n = 1000
