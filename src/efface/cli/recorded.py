@@ -80,7 +80,7 @@ def _restore(cfg: DictConfig, node: str, options: Mapping[str, Any]) -> None:
             if name not in options and not str(name).startswith("_"):
                 del cfg[node][name]
         for name, value in options.items():
-            OmegaConf.update(cfg, f"{node}.{name}", value, merge=True)
+            OmegaConf.update(cfg, f"{node}.{name}", value, merge=False)
 
 
 def _plain(cfg: DictConfig, node: str) -> dict[str, Any]:
