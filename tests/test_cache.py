@@ -43,6 +43,14 @@ def test_an_entry_is_built_once_for_its_key(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
+def test_what_is_built_lies_in_memory_as_what_is_read_later(tmp_path: Path) -> None:
+    """Products round as the layout asks: a run that builds an entry and one that finds it must not differ."""
+    transposed = torch.randn(5, 3).T
+    tensors, _, _ = cached(tmp_path, "model", {"seed": 0}, lambda: ({"x": transposed}, {}))
+    again, _, _ = cached(tmp_path, "model", {"seed": 0}, lambda: ({}, {}))
+    assert tensors["x"].stride() == again["x"].stride() == (5, 1)
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other_key", "other_facts"])
 def test_a_damaged_entry_is_noticed_dropped_and_rebuilt(tmp_path: Path, damage: str) -> None:
     cached(tmp_path, "model", {"seed": 0}, build_counter([]))

@@ -64,7 +64,8 @@ def cached(
         _prepare(path)
         tensors, facts = build()
         tensorfiles.write(path, tensors, kind=kind, facts={"key": text, "facts": facts})
-        return tensors, facts, False
+        del tensors, facts  # what is read may lie otherwise in memory: all runs use the same, the first one too
+        return *read(), False
 
 
 def cached_array(

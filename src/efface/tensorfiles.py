@@ -68,7 +68,8 @@ def read(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied to memory that torch aligns: products of float32 round differently at other addresses.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a saved {kind} ({error}): make and save it again") from error
     if metadata.get(_KIND) != kind:
