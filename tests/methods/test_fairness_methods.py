@@ -192,9 +192,7 @@ def test_records_say_what_is_drawn_and_who_is_told_the_attribute(parts_of: Any, 
     """On digits in two colours, whose features are those of a network."""
     from efface.record import Record
 
-    run = executed(
-        parts_of("dataset.classes=[3,8]", "method=threshold_optimizer", "evaluation.probe=false"), tmp_path
-    )
+    run = executed(parts_of("dataset.classes=[3,8]", "method=threshold_optimizer", "evaluation.probe=false"), tmp_path)
     record = Record.read(next(tmp_path.rglob("record.json")))
     if record.status == "not_applicable":
         assert "2 classes in val" in str(record.reason)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from efface.data.text import some
 from efface.devices import resolve_device
+from efface.extras import require
 from efface.hub import dtype_argument, folder_digest, hub_commit, in_package, read_pretrained
 
 Pooling = Literal["mean", "cls", "last"]
@@ -25,6 +26,8 @@ class Encoder:
         path: a folder, the name of a model on the hub, or `package:<package>/<folder>` for one inside an installed
             Python package. Its own code is never run.
         revision: a branch, a tag or a commit of the hub; None for the branch `main`.
+        gguf_file: a file there in llama.cpp's format, with its tokeniser, whose quantised weights are made float ones
+            (needs the packages gguf and accelerate); None for the usual files.
         pooling: `mean` of the states of a text's tokens, or the state of its first (`cls`) or `last` token.
         max_length: tokens of a text that are read, or fewer if the model takes fewer.
         batch_size: texts at a time.
@@ -32,6 +35,7 @@ class Encoder:
 
     path: str
     revision: str | None
+    gguf_file: str | None = None
     pooling: Pooling
     max_length: int
     batch_size: int
@@ -93,6 +97,9 @@ class Encoder:
         where["trust_remote_code"] = False
         if not folder.is_dir():
             where["revision"] = self.digest()  # that commit, and no later one that the hub may have by now
+        if self.gguf_file is not None:
+            require("gguf", "accelerate", extra="scrub", what="gguf_file")
+            where["gguf_file"] = self.gguf_file
         say = {"option": "encoder", "advice": "a folder with a model and its tokeniser"}
         tokenizer = read_pretrained(AutoTokenizer, where, **say)
         model, report = read_pretrained(

@@ -24,13 +24,14 @@ class TextTable(FileTable):
 
     Args:
         text: the column of texts.
-        encoder, revision, pooling, max_length, batch_size: see `efface.data.encoders.Encoder`.
+        encoder, revision, gguf_file, pooling, max_length, batch_size: see `efface.data.encoders.Encoder`.
     """
 
     missing_values: Sequence[str] = ()
     text: str
     encoder: str
     revision: str | None = None
+    gguf_file: str | None = None
     pooling: Pooling = "mean"
     max_length: Annotated[int, Ge(1)] = 256
     batch_size: Annotated[int, Ge(1)] = 64
@@ -45,6 +46,7 @@ class TextTable(FileTable):
         return Encoder(
             path=self.encoder,
             revision=self.revision,
+            gguf_file=self.gguf_file,
             pooling=self.pooling,
             max_length=self.max_length,
             batch_size=self.batch_size,
@@ -75,6 +77,7 @@ class TextTable(FileTable):
             "pooling": self.pooling,
             "max_length": self.max_length,
             "transformers": version("transformers"),
+            **({} if self.gguf_file is None else {"gguf_file": self.gguf_file}),
         }
         x = cached(cache_dir, "states", key, build)[0]["x"]
         splits: dict[str, Split] = {

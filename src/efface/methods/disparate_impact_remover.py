@@ -48,17 +48,17 @@ class DisparateImpactRemover(Method):
         return Debiased(represent=represent, head=head, fitted_on=train, info={"refit_converged": converged})
 
     def _repaired(self, train: Features) -> Tensor:
-        """Return the features `[n, d]` that AIF360 makes of those of train. Cost: lists of Python, seconds a million."""
+        """Return the features `[n, d]` that AIF360 makes of those of train. Cost: seconds for a million numbers."""
         with quietly():
             import pandas as pd
-            from aif360.algorithms.preprocessing import DisparateImpactRemover as AIF360
+            from aif360.algorithms.preprocessing import DisparateImpactRemover as Wrapped
             from aif360.datasets import StructuredDataset
 
             columns = np.column_stack([train.a.cpu().numpy(), np.zeros(len(train)), train.x.cpu().double().numpy()])
             names = ["a", "y", *(f"x{i}" for i in range(train.x.shape[1]))]
             frame = pd.DataFrame(columns, columns=names)
             data = StructuredDataset(df=frame, label_names=["y"], protected_attribute_names=["a"])
-            remover = AIF360(repair_level=self.repair_level, sensitive_attribute="a")
+            remover = Wrapped(repair_level=self.repair_level, sensitive_attribute="a")
             features = remover.fit_transform(data).features
         return torch.from_numpy(features[:, 1:]).to(train.x)
 

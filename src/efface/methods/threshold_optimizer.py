@@ -61,9 +61,9 @@ class ThresholdOptimizer(Method):
         data = self.training_data(problem)
         y, a = labels_and_attributes(data)
         with quietly():
-            from fairlearn.postprocessing import ThresholdOptimizer as Fairlearn
+            from fairlearn.postprocessing import ThresholdOptimizer as Wrapped
 
-            optimizer = Fairlearn(
+            optimizer = Wrapped(
                 estimator=_estimator(),
                 constraints=self.constraint,
                 objective=self.objective,
@@ -71,8 +71,8 @@ class ThresholdOptimizer(Method):
                 predict_method="predict",
             )
             optimizer.fit(scores(problem, data)[:, None], y, sensitive_features=a)
-        found = optimizer.interpolated_thresholder_.interpolation_dict
-        rules = np.stack([_rules(found[value]) for value in range(problem.n_attributes)], axis=1)
+        chosen = optimizer.interpolated_thresholder_.interpolation_dict
+        rules = np.stack([_rules(chosen[value]) for value in range(problem.n_attributes)], axis=1)
         thresholds = {str(value): _words(rules[:, value]) for value in range(problem.n_attributes)}
         return drawn(problem, rules, head=problem.head, info={"rules": thresholds, "fitted_on_split": "val"})
 

@@ -39,8 +39,8 @@ def require_two_classes(problem: Problem) -> None:
     """Require a binary label; NotApplicable if it is none."""
     if problem.n_classes != 2:
         raise NotApplicable(
-            f"the package knows two classes, and these data have {problem.n_classes}; name one with dataset.positive=... "
-            "where the data set has that option"
+            f"the package knows two classes, and these data have {problem.n_classes}; dataset.positive=... makes two, "
+            "where the data set has it"
         )
 
 
