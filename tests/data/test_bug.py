@@ -1,4 +1,4 @@
-"""BUG as a data set: made-up sentences in its columns, and the experiment on Bias in Bios from end to end on real ones."""
+"""BUG as a data set: made-up sentences in its columns, and the experiment bias_in_bios from end to end on real ones."""
 
 import re
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_missing_gguf_file_is_named(tmp_path: Path) -> None:
     encoder = Encoder(
         path=str(tmp_path), revision=None, gguf_file="model.gguf", pooling="mean", max_length=8, batch_size=1
     )
-    with pytest.raises(ValueError, match="encoder: .* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"encoder: .* cannot be loaded"):
         encoder.states(["one"])
 
 
