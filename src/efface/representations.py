@@ -130,19 +130,21 @@ class Repaired(Representation):
         super().__init__()
         for name, tensor in {"values": values, "repaired": repaired, "ends": ends}.items():
             self.register_buffer(name, tensor)
+        self._ends = ends.tolist()
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        """Map x `[n, d]` under a `[n]`. Cost: a search in each table for each row."""
         if a is None:
             raise ValueError("a: these features are repaired by the attribute of each sample")
-        y, start = x.clone(), 0
-        for value, ends in enumerate(self.ends.tolist()):
-            rows = (a == value).nonzero()[:, 0]
+        columns, start = list(x.unbind(1)), 0
+        for value, ends in enumerate(self._ends):
             for column, end in enumerate(ends):
                 if end > start:  # the attribute's value occurred where the tables were made
-                    part = _nearest(self.values[start:end], x[rows, column])
-                    y[rows, column] = self.repaired[start:end][part].to(y.dtype)
+                    place = _nearest(self.values[start:end], x[:, column])
+                    target = self.repaired[start:end][place].to(x.dtype)
+                    columns[column] = torch.where(a == value, target, columns[column])
                 start = end
-        return y
+        return torch.stack(columns, 1)
 
 
 def _nearest(values: Tensor, x: Tensor) -> Tensor:

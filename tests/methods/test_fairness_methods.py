@@ -179,7 +179,7 @@ def test_methods_say_which_packages_they_need(method: Any, monkeypatch: pytest.M
     ("options", "message"),
     [
         ({"bound": 0}, "bound is 0, but must be a number > 0"),
-        ({"constraint": "parity"}, "constraint is 'parity', but must be one of demographic_parity"),
+        ({"constraint": "parity"}, r"constraint is 'parity', but must be demographic_parity \| equalized_odds"),
         ({"max_iter": 0}, "max_iter is 0, but must be an integer >= 1"),
     ],
 )

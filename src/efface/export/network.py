@@ -99,14 +99,14 @@ def debiased_network(model: Model, debiased: Debiased, n_attributes: int) -> Net
     if debiased.decide is not None or not represent.is_affine:
         single = isinstance(model.backbone, Wrapped) and model.backbone.single
         behind = RepresentedHead(debiased, single=single, attribute=attribute)
-        last = _with_last(model, behind)
-        return Network(last, behind, folded=False, uses_attribute=debiased.uses_attribute, attribute=attribute)
+        whole = _with_last(model, behind)
+        return Network(whole, behind, folded=False, uses_attribute=debiased.uses_attribute, attribute=attribute)
     if represent.uses_attribute:
         of_each = [_as_came_in(model, folded(represent, head, a)) for a in range(n_attributes)]
         layer = HeadByAttribute(of_each, attribute)
         return Network(_with_last(model, layer), layer, folded=False, uses_attribute=True, attribute=attribute)
-    layer = _as_came_in(model, folded(represent, head))
-    return Network(_with_last(model, layer), layer, folded=(layer.bias is None) == (model.head.bias is None))
+    last = _as_came_in(model, folded(represent, head))
+    return Network(_with_last(model, last), last, folded=(last.bias is None) == (model.head.bias is None))
 
 
 @torch.enable_grad()
