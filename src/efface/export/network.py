@@ -106,7 +106,8 @@ def debiased_network(model: Model, debiased: Debiased, n_attributes: int) -> Net
         layer = HeadByAttribute(of_each, attribute)
         return Network(_with_last(model, layer), layer, folded=False, uses_attribute=True, attribute=attribute)
     last = _as_came_in(model, folded(represent, head))
-    return Network(_with_last(model, last), last, folded=(last.bias is None) == (model.head.bias is None))
+    fits = (last.bias is None) == (model.head.bias is None)
+    return Network(_with_last(model, last), last, folded=fits)
 
 
 @torch.enable_grad()
