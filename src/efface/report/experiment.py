@@ -15,7 +15,7 @@ so do notes below the table on folds, brackets and signs.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,8 @@ from efface.report.cells import (
 )
 from efface.report.folds import DIFFERENCE
 from efface.report.labels import LEVELS, method_order, natural, same, show
+from efface.report.published import Published
+from efface.report.quoted import with_quotes
 from efface.report.render import pipes, plain
 from efface.report.signs import LEGEND, footnotes, signed
 from efface.report.words import WITHIN, folds_in_words, missing_folds
@@ -66,16 +68,21 @@ class _Spec(NamedTuple):
     conditions: dict[str, tuple[str, ...]]
 
 
-def write_tables(page: Path, runs: pd.DataFrame) -> None:
+def write_tables(page: Path, runs: pd.DataFrame, numbers: Sequence[Published] = ()) -> None:
     """Write the tables between the markers of a page; a page that does not exist, or is right, is left alone.
 
+    Args:
+        page: of an experiment.
+        runs: of which its tables are.
+        numbers: published ones, of which those tables are that `efface.report.quoted` writes.
+
     Raises:
-        ValueError: a marker is not understood, or asks for a table that would pool two ids in one row.
+        ValueError: a marker is not understood, or asks for a table that would pool two ids or two published numbers.
     """
     if not page.is_file():
         return
     text = page.read_text(encoding="utf-8")
-    new = with_tables(text, runs, name=str(page))
+    new = with_quotes(with_tables(text, runs, name=str(page)), numbers, name=str(page))
     if new != text:
         write_atomically(page, lambda path: path.write_text(new, encoding="utf-8"))
 
