@@ -116,7 +116,7 @@ def _write(out: Path, tables: Sequence[Table], collection: Collection) -> list[s
         }
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        csv_files = frames.write(collection.runs, collection.pooled, collection.histories, collection.layers, folder)
+        csv_files = frames.write(collection.runs, collection.pooled, collection.beside, folder)
         names = [*texts, *csv_files, *(path.name for plot in plots for path in plot.paths)]
         for file in names:
             (folder / file).replace(out / file)
