@@ -12,7 +12,7 @@ UNBIASED = "unbiased acc."
 HEADINGS = {metric.key: metric.heading for metric in METRICS}
 PERCENTAGES = {"stereoset_lms", "stereoset_ss", "stereoset_icat", "crows_ss"}
 """Scores that are defined as percentages."""
-UNMEASURED = {"v_measure", "seat", *PERCENTAGES}
+UNMEASURED = {"v_measure", "seat", "accuracy_above_majority", *PERCENTAGES}
 """What is quoted beside metrics, and perhaps measured nowhere here."""
 
 

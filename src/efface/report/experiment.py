@@ -55,7 +55,7 @@ _DIFFERENCES = frozenset(f"{metric.key}{DIFFERENCE}" for metric in METRICS)
 _PAIRED = (
     "Minus none: on the samples that both predict. [± …] is then of the difference, under the same resamples for both."
 )
-_DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0}
+_DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0, "retrained": 0}
 
 
 class _Spec(NamedTuple):

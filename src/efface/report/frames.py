@@ -43,6 +43,7 @@ _TEXTS = (
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "head": (*HEADS, MIXED_HEAD),
     "at_edge": (True, False),
+    "certified": (True, False),
     "uses_attribute_at_test": (True, False),
 }
 """Columns that hold one of a few values."""

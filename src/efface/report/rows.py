@@ -15,7 +15,7 @@ HEADS = ("kept", "fitted")
 """What `info.head` may say of the head of the base model."""
 MIXED_HEAD = "mixed"
 """What stands there for a pool of folds: kept in some, fitted in others."""
-_INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
+_INFO = ("rank", "n_fit", "d", "noise", "budget_allowed", "budget_spent", "retrained")
 """Numbers of a record's `info` that are columns of the frame."""
 LARGEST = 1e100
 """No number of a run is larger: the square of one that is overflows where means and spreads are computed."""
@@ -68,6 +68,7 @@ def row_of(path: Path, record: Record) -> dict[str, Any]:
         **numbers({name: info.get(name) for name in _INFO}),
         "head": _one_of(info, "head", HEADS),
         "at_edge": _one_of(info, "at_edge", (True, False)),
+        "certified": _one_of(info, "certified", (True, False)),
         "uses_attribute_at_test": _one_of(info, "uses_attribute_at_test", (True, False)) or False,
         "fingerprint": record.fingerprint,
         "commit": _text(run, "commit"),
