@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,10 @@ ITERATIONS, BATCH, EPSILON = 60_000, 64, 0.002
 
 def rows() -> Iterator[Row]:
     """Time the erasure of gender at rank 1; needs GloVe in DATA_DIR."""
-    data = Glove().load(data_dir=Path(os.environ.get("DATA_DIR", "data")), cache_dir=Path(".cache"), seed=0)
-    x, a = data.train.x, data.train.a
-    held_out = data.test.inputs(torch.arange(len(data.test))), data.test.a
+    with tempfile.TemporaryDirectory() as folder:
+        data = Glove().load(data_dir=Path(os.environ.get("DATA_DIR", "data")), cache_dir=Path(folder), seed=0)
+    x, x_dev = (split.inputs(torch.arange(len(split))) for split in (data.train, data.test))
+    a = data.train.a
     ours = seconds(lambda: RlaceEraser.fit(x, a, rank=1))
     times, erasers = [], [RlaceEraser.fit(x, a, rank=1)]
     with one_thread():
@@ -32,7 +34,7 @@ def rows() -> Iterator[Row]:
             start = time.perf_counter()
             erasers.append(published(x, a, seed))
             times.append(time.perf_counter() - start)
-    probes = [probe(eraser.P, x, a, *held_out) for eraser in erasers]
+    probes = [probe(eraser.P, x, a, x_dev, data.test.a) for eraser in erasers]
     iterations = sorted({eraser.solution.iterations for eraser in erasers[1:] if eraser.solution})
     yield Row(
         f"R-LACE, gender in GloVe, n = {len(x):,}, d = {x.shape[1]}, rank 1",

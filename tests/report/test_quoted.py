@@ -12,7 +12,7 @@ from efface.report.quoted import with_quotes
 
 ROOT = CONF.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")])
-GENERATED = re.compile(r"<!-- (table|published): [^>]*-->\n.*?<!-- /\1 -->", re.DOTALL)
+GENERATED = re.compile(r"<!-- (table|published|neighbours): [^>]*-->\n.*?<!-- /\1 -->", re.DOTALL)
 PUBLISHED_SECTION = re.compile(r"^#+ [^\n]*published[^\n]*\n(.*?)(?=^#|\Z)", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 FIGURE = re.compile(r"(?<![\w.])\d*\.\d+(?![\w.]*[a-zA-Z])(?!\.\d)|(?<![\w.])\d+(?= ?%)")
 FILE = """method,dataset,metric,value,spread,source,table,cell

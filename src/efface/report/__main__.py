@@ -63,7 +63,7 @@ def _report(results: Path, options: argparse.Namespace) -> int:
                 print(f"{title}: {line}", file=sys.stderr)
         names = _write(out, tables, collection)
         if options.out is None:
-            experiment.write_tables(results / experiment.PAGE, collection.tabled, numbers)
+            experiment.write_tables(results / experiment.PAGE, collection, numbers)
     except (FileExistsError, NotADirectoryError):
         print(f"--out: {out} is a file, or lies below one: name a folder", file=sys.stderr)
         return 1

@@ -37,8 +37,10 @@ from efface.report.cells import (
 )
 from efface.report.folds import DIFFERENCE
 from efface.report.labels import LEVELS, method_order, natural, same, show
+from efface.report.nearest import with_neighbours
 from efface.report.published import Published
 from efface.report.quoted import with_quotes
+from efface.report.records import Collection
 from efface.report.render import pipes, plain
 from efface.report.signs import LEGEND, footnotes, signed
 from efface.report.words import WITHIN, folds_in_words, missing_folds
@@ -68,12 +70,12 @@ class _Spec(NamedTuple):
     conditions: dict[str, tuple[str, ...]]
 
 
-def write_tables(page: Path, runs: pd.DataFrame, numbers: Sequence[Published] = ()) -> None:
+def write_tables(page: Path, collection: Collection, numbers: Sequence[Published] = ()) -> None:
     """Write the tables between the markers of a page; a page that does not exist, or is right, is left alone.
 
     Args:
         page: of an experiment.
-        runs: of which its tables are.
+        collection: its runs.
         numbers: published ones, of which those tables are that `efface.report.quoted` writes.
 
     Raises:
@@ -81,8 +83,10 @@ def write_tables(page: Path, runs: pd.DataFrame, numbers: Sequence[Published] = 
     """
     if not page.is_file():
         return
-    text = page.read_text(encoding="utf-8")
-    new = with_quotes(with_tables(text, runs, name=str(page)), numbers, name=str(page))
+    text, name = page.read_text(encoding="utf-8"), str(page)
+    new = with_tables(text, collection.tabled, name=name)
+    new = with_quotes(new, numbers, name=name)
+    new = with_neighbours(new, collection.runs, collection.neighbours, name=name)
     if new != text:
         write_atomically(page, lambda path: path.write_text(new, encoding="utf-8"))
 
