@@ -148,6 +148,11 @@ def quotes(settings: Sequence[Block], numbers: Sequence[Published], keys: Iterab
     return places
 
 
+def comparable(numbers: Iterable[Published], runs: pd.DataFrame) -> tuple[Published, ...]:
+    """Return the published numbers of data sets that were run."""
+    return tuple(number for number in numbers if _matching(runs, "dataset", number.dataset))
+
+
 def _matching(runs: pd.DataFrame, level: str, text: str) -> list[str]:
     """Return the methods of the runs whose method or data set a published number names."""
     return [str(run["method"]) for _, run in runs.drop_duplicates(list(LEVELS)).iterrows() if _names(text, level, run)]
