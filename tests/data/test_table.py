@@ -412,7 +412,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_column_of_lists_is_named(tmp_path: Path) -> None:
-    frame = pd.DataFrame(adult_files.people(N, 0), columns=list(COLUMNS)).assign(tags=[["a", "b"]] * N)
+    frame = pd.read_csv(save(tmp_path)).assign(tags=[["a", "b"]] * N)
     frame.to_parquet(tmp_path / "people.parquet")
     with pytest.raises(ValueError, match=r"'tags' holds values of the type .*drop=.tags."):
         load(str(tmp_path / "people.parquet"))
