@@ -132,7 +132,7 @@ def of_demo() -> Row:
 
 
 def below_full_rank(x: Tensor, y: Tensor, found: RlaceEraser, ours: float) -> Row:
-    """What the game found in `ours` seconds beside the best that the published algorithm finds in `TIMES` times that."""
+    """What the game found in `ours` seconds beside the best of the published algorithm in `TIMES` times that."""
     assert found.solution is not None
     with one_thread():
         iterations = int(TIMES * ours / per_iteration(x, y, found.rank, 128))
