@@ -49,4 +49,5 @@ class RelativeDifficulty:
         largest = torch.zeros(2, self._n_classes, device=rows.device)
         largest.scatter_reduce_(1, self._y.expand(2, -1), self._losses.nan_to_num(nan=0), "amax")
         hard, easy = self._losses[:, rows] / largest[:, y].clamp_min(1e-12)
-        return hard / (hard + easy + 1e-8)
+        weight: Tensor = hard / (hard + easy + 1e-8)
+        return weight
