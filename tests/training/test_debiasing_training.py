@@ -4,17 +4,24 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import executed
+from tests.data import celeba_files
 from torch import Tensor, nn
 from torch.nn import functional
 
 from efface.data.base import Dataset
+from efface.data.celeba import CelebA
 from efface.models.base import Model
 from efface.models.convnet import convnet
 from efface.models.linear import linear
 from efface.models.mlp import mlp
+from efface.models.resnet20 import resnet20
+from efface.record import Record
+from efface.runs.base_model import base_model
 from efface.runs.grid import GridRun
 from efface.training import Erm, read_out
 from efface.training.difficulty import RelativeDifficulty, generalised_cross_entropy
@@ -28,7 +35,7 @@ from efface.training.stepped import Stepped
 TRAININGS: list[Erm] = [
     Jtt(epochs=2, upweight=5, select="last", batch_size=64),
     Lff(epochs=6, batch_size=64),
-    End(epochs=4, lr=3e-3, alpha=1.0, beta=1.0, batch_size=64),
+    End(epochs=4, lr=3e-3, batch_size=64),
     Ldd(epochs=5, swap_after=2, lr=3e-3, batch_size=64),
     Rebias(epochs=4, lr=0.01, batch_size=32, channels=[8, 8]),
 ]
@@ -236,9 +243,10 @@ def test_hsic_is_the_mean_over_all_quadruples_and_has_no_bias(generator: torch.G
 
 
 def test_rebias_networks_pull_at_hsic_in_opposite_directions(mini: Dataset) -> None:
-    training = Rebias(strength=1e3, channels=[8])  # so strong that the cross-entropies do not count
+    # So strong that the cross-entropies do not count.
+    training = Rebias(strength=1e3, channels=[8], precision="float32")
     learner = training.learner(network(training, mini).train(), mini, seed=0, device="cpu")
-    rows = torch.arange(64)
+    rows = torch.arange(0, 3000, 50)
     f, g = learner.trained
     learner(mini.train.inputs(rows), rows)[0].backward()
 
@@ -246,11 +254,11 @@ def test_rebias_networks_pull_at_hsic_in_opposite_directions(mini: Dataset) -> N
         """HSIC after a small step of one network against its gradient."""
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter -= sign * 1e-4 * parameter.grad / 1e3
+                parameter -= sign * parameter.grad / 1e3
             features = [part.backbone(mini.train.inputs(rows)) for part in (f, g)]  # type: ignore[operator, union-attr]
             value = float(hsic(*features))
             for parameter in network.parameters():
-                parameter += sign * 1e-4 * parameter.grad / 1e3
+                parameter += sign * parameter.grad / 1e3
         return value
 
     assert dependence(1, f) < dependence(-1, f)
@@ -323,14 +331,17 @@ def test_what_a_training_needs_is_named_before_it_begins(mini: Dataset, parts_of
         (Rebias(), wide, table, r"training=rebias needs images .* inputs have shape \(2352,\)"),
         (Rebias(), flat, mini, "the model has no convolution wider than that"),
         (Rebias(), single, mini, "the model has no convolution wider than that"),
-        (End(), flat, mini, "training=end shapes the features, but those of this model are its inputs"),
-        (End(), wide, aligned, "in train every label has one attribute only"),
+        (End(), wide, mini, r"training=end needs length one: train End\(\).network\(model\)"),
+        (End(), End().network(wide), aligned, "in train every label has one attribute only"),
         (Ldd(), wide, mini, r"training=ldd needs two: train Ldd\(\).network\(model\)"),
     ):
         with pytest.raises(ValueError, match=message):
             training.fit(model, dataset, seed=0, device="cpu", progress=False)
-    with pytest.raises(ValueError, match="training=ldd disentangles features"):
-        Ldd().network(flat)
+    for training in (Ldd(), End()):
+        with pytest.raises(
+            ValueError, match="shapes the features, but those of this model are its inputs: take model=mlp"
+        ):
+            training.network(flat)
     with pytest.raises(ValueError, match=r"^q is 0.0, but must be a number > 0 and <= 1$"):
         Lff(q=0.0)
 
@@ -347,3 +358,36 @@ def test_configuration_has_the_defaults_of_the_class(parts_of: Callable[..., Gri
         assert tuple(training.channels) == Rebias().channels
         published["channels"] = training.channels
     assert training == type(training)(epochs=20, **published)  # type: ignore[arg-type]
+
+
+def test_a_method_is_applied_to_both_encoders_and_the_model_is_read_again(
+    parts_of: Callable[..., GridRun], tmp_path: Path
+) -> None:
+    options = ("training.epochs=1", "training.swap_after=0", "model.hidden=[16]", "evaluation.bootstrap=0")
+    run = executed(parts_of("training=ldd", "method=leace", *options), tmp_path)
+    record = Record.read(next(tmp_path.rglob("record.json")))
+    assert record.status == "done"
+    assert record.info["d"] == 32
+    extraction = base_model(run, repeat="the command")
+    assert isinstance(extraction.model.backbone, TwoEncoders)
+    history = record.info["training"]["history"]
+    assert [row["swapped"] for row in history] == [1.0]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("photographs")
+    celeba_files.write(folder)
+    return CelebA(target="Blond_Hair", attributes=["Male"], resolution=16).load(
+        data_dir=folder, cache_dir=folder / "cache", seed=0
+    )
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=IDS)
+def test_photographs_can_be_trained_on(photographs: Dataset, training: Erm) -> None:
+    torch.manual_seed(0)
+    model = training.network(resnet20(input_shape=photographs.input_shape, n_classes=2))
+    brief = replace(training, epochs=1, augment=True)  # type: ignore[type-var]
+    trained = brief.fit(model, photographs, seed=0, device="cpu", progress=False)
+    assert math.isfinite(trained.history[0]["loss"])
+    assert read_out(model, photographs.test, device="cpu").shape == (len(photographs.test), 2)

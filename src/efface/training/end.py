@@ -7,14 +7,14 @@ Tartaglione, Barbano & Grangetto, "EnD: entangling and disentangling deep repres
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from efface.data.base import Dataset
 from efface.data.groups import group_counts
 from efface.models.base import Model
 from efface.options import Ge, options
-from efface.training.learner import Learner
+from efface.training.learner import Learner, require_features
 from efface.training.stepped import Stepped
 
 
@@ -46,6 +46,13 @@ def entangling(features: Tensor, y: Tensor, a: Tensor) -> Tensor:
 def _cosines(features: Tensor) -> Tensor:
     normalised = functional.normalize(features, dim=1)
     return normalised @ normalised.T
+
+
+class UnitLength(nn.Module):
+    """Scales features `[n, d]` to length one, so that the head sees no more of them than the cosines."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.normalize(features, dim=1)
 
 
 class Entangled(Learner):
@@ -83,21 +90,32 @@ class Entangled(Learner):
 class End(Stepped):
     """EnD: cross-entropy with two regularisers of the features. It needs the attribute of every sample of train.
 
+    The features that reach the head have length one, as in the paper's network. Without that the terms hardly change
+    what the network learns.
+
     Args:
-        alpha: α of the disentangling term; 0.1 in the paper's code.
-        beta: β of the entangling term; 0.1 in the paper's code.
+        alpha: α of the disentangling term; 0.1 in the paper's code, which then looks for it in 0 … 1 on val.
+        beta: β of the entangling term, likewise.
     """
 
     alpha: Annotated[float, Ge(0)] = 0.1
     beta: Annotated[float, Ge(0)] = 0.1
 
+    def network(self, model: Model) -> Model:
+        """Return the model with features of length one.
+
+        Raises:
+            ValueError: the features of the model are its inputs.
+        """
+        require_features(model, "end")
+        return Model(nn.Sequential(model.backbone, UnitLength()), model.head, pretrained=model.pretrained)
+
     def require(self, model: Model, dataset: Dataset) -> None:
-        """See `Erm.require`: features must be trained, and some label must occur under several attributes."""
+        """See `Erm.require`: the model must be one of `network`, and some label must occur under several attributes."""
         super().require(model, dataset)
-        if not any(True for _ in model.backbone.parameters()):
+        if not any(isinstance(layer, UnitLength) for layer in model.backbone.modules()):
             raise ValueError(
-                "training=end shapes the features, but those of this model are its inputs: take model=mlp or another "
-                "with layers below the head"
+                "model has features of any length, but training=end needs length one: train End().network(model)"
             )
         counts = group_counts(dataset.train.y, dataset.train.a, len(dataset.classes), len(dataset.attributes))
         if not ((counts > 0).sum(1) > 1).any():

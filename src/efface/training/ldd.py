@@ -13,7 +13,7 @@ from efface.data.base import Dataset
 from efface.models.base import Model
 from efface.options import Ge, Gt, Le, Lt, options
 from efface.training.difficulty import RelativeDifficulty, generalised_cross_entropy, weighted
-from efface.training.learner import Learner
+from efface.training.learner import Learner, require_features
 from efface.training.stepped import Stepped
 
 
@@ -119,13 +119,9 @@ class Ldd(Stepped):
         """Return a model with two encoders, its head drawn from torch's own generator.
 
         Raises:
-            ValueError: the features of the model are its inputs, so that there is nothing to disentangle.
+            ValueError: the features of the model are its inputs.
         """
-        if not any(True for _ in model.backbone.parameters()):
-            raise ValueError(
-                "training=ldd disentangles features, but those of this model are its inputs: take model=mlp or another "
-                "with layers below the head"
-            )
+        require_features(model, "ldd")
         encoders = TwoEncoders(model.backbone, copy.deepcopy(model.backbone))
         head = nn.Linear(2 * model.head.in_features, model.head.out_features)
         return Model(encoders, head, pretrained=model.pretrained)

@@ -11,6 +11,23 @@ from efface.devices import Precision, autocast
 from efface.models.base import Model
 
 
+def require_features(model: Model, training: str) -> None:
+    """Check that a model has layers below its head.
+
+    Args:
+        model: what is to be trained.
+        training: the name of the way of training, for the message.
+
+    Raises:
+        ValueError: its features are its inputs.
+    """
+    if not any(True for _ in model.backbone.parameters()):
+        raise ValueError(
+            f"training={training} shapes the features, but those of this model are its inputs: take model=mlp or "
+            "another with layers below the head"
+        )
+
+
 class Objective(Protocol):
     """A loss on train, with the labels and weights that it needs."""
 
