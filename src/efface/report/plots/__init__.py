@@ -5,6 +5,7 @@ from pathlib import Path
 from efface.report.plots.influence import influence
 from efface.report.plots.layers import probe_by_layer
 from efface.report.plots.leakage import leakage, probe_against_rank
+from efface.report.plots.plane import words_on_a_plane
 from efface.report.plots.style import Plot, legible
 from efface.report.plots.tradeoff import accuracy_against_bias
 from efface.report.plots.training import time_against_size, training_curves
@@ -20,6 +21,7 @@ __all__ = [
     "probe_by_layer",
     "time_against_size",
     "training_curves",
+    "words_on_a_plane",
 ]
 
 
@@ -34,6 +36,7 @@ def draw(collection: Collection, folder: Path) -> list[Plot]:
         *leakage(runs, folder),
         *probe_against_rank(runs, folder),
         *probe_by_layer(single, collection.layers, folder),
+        *words_on_a_plane(single, collection.words, folder),
         *time_against_size(runs, folder),
         *influence(single, collection.arrays, folder),
         *training_curves(single, collection.histories, folder),
