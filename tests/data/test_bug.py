@@ -106,7 +106,7 @@ def test_bias_in_bios_runs_from_end_to_end_on_bug(
     metrics = {}
     for name, options in rows.items():
         run = parts_of(
-            *("+experiment=bias_in_bios", "dataset=bug", f"data_dir={packages}", *size, *encoded, *options),
+            *("experiment=bias_in_bios", "dataset=bug", f"data_dir={packages}", *size, *encoded, *options),
             *("evaluation.mlp_probe=false", "evaluation.bootstrap=0"),
         )
         record = base.execute(run, say=lambda message: None)
