@@ -25,7 +25,7 @@ BESIDE = {
     "embeddings": {"moments", "erasure"},
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "report": set(),
-    "passport": set(),
+    "passport": {"cli"},  # where Hydra is installed: the command that repeats a run
     "verify": {"passport", *ORDER},
 }
 

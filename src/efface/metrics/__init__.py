@@ -5,35 +5,9 @@ Standard library only: evaluation, the command line and reports all read it.
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
 
-Direction = Literal["higher", "lower", "zero", "one"]
-Needs = Literal["", "binary attribute", "binary label and attribute", "binary attribute, three labels"]
-
-_EMPTY_GROUP = "a group that it compares has no sample"
-_PROBES_OFF = "probes are switched off (evaluation.probe)"
-
-
-class Metric(NamedTuple):
-    """One metric of a record. Tables show metrics in the order of `METRICS`."""
-
-    key: str
-    """Its name in a record."""
-    heading: str
-    """Its name in a table, without arrow."""
-    formula: str
-    """What it is, in one sentence."""
-    source: str
-    """The paper or package that defines it; empty if it is ours."""
-    direction: Direction | Literal[""]
-    """Which side is better, or which value is fair; empty if neither."""
-    per: Literal["", "group", "label"] = ""
-    """What the keys stand for, where the record holds a dict of numbers."""
-    needs: Needs = ""
-    """The labels and attributes for which it is defined; empty if for all."""
-    undefined: str = _EMPTY_GROUP
-    """Why it is null where its needs are met."""
-
+from efface.metrics.attacks import ATTACKS
+from efface.metrics.metric import EMPTY_GROUP, PROBES_OFF, Direction, Metric
 
 _AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
 _DRO = "Sagawa et al., 2020 (group DRO)"
@@ -209,7 +183,7 @@ METRICS: tuple[Metric, ...] = (
         "to read; null (underpowered) where a probe of the un-erased features is not 5 points above the majority",
         f"Xu et al., 2020 (V-information); {_LEACE}, guardedness",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_accuracy",
@@ -217,7 +191,7 @@ METRICS: tuple[Metric, ...] = (
         "held-out accuracy of that probe; at best the majority",
         _LEACE,
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_majority",
@@ -225,7 +199,7 @@ METRICS: tuple[Metric, ...] = (
         "accuracy of the best constant guess on the same half",
         "",
         "",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_macro_recall",
@@ -234,7 +208,7 @@ METRICS: tuple[Metric, ...] = (
         "constant guess, also where one value is rare",
         "",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_auc",
@@ -243,7 +217,7 @@ METRICS: tuple[Metric, ...] = (
         "",
         "lower",
         needs="binary attribute",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "balanced_probe_information",
@@ -253,7 +227,7 @@ METRICS: tuple[Metric, ...] = (
         "distribution need not bring it to 0",
         "",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "balanced_probe_accuracy",
@@ -261,7 +235,7 @@ METRICS: tuple[Metric, ...] = (
         "accuracy of that probe under the balanced distribution; at best 1 / (values of a)",
         "",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "balanced_probe_auc",
@@ -270,7 +244,7 @@ METRICS: tuple[Metric, ...] = (
         "",
         "lower",
         needs="binary attribute",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "mlp_probe_information",
@@ -289,6 +263,7 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         undefined="the kernel probe is switched off (evaluation.svm_probe)",
     ),
+    *ATTACKS,
     *(
         metric
         for number, (a, b) in _WEAT.items()
@@ -365,7 +340,7 @@ def reason_undefined(key: str, *, binary_label: bool, binary_attribute: bool) ->
     """Return why a metric is null for data with such labels and attributes, if nothing else says so."""
     metric = _BY_KEY.get(key)
     if metric is None:
-        return _EMPTY_GROUP
+        return EMPTY_GROUP
     if metric.needs == "binary label and attribute" and not (binary_label and binary_attribute):
         return "defined for a binary label and a binary attribute"
     if metric.needs.startswith("binary attribute") and not binary_attribute:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from efface.metrics import Metric
+from efface.metrics.metric import Metric
 from efface.report import published
 from efface.report.labels import LEVELS, method_order, natural
 from efface.report.published import Published
