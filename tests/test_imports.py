@@ -14,7 +14,18 @@ PACKAGE = Path(efface.__file__).parent
 GROUND = {"files", "identity", "record", "metrics", "options", "extras", "devices", "tensorfiles", "processes", "hub"}
 """What anything may import; among themselves without a circle."""
 ORDER = [
-    *("products", "moments", "newton", "softmax", "erasure", "unlearning", "representations", "problem", "debiased"),
+    *(
+        "products",
+        "moments",
+        "newton",
+        "softmax",
+        "erasure",
+        "unlearning",
+        "representations",
+        "decisions",
+        "problem",
+        "debiased",
+    ),
     *("data", "models", "training", "methods", "evaluation", "runs", "cli", "export", "api"),
 ]
 BESIDE = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface import tensorfiles
+from efface.decisions import Drawn
 from efface.files import file_digest
 from efface.problem import Features
 from efface.representations import KINDS, Representation
@@ -20,7 +21,10 @@ _KIND = "debiased model"
 
 @dataclass(frozen=True)
 class Debiased:
-    """A debiased model on top of the features: logits are `head(represent(x, a))`, probes read `represent(x, a)`."""
+    """A debiased model on top of the features: logits are `head(represent(x, a))`, probes read `represent(x, a)`.
+
+    Where a method decides by chance, its `decide` makes the logits of those of the head.
+    """
 
     represent: Representation
     head: nn.Linear
@@ -32,15 +36,26 @@ class Debiased:
     """JSON-able facts for the record."""
     arrays: dict[str, Tensor] = field(default_factory=dict)
     """What is too large for the record."""
+    decide: Drawn | None = None
+    """What becomes of the head's logits; None if they are the model's own."""
+
+    @property
+    def uses_attribute(self) -> bool:
+        """Whether the model needs the attribute of a sample."""
+        return self.represent.uses_attribute or (self.decide is not None and self.decide.uses_attribute)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         """Return logits `[n, K]` of features x `[n, d]`."""
-        logits: Tensor = self.head(self.represent(x, a))
-        return logits
+        return self.logits(self.represent(x, a), x, a)
+
+    def logits(self, represented: Tensor, x: Tensor, a: Tensor | None = None) -> Tensor:
+        """Return logits `[n, K]` of features x `[n, d]` that `represent` has mapped already."""
+        logits: Tensor = self.head(represented)
+        return logits if self.decide is None else self.decide(logits, x, a)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write representation and head to one safetensors file; `fitted_on`, `info` and `arrays` are not in it.
+        """Write all but `fitted_on`, `info` and `arrays` to one safetensors file.
 
         Raises:
             ValueError: the representation is of no kind that could be loaded again.
@@ -52,7 +67,11 @@ class Debiased:
             )
         tensors = {f"represent.{name}": t for name, t in self.represent.state_dict().items()}
         tensors |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
-        tensorfiles.write(path, tensors, kind=_KIND, facts={"represent": self.represent.kind, "cut": self.cut})
+        facts: dict[str, Any] = {"represent": self.represent.kind, "cut": self.cut}
+        if self.decide is not None:
+            tensors |= {f"decide.{name}": t for name, t in self.decide.state_dict().items()}
+            facts["decide"] = self.decide.kind
+        tensorfiles.write(path, tensors, kind=_KIND, facts=facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Debiased":
@@ -70,13 +89,14 @@ class Debiased:
                 f"{', '.join(KINDS)}: load it with the version that wrote it"
             )
         try:
-            parts = {name: t for name, t in tensors.items() if name.startswith("represent.")}
-            represent = KINDS[kind](**{name.removeprefix("represent."): t for name, t in parts.items()})
-            head = _head(tensors["head.weight"], tensors.get("head.bias"))
-            unknown = sorted(set(tensors) - set(parts) - {"head.weight", "head.bias"})
-            if unknown or not isinstance(facts["cut"], int) or facts["cut"] < 1:
-                raise ValueError(f"it holds {unknown} and cut={facts['cut']!r}")
-            return cls(represent=represent.eval(), head=head, cut=facts["cut"])
+            parts = {name: _part(tensors, name) for name in ("represent", "head", "decide")}
+            represent = KINDS[kind](**parts["represent"])
+            head = _head(parts["head"].pop("weight"), parts["head"].pop("bias", None))
+            unknown = sorted(name for name in tensors if name.partition(".")[0] not in parts) + sorted(parts["head"])
+            if unknown or facts.get("decide", Drawn.kind) != Drawn.kind or not _is_cut(facts["cut"]):
+                raise ValueError(f"it holds {unknown}, decide={facts.get('decide')!r} and cut={facts['cut']!r}")
+            decide = Drawn(**parts["decide"]) if "decide" in facts else None
+            return cls(represent=represent.eval(), head=head, cut=facts["cut"], decide=decide)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} lacks a part of a saved {_KIND} ({error}): make and save it again") from error
 
@@ -112,6 +132,15 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
     if digest is not None and path.is_file() and file_digest(path) != digest:
         raise ValueError(f"{path} is not the model of {record}: it was exchanged since; run its job again")
     return Debiased.load(path)
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of one part of a model, by the names that they have there."""
+    return {key.partition(".")[2]: t for key, t in tensors.items() if key.partition(".")[0] == name}
+
+
+def _is_cut(cut: object) -> bool:
+    return isinstance(cut, int) and cut >= 1
 
 
 def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -110,6 +110,50 @@ class WithoutColumns(Representation):
         return torch.where(self.dropped, self.constant, x)
 
 
+class Repaired(Representation):
+    """Each feature under each value of the attribute replaced by a table: the entry of the nearest value in it.
+
+    Args:
+        values: of features, ascending within each part, all parts one after the other.
+        repaired: what takes their places.
+        ends: `[A, d]` int64: where the part of an attribute and a feature ends.
+    """
+
+    kind = "repaired"
+    is_affine = False
+    uses_attribute = True
+    values: Tensor
+    repaired: Tensor
+    ends: Tensor
+
+    def __init__(self, *, values: Tensor, repaired: Tensor, ends: Tensor) -> None:
+        super().__init__()
+        for name, tensor in {"values": values, "repaired": repaired, "ends": ends}.items():
+            self.register_buffer(name, tensor)
+        self._ends = ends.tolist()
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        """Map x `[n, d]` under a `[n]`. Cost: a search in each table for each row."""
+        if a is None:
+            raise ValueError("a: these features are repaired by the attribute of each sample")
+        columns, start = list(x.unbind(1)), 0
+        for value, ends in enumerate(self._ends):
+            for column, end in enumerate(ends):
+                if end > start:  # the attribute's value occurred where the tables were made
+                    place = _nearest(self.values[start:end], x[:, column])
+                    target = self.repaired[start:end][place].to(x.dtype)
+                    columns[column] = torch.where(a == value, target, columns[column])
+                start = end
+        return torch.stack(columns, 1)
+
+
+def _nearest(values: Tensor, x: Tensor) -> Tensor:
+    """Return which of ascending `values` is nearest to each of x, the lower one of two."""
+    above = torch.searchsorted(values, x.to(values.dtype).contiguous()).clamp(max=len(values) - 1)
+    below = (above - 1).clamp(min=0)
+    return torch.where((x - values[below]).abs() <= (values[above] - x).abs(), below, above)
+
+
 class InUnitBall(Representation):
     """Rows over the larger of their length and `max_norm`, as the certificate of removal needs them."""
 
@@ -164,6 +208,15 @@ class Rectified(Representation):
         return layers
 
 
-_ALL = (Representation, LinearlyErased, OracleErased, QuadraticallyErased, WithoutColumns, InUnitBall, Rectified)
+_ALL = (
+    Representation,
+    LinearlyErased,
+    OracleErased,
+    QuadraticallyErased,
+    WithoutColumns,
+    Repaired,
+    InUnitBall,
+    Rectified,
+)
 KINDS: dict[str, type[Representation]] = {cls.kind: cls for cls in _ALL}
 """All that a saved model can name."""

@@ -67,3 +67,12 @@ def test_bad_input() -> None:
         InlpEraser.fit(x, torch.full((600,), 3), rank=1)
     with pytest.raises(ValueError, match="go together"):
         InlpEraser.fit(x, y, rank=1, x_dev=x)
+
+
+def test_dead_feature_takes_part_in_nothing() -> None:
+    """As of some networks: it is 1e-33 and not 0, and in units of its deviation it would be all that predictors see."""
+    x, y = mixture(n=600, k=2)
+    dead = torch.cat([x, 1e-33 * x[:, :1]], 1)
+    whole, part = InlpEraser.fit(dead, y, iterations=3), InlpEraser.fit(x, y, iterations=3)
+    assert whole.rank == 3
+    torch.testing.assert_close(whole.P[:-1, :-1], part.P, atol=1e-6, rtol=0)

@@ -5,19 +5,23 @@ import torch
 from torch import Tensor, nn
 
 from efface.debiased import Debiased
+from efface.decisions import Drawn, keys
 from efface.erasure.leace import LeaceEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
 from efface.export.network import debiased_network, folded
 from efface.export.stored import like, reference, two_logits
+from efface.export.whole import Logits
 from efface.models.base import Model
 from efface.models.mlp import mlp
 from efface.representations import (
+    KINDS,
     InUnitBall,
     LinearlyErased,
     OracleErased,
     QuadraticallyErased,
     Rectified,
+    Repaired,
     Representation,
     WithoutColumns,
 )
@@ -40,6 +44,21 @@ def by_attribute() -> list[Representation]:
     x, a = samples()
     oracle, quadratic = OracleEraser.fit(x, a), QuadraticEraser.fit(x, a)
     return [OracleErased(**DROPPED, **oracle.tensors()), QuadraticallyErased(**DROPPED, **quadratic.tensors())]
+
+
+def repaired() -> Repaired:
+    """Ten values of each feature, each under either value of the attribute moved up or down."""
+    values = torch.linspace(-2, 2, 10).repeat(2 * D)
+    shift = torch.tensor([0.5, -0.5]).repeat_interleave(10 * D)
+    return Repaired(values=values, repaired=values + shift, ends=10 * torch.arange(1, 2 * D + 1).view(2, D))
+
+
+def drawn(attributes: int) -> Drawn:
+    """Two rules, the second of which turns the decision round."""
+    share = torch.tensor([[0.8, 0.2], [0.4, 0.6]], dtype=torch.float64)[:attributes]
+    slope = torch.tensor([[1.0, -1.0]], dtype=torch.float64).repeat(attributes, 1)
+    column = torch.zeros(2, dtype=torch.int64)
+    return Drawn(probability=share, slope=slope, offset=0 * slope, column=column, key=keys(D, 0))
 
 
 @pytest.mark.parametrize("make", [Representation, linear, lambda: WithoutColumns(**DROPPED)])
@@ -66,7 +85,8 @@ def test_folding_is_the_product_of_head_and_projection() -> None:
 def test_every_kind_of_representation_is_affine_or_said_not_to_be() -> None:
     x, a = samples()
     maps = [Representation(), linear(), WithoutColumns(**DROPPED), *by_attribute()]
-    maps += [InUnitBall(max_norm=torch.tensor(1.0)), Rectified(weight_0=torch.randn(4, D))]
+    maps += [InUnitBall(max_norm=torch.tensor(1.0)), Rectified(weight_0=torch.randn(4, D)), repaired()]
+    assert {represent.kind for represent in maps} == set(KINDS)
     for represent in maps:
         middle = represent((x[:50] + x[50:100]) / 2, a[:50])
         mean = (represent(x[:50], a[:50]) + represent(x[50:100], a[:50])) / 2
@@ -82,6 +102,27 @@ def test_attribute_chooses_among_linear_layers(number: int) -> None:
     assert not network.folded
     network.attribute.value = a
     torch.testing.assert_close(network.module(x), head(represent(x, a)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attributes", [1, 2])
+@pytest.mark.parametrize("represent", [Representation(), repaired()], ids=["unchanged", "repaired"])
+def test_drawn_decisions_and_repaired_features_are_part_of_the_network(
+    represent: Representation, attributes: int
+) -> None:
+    debiased = Debiased(represent, nn.Linear(D, 2), decide=drawn(attributes))
+    x, a = samples()
+    network = debiased_network(Model(nn.Flatten(), debiased.head), debiased, 2)
+    assert network.uses_attribute == debiased.uses_attribute == (represent.uses_attribute or attributes == 2)
+    assert not network.folded
+    network.attribute.value = a if network.uses_attribute else None
+    expected = debiased(x, a)
+    torch.testing.assert_close(network.module(x), expected)
+    assert 0.05 < float((expected.argmax(1) != debiased.head(x).argmax(1)).double().mean()) < 0.95
+    logits, _ = reference(debiased, x, a)
+    torch.testing.assert_close(logits.float(), expected, atol=1e-5, rtol=1e-5)
+    inputs = (x, a) if network.uses_attribute else (x,)
+    program = torch.export.export(Logits(network, None, 0).eval(), inputs, strict=False)
+    torch.testing.assert_close(program.module()(*inputs), expected)
 
 
 def test_relearned_layers_take_the_place_of_their_own() -> None:

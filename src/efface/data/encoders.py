@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from efface.data.text import some
 from efface.devices import resolve_device
+from efface.extras import require
 from efface.hub import dtype_argument, folder_digest, hub_commit, in_package, read_pretrained
 
 Pooling = Literal["mean", "cls", "last"]
@@ -27,12 +28,15 @@ class Tokenizer:
             Python package. Its own code is never run.
         revision: a branch, a tag or a commit of the hub; None for the branch `main`.
         max_length: tokens of a text that are read, or fewer if the model takes fewer.
+        gguf_file: a file there in llama.cpp's format, with its tokeniser, whose quantised weights are made float ones
+            (needs the packages gguf and accelerate); None for the usual files.
         option: how messages call the path.
     """
 
     path: str
     revision: str | None
     max_length: int
+    gguf_file: str | None = None
     option: str = "tokenizer"
 
     def digest(self) -> str:
@@ -70,6 +74,9 @@ class Tokenizer:
         where["trust_remote_code"] = False
         if not folder.is_dir():
             where["revision"] = self.digest()  # that commit, and no later one that the hub may have by now
+        if self.gguf_file is not None:
+            require("gguf", "accelerate", extra="scrub", what="gguf_file")
+            where["gguf_file"] = self.gguf_file
         return where
 
     def _tokenizer(self) -> Any:
@@ -97,7 +104,7 @@ class Encoder(Tokenizer):
     """A pretrained model and its tokeniser, read when they are needed.
 
     Args:
-        path, revision, max_length: see `Tokenizer`.
+        path, revision, max_length, gguf_file: see `Tokenizer`.
         pooling: `mean` of the states of a text's tokens, or the state of its first (`cls`) or `last` token.
         batch_size: texts at a time.
     """

@@ -84,10 +84,11 @@ class TextTable(Texts):
 
     Args:
         text, revision, max_length: see `Texts`.
-        encoder, pooling, batch_size: see `efface.data.encoders.Encoder`.
+        encoder, gguf_file, pooling, batch_size: see `efface.data.encoders.Encoder`.
     """
 
     encoder: str
+    gguf_file: str | None = None
     pooling: Pooling = "mean"
     batch_size: Annotated[int, Ge(1)] = 64
 
@@ -98,6 +99,7 @@ class TextTable(Texts):
             revision=self.revision,
             pooling=self.pooling,
             max_length=self.max_length,
+            gguf_file=self.gguf_file,
             batch_size=self.batch_size,
         )
 
@@ -117,6 +119,7 @@ class TextTable(Texts):
             "pooling": self.pooling,
             "max_length": self.max_length,
             "transformers": version("transformers"),
+            **({} if self.gguf_file is None else {"gguf_file": self.gguf_file}),
         }
         return self._assembled(cached(cache_dir, "states", key, build)[0]["x"], labels, files, fingerprint)
 

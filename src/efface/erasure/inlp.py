@@ -67,7 +67,7 @@ class InlpEraser(AffineEraser):
         x64, w = x.double(), (w / w.sum()).double()
         mean = w @ x64
         scale = (w @ (x64 - mean).square()).sqrt()
-        scale = torch.where(scale > 0, scale, 1)
+        scale = torch.where(scale > 1e-12 * scale.max(), scale, 1)  # a dead feature of a network is often 1e-30, not 0
 
         def projected(data: Tensor) -> Tensor:
             centred = data.double() - mean

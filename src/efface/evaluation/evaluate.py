@@ -103,7 +103,7 @@ class Evaluation:
         n_classes, n_attributes = reference.aligned.shape
         y, a = features.y, features.a
         represented = debiased.represent(features.x, a)
-        probabilities = _probabilities(debiased.head(represented))
+        probabilities = _probabilities(debiased.logits(represented, features.x, a))
         y_pred, p_y = probabilities.argmax(1), probabilities.gather(1, y[:, None])[:, 0]
         p_y_cf = torch.full_like(p_y, torch.nan)
         if counterfactual is not None:

@@ -46,15 +46,23 @@ class HeadByAttribute(nn.Module):
 
 
 class RepresentedHead(nn.Module):
-    """A linear layer behind a map of its inputs that is not affine."""
+    """A linear layer behind a map of its inputs that is not affine, or in front of decisions by chance.
 
-    def __init__(self, represent: Representation, head: nn.Linear) -> None:
+    Args:
+        debiased: the map, the layer, and what decides.
+        single: whether it returns one logit, the difference of two.
+        attribute: what holds the protected attributes of a batch, where they are needed.
+    """
+
+    def __init__(self, debiased: Debiased, *, single: bool, attribute: Attribute) -> None:
         super().__init__()
-        self.represent, self.head = represent, head
+        self.represent, self.head, self.decide = debiased.represent, debiased.head, debiased.decide
+        self._debiased, self._single, self._attribute = debiased, single, attribute
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.represent(x))
-        return logits
+        a = None if self._attribute.value is None else self._attribute.value.long()
+        logits = self._debiased.logits(self.represent(x, a), x, a)
+        return logits.diff(dim=1) if self._single else logits
 
 
 @dataclass(frozen=True)
@@ -87,17 +95,19 @@ def debiased_network(model: Model, debiased: Debiased, n_attributes: int) -> Net
     if debiased.cut > 1 and isinstance(represent, Rectified):
         layers = [layer for layer in model.cut(debiased.cut)[1] if isinstance(layer, nn.Linear)]
         return Network(_with_layers(model, layers, [*represent.layers(), head]), head, folded=True)
+    attribute = Attribute()
+    if debiased.decide is not None or not represent.is_affine:
+        single = isinstance(model.backbone, Wrapped) and model.backbone.single
+        behind = RepresentedHead(debiased, single=single, attribute=attribute)
+        whole = _with_last(model, behind)
+        return Network(whole, behind, folded=False, uses_attribute=debiased.uses_attribute, attribute=attribute)
     if represent.uses_attribute:
-        attribute = Attribute()
         of_each = [_as_came_in(model, folded(represent, head, a)) for a in range(n_attributes)]
         layer = HeadByAttribute(of_each, attribute)
         return Network(_with_last(model, layer), layer, folded=False, uses_attribute=True, attribute=attribute)
-    if represent.is_affine:
-        last = _as_came_in(model, folded(represent, head))
-        fits = (last.bias is None) == (model.head.bias is None)
-        return Network(_with_last(model, last), last, folded=fits)
-    behind = RepresentedHead(represent, _as_came_in(model, head))
-    return Network(_with_last(model, behind), behind, folded=False)
+    last = _as_came_in(model, folded(represent, head))
+    fits = (last.bias is None) == (model.head.bias is None)
+    return Network(_with_last(model, last), last, folded=fits)
 
 
 @torch.enable_grad()

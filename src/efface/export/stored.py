@@ -70,11 +70,11 @@ def reference(debiased: Debiased, features: Tensor, a: Tensor | None) -> tuple[T
     follows from features that are off by two units in the last place, whichever is more: that is 1e-5 unless the sizes
     of a logit's terms sum to more than 40 times the largest logit.
     """
-    represent = copy.deepcopy(debiased.represent).cpu().double()
-    head = copy.deepcopy(debiased.head).cpu().double()
+    debiased = copy.deepcopy(debiased)
+    represent, head = debiased.represent.cpu().double(), debiased.head.cpu().double()
     wide = features.double()
     represented = represent(wide, a)
-    logits: Tensor = head(represented)
+    logits = debiased.logits(represented, wide, a)
     sizes = represented.abs() + (wide.abs() if wide.shape == represented.shape else 0)
     terms = sizes @ head.weight.abs().T
     return logits, max(_OF_LOGITS, _OF_TERMS * float(terms.max()) / size(logits))

@@ -5,10 +5,11 @@ nothing. Its conditions are checked against what the run measured.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from efface.passport.claim import Claim, no_guarantee
 from efface.passport.facts import Facts
 from efface.passport.schema import Condition, Guarantee
+from efface.passport.wrapped_claims import WRAPPED_CLAIMS
 
 ZERO = 1e-3
 """Largest covariance that passes for 0 in float32, as a share of the scale of the features."""
@@ -20,13 +21,6 @@ _FITTED_ON = {
 }
 
 
-class Claim(NamedTuple):
-    """What a method did, and what that proves."""
-
-    removed: str
-    guarantee: Guarantee
-
-
 def claim_of(facts: Facts) -> Claim:
     """Return the claim of the method of a run."""
     name = facts.record.config["method"]["name"]
@@ -34,19 +28,15 @@ def claim_of(facts: Facts) -> Claim:
     return claims.get(name, _unknown)(facts)
 
 
-def _none(statement: str, removed: str) -> Claim:
-    return Claim(removed, Guarantee(kind="none", statement=statement))
-
-
 def _unknown(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "Nothing is known to be proven of this method: it is not in efface's table of claims.",
         f"The method “{facts.record.config['method']['name']}” was applied.",
     )
 
 
 def _unchanged(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "Nothing was removed, so nothing is guaranteed. This is the model that others are compared with.",
         "Nothing: this is the base model as it was trained.",
     )
@@ -127,7 +117,7 @@ def _linear(facts: Facts, removed: str, formula: str) -> Claim:
 
 
 def _not_erased(facts: Facts, removed: str) -> Claim:
-    return _none(f"No guarantee: its main condition is not met. {_covariance_is_zero(facts).statement}", removed)
+    return no_guarantee(f"No guarantee: its main condition is not met. {_covariance_is_zero(facts).statement}", removed)
 
 
 def _rank(facts: Facts) -> str:
@@ -203,7 +193,7 @@ def _mean_projection(facts: Facts) -> Claim:
     removed = f"The features were projected off {_rank(facts)} between the means of the values of {facts.attribute}."
     if _full_rank(facts):
         return _linear(facts, removed, "The projection removes the span of all differences of class means.")
-    return _none(
+    return no_guarantee(
         "No guarantee: fewer directions were removed than the attribute's means span, so that a linear reader can "
         "still gain from the others.",
         removed,
@@ -220,7 +210,7 @@ def _rlace(facts: Facts) -> Claim:
         return _linear(facts, removed, "At this rank the optimum is known: the projection off the covariance's span.")
     bound = solution.get("suboptimality_bound")
     known = "" if bound is None else f" No projection of this rank takes more than another {bound:.3f} nats from it."
-    return _none(
+    return no_guarantee(
         "No guarantee: this projection is the end of a search, or takes fewer directions than the attribute fills, and "
         f"some information is left to a linear reader.{known}",
         removed,
@@ -228,7 +218,7 @@ def _rlace(facts: Facts) -> Claim:
 
 
 def _inlp(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: the method stops after a number of classifiers, and no theorem says that the next one would "
         "find nothing.",
         f"The directions that successive linear classifiers of {facts.attribute} use were projected out, "
@@ -237,7 +227,7 @@ def _inlp(facts: Facts) -> Claim:
 
 
 def _pca(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: the directions of largest variance need not be those that tell the attribute.",
         f"The features were projected off {_rank(facts)}, the leading principal ones of differences between samples "
         "with different attributes (Bolukbasi et al., 2016, arXiv 1607.06520).",
@@ -245,7 +235,7 @@ def _pca(facts: Facts) -> Claim:
 
 
 def _random(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: this is a control. It removes directions without a look at the attribute.",
         f"The features were projected off {_rank(facts)}, drawn at random.",
     )
@@ -275,7 +265,7 @@ def _objective(how: str) -> Callable[[Facts], Claim]:
             statement += " The features are as they were, so that the attribute can be read from them as before."
         unchanged = facts.info.get("unchanged")
         nothing = " No candidate was better on validation data, so that the model is as it was." if unchanged else ""
-        return _none(statement, how + nothing)
+        return no_guarantee(statement, how + nothing)
 
     return claim
 
@@ -289,7 +279,7 @@ def _certified(facts: Facts) -> Claim:
         else "No training sample has been removed from this linear classifier, which is able to forget some."
     )
     if not info["certified"]:
-        return _none(f"No guarantee: the certificate is not valid, because {info['certified_reason']}.", removed)
+        return no_guarantee(f"No guarantee: the certificate is not valid, because {info['certified_reason']}.", removed)
     conditions = (
         Condition(statement="The features are computed from each sample alone.", holds=True),
         Condition(statement="The noise was drawn from the system's entropy, and nobody knows it.", holds=True),
@@ -339,7 +329,7 @@ def _scrubbed(facts: Facts) -> Claim:
 
 
 def _scrubbed_at_random(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: this is a control. It removes directions without a look at the tags.",
         "Random directions were removed from the states of the language model.",
     )
@@ -381,6 +371,7 @@ CLAIMS: dict[str, Callable[[Facts], Claim]] = {
     "certified": _certified,
     "certified_full": _certified,
     "certified_published": _certified,
+    **WRAPPED_CLAIMS,
 }
 """Of each method of the grid, by its name."""
 SCRUBBING_CLAIMS: dict[str, Callable[[Facts], Claim]] = {

@@ -46,6 +46,7 @@ class StoredMethod(Method):
             debiased,
             represent=debiased.represent.to(problem.device),
             head=debiased.head.to(problem.device),
+            decide=None if debiased.decide is None else debiased.decide.to(problem.device),
             fitted_on=data,
         )
 
