@@ -44,6 +44,55 @@ _NO_WORDS = "too few of its words have a vector"
 _WEAT = {6: ("career", "family"), 7: ("mathematics", "arts"), 8: ("science", "arts")}
 """What first names are associated with."""
 
+_NADEEM, _NANGIA = "Nadeem, Bethke & Reddy, 2021 (StereoSet)", "Nangia et al., 2020 (CrowS-Pairs)"
+_DOMAINS = ("", "gender", "profession", "race", "religion")
+_CATEGORIES = (
+    *("", "race_color", "gender", "gender_held_out", "socioeconomic", "nationality", "religion", "age"),
+    *("sexual_orientation", "physical_appearance", "disability"),
+)
+_NOT_MEASURED = "the evaluation leaves it out"
+_STEREOTYPES = (
+    *(
+        metric
+        for task, short in (("stereoset", "SS"), ("stereoset_inter", "SS inter"))
+        for domain in _DOMAINS
+        for key, name, formula, direction in (
+            ("lms", "LM score", "share in which a meaningful sentence scores above the unrelated one", "higher"),
+            (
+                "ss",
+                "stereotype score",
+                "share in which the stereotype scores above the anti-stereotype, .5 is fair",
+                "",
+            ),
+            ("icat", "ICAT", "LM score · min(s, 1 − s) / .5, s the stereotype score", "higher"),
+        )
+        for metric in (
+            Metric(
+                "_".join(filter(None, (task, domain, key))),
+                " ".join(filter(None, (short, domain, name))),
+                f"StereoSet, {'sentences behind a context' if 'inter' in task else 'words in a blank'}"
+                f"{domain and f', {domain}'}: {formula}; mean over terms of the means over their examples",
+                _NADEEM,
+                direction,  # type: ignore[arg-type]
+                undefined=_NOT_MEASURED,
+            ),
+        )
+    ),
+    *(
+        Metric(
+            "_".join(filter(None, ("crows_pairs", category))),
+            f"CrowS-Pairs {category.replace('_', ' ')}".strip(),
+            "share of pairs of which the stereotyping sentence is likelier, .5 is fair"
+            f"{category and f'; {category.replace(chr(95), chr(32))}'}"
+            f"{', the half that no method is fitted on' if 'held' in category else ''}",
+            _NANGIA,
+            "",
+            undefined=_NOT_MEASURED,
+        )
+        for category in _CATEGORIES
+    ),
+)
+
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "accuracy", "P(ŷ = y)", "", "higher"),
     Metric(
@@ -320,6 +369,7 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         undefined=_NO_WORDS,
     ),
+    *_STEREOTYPES,
     Metric(
         "max_abs_cov",
         "max |cov|",

@@ -4,16 +4,15 @@
 where the probe reads most; `info["layers"]` has them layer by layer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from efface.data.conllu import TaggedText, TextSource
 from efface.files import digest
-from efface.runs.base import Outcome, Run
-from efface.runs.session import UNTRAINED, Session, require_finite
+from efface.runs.base import Outcome
+from efface.runs.session import Session
+from efface.runs.text import TextRun
 from efface.scrubbing.evaluation import ScrubbingEvaluation
-from efface.scrubbing.language_models import LanguageModel, LmTraining, ModelSource, NoTraining, Trained
+from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.measure import unigram_bits_per_byte
 from efface.scrubbing.methods import ScrubMethod
 from efface.scrubbing.scrubber import ConceptScrubber
@@ -24,15 +23,11 @@ SCRUBBER_FILE = "scrubber.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScrubbingRun(Run):
+class ScrubbingRun(TextRun):
     """The configured parts of one run of concept scrubbing."""
 
-    packages: ClassVar[tuple[str, ...]] = (*Run.packages, "transformers")
     required_artifacts: ClassVar[tuple[str, ...]] = (SCRUBBER_FILE,)
 
-    dataset: TextSource
-    model: ModelSource
-    training: LmTraining | NoTraining
     method: ScrubMethod
     evaluation: ScrubbingEvaluation
 
@@ -48,7 +43,7 @@ class ScrubbingRun(Run):
         )
         with session.clock("data"):
             text = self.dataset.load(self.data_dir)
-        lm = self._language_model(text, session)
+        lm = self.language_model(text, session)
         with session.clock("features"):
             train, dev, test = (lm.tokenise(part, text.tags) for part in (text.train, text.dev, text.test))
         with session.clock("method"):
@@ -57,23 +52,6 @@ class ScrubbingRun(Run):
             )
         with session.clock("evaluation"):
             return self._evaluate(lm, scrubber, train, dev, test, text.tags, session.progress)
-
-    def _language_model(self, text: TaggedText, session: Session) -> LanguageModel:
-        def cached(build: Callable[[], Trained]) -> Trained:
-            def checked() -> Trained:
-                tensors, facts = build()
-                require_finite(tensors, what="the language model")
-                return tensors, facts
-
-            return session.cached("model", self.model_key(text.fingerprint), checked)
-
-        lm = self.model.load(
-            text, self.training, seed=self.seed, device=session.device, cached=cached, progress=session.progress
-        )
-        if isinstance(self.training, LmTraining) and self.training.epochs == 0:
-            session.say(UNTRAINED)
-        session.trained(lm.facts.get("history", []), lm.facts.get("training_seconds", 0.0))
-        return lm
 
     def _evaluate(
         self,
