@@ -41,7 +41,7 @@ class LanguageModelRun(TextRun):
             text = self.dataset.load(self.data_dir)
         lm = self.language_model(text, session)
         with session.clock("features"):
-            train, dev, test = (lm.tokenise(part, text.tags) for part in (text.train, text.dev, text.test))
+            train, dev, test = (lm.tokenise(part, text.tags).by_length() for part in (text.train, text.dev, text.test))
         with session.clock("method"):
             intervention = self._fit(lm, train, session)
         with session.clock("evaluation"):
@@ -52,8 +52,9 @@ class LanguageModelRun(TextRun):
         return self._outcome(lm, intervention, on_val, on_test, train)
 
     def _fit(self, lm: LanguageModel, train: TokenData, session: Session) -> Intervention:
-        size = max(self.evaluation.batch_tokens // train.input_ids.shape[1], 1)
-        scrubber = self.method.fit(lm, train, seed=self.seed, batch_size=size, progress=session.progress)
+        scrubber = self.method.fit(
+            lm, train, seed=self.seed, batch_size=self.evaluation.batch_size, progress=session.progress
+        )
         return Intervention(scrubber=scrubber)
 
     def _outcome(

@@ -65,6 +65,7 @@ class StereotypeEvaluation:
         dev: measure on StereoSet's dev, and on that of the text, too.
         bits_per_byte: measure the loss of a causal model on the text.
         batch_tokens: tokens that the model reads at a time. Other sums round otherwise in their last digits.
+        batch_size: sequences of the text that it reads at a time, also when erasers are fitted.
     """
 
     crows_pairs: str | None = "crows_pairs/crows_pairs_anonymized.csv"
@@ -73,6 +74,7 @@ class StereotypeEvaluation:
     dev: bool = True
     bits_per_byte: bool = True
     batch_tokens: Annotated[int, Ge(16)] = 2048
+    batch_size: Annotated[int, Ge(1)] = 8
 
     def fingerprint(self, data_dir: Path) -> str:
         """Return a digest of the files."""
@@ -121,8 +123,7 @@ class StereotypeEvaluation:
                 examples = self.examples(data_dir, part)
                 stereoset(lm, answer, examples, measures)
             if self.bits_per_byte:
-                size = max(self.batch_tokens // text.input_ids.shape[1], 1)
-                bits = bits_per_byte(lm, ConceptScrubber(), text, batch_size=size, progress=progress)
+                bits = bits_per_byte(lm, ConceptScrubber(), text, batch_size=self.batch_size, progress=progress)
                 reason = "the model predicts hidden tokens, and not the next one"
                 measures.add("bits_per_byte", None if bits is None else Estimate(bits, None), reason)
         return measures
