@@ -33,8 +33,8 @@ def read_pairs(path: Path) -> tuple[SentencePair, ...]:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"no file {path.resolve()}: give the csv of CrowS-Pairs (https://github.com/nyu-mll/crows-pairs) or pairs of "
-            "your own"
+            f"no file {path.resolve()}: give the csv of CrowS-Pairs (https://github.com/nyu-mll/crows-pairs) or pairs "
+            "of your own"
         )
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

@@ -64,14 +64,16 @@ class ScrubbingRun(TextRun):
         progress: bool,
     ) -> Outcome:
         evaluation, n_labels = self.evaluation, len(tags)
-        scales = evaluation.scales(lm, scrubber, train, evaluation.sites(lm, scrubber), progress=progress)
+        sites = evaluation.sites(lm, scrubber)
+        scales = evaluation.scales(lm, scrubber, train, sites, progress=progress)
         on_val, on_test = (evaluation(lm, scrubber, data, scales, n_labels, progress=progress) for data in (dev, test))
         on_fit = evaluation.on_fit(lm, scrubber, train, scales, n_labels, progress=progress)
         ranks = {path: eraser.rank for path, eraser in scrubber.erasers.items()}
         unknown = {"max_abs_cov": None, "fit_information": None}
+        read = {layer["path"]: layer for layer in on_test.layers}
         layers = [
-            {**layer, "rank": ranks.get(layer["path"], 0), **on_fit.get(layer["path"], unknown)}
-            for layer in on_test.layers
+            {"path": path, **read.get(path, {}), "rank": ranks.get(path, 0), **on_fit.get(path, unknown)}
+            for path in sites
         ]
         largest = max((row["max_abs_cov"] or 0.0 for row in on_fit.values()), default=None)
         info = {
@@ -85,11 +87,15 @@ class ScrubbingRun(TextRun):
         return Outcome(
             metrics=on_test.metrics | {"max_abs_cov": largest},
             val_metrics=on_val.metrics,
-            reasons=on_test.reasons | ({"max_abs_cov": "nothing is erased"} if largest is None else {}),
+            reasons=on_test.reasons | ({} if largest is not None else {"max_abs_cov": _unmeasured(scrubber)}),
             val_reasons=on_val.reasons,
             info=info,
             writers={SCRUBBER_FILE: scrubber.save},
         )
+
+
+def _unmeasured(scrubber: ConceptScrubber) -> str:
+    return "it is switched off (evaluation.fit_information)" if scrubber.erasers else "nothing is erased"
 
 
 def _about(lm: LanguageModel, test: TokenData) -> dict[str, Any]:

@@ -33,7 +33,11 @@ class NoScrubbing:
 
 @options
 class Scrubbing:
-    """Puts an eraser behind every normalisation, fitted layer by layer; options as for `efface.scrubbing.scrub`."""
+    """Puts an eraser behind every normalisation, fitted layer by layer; options as for `efface.scrubbing.scrub`.
+
+    With `layer`, in one block alone: what the loss rises by tells how much the blocks behind make of the concept there
+    (amnesic probing; Elazar et al., 2021).
+    """
 
     method: ErasureMethod = "leace"
     affine: bool = True
@@ -41,6 +45,7 @@ class Scrubbing:
     rtol: Annotated[float, Gt(0), Lt(1)] = 1e-4
     shrinkage: bool | Literal["correlation"] = True
     states: StatesOption = "memory"
+    layer: Annotated[int, Ge(0)] | None = None
 
     def fit(
         self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
@@ -55,7 +60,9 @@ class Scrubbing:
             self.sublayers,
             rtol=self.rtol,
             shrinkage=self.shrinkage,
+            layer=self.layer,
             states=self.states,
+            with_loss=False,
             progress=progress,
         )
         assert scrubber is not None

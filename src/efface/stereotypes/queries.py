@@ -79,8 +79,8 @@ def require_lengths(lm: LanguageModel, sequences: Iterable[tuple[str, int]]) -> 
     for text, length in sequences:
         if limit is not None and length > limit:
             raise ValueError(
-                f"{text[:60]!r} … has {length} tokens, but the model reads {limit}: leave it out of the file, or take a "
-                "model that reads more"
+                f"{text[:60]!r} … has {length} tokens, but the model reads {limit}: leave it out of the file, or take "
+                "a model that reads more"
             )
 
 
