@@ -16,22 +16,27 @@ from efface.scrubbing.methods import ScrubMethod
 from efface.scrubbing.tokens import TokenData
 from efface.stereotypes.evaluation import StereotypeEvaluation, StereotypeMeasures
 from efface.stereotypes.intervention import Intervention
+from efface.stereotypes.unlearning import HeadMethod
 from efface.tensorfiles import content_digest
+
+HEAD_FILE = "output_layer.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelRun(TextRun):
     """The configured parts of one run on stereotypes."""
 
-    method: ScrubMethod
+    method: ScrubMethod | HeadMethod
     evaluation: StereotypeEvaluation
 
     def fingerprint(self) -> str:
-        parts = (
+        parts = [
             self.dataset.fingerprint(self.data_dir),
             self.model.fingerprint(self.cache_dir),
             self.evaluation.fingerprint(self.data_dir),
-        )
+        ]
+        if isinstance(self.method, HeadMethod):
+            parts.append(self.method.fingerprint(self.data_dir))
         return digest(*(part.encode() for part in parts))
 
     def compute(self, session: Session) -> Outcome:
@@ -52,6 +57,10 @@ class LanguageModelRun(TextRun):
         return self._outcome(lm, intervention, on_val, on_test, train)
 
     def _fit(self, lm: LanguageModel, train: TokenData, session: Session) -> Intervention:
+        if isinstance(self.method, HeadMethod):
+            return self.method.fit(
+                lm, train, self.evaluation, data_dir=self.data_dir, seed=self.seed, progress=session.progress
+            )
         scrubber = self.method.fit(
             lm, train, seed=self.seed, batch_size=self.evaluation.batch_size, progress=session.progress
         )
@@ -82,5 +91,7 @@ class LanguageModelRun(TextRun):
             reasons=on_test.reasons,
             val_reasons=on_val.reasons,
             info=info,
-            writers={SCRUBBER_FILE: intervention.scrubber.save},
+            writers={HEAD_FILE: intervention.save_head}
+            if intervention.head is not None
+            else {SCRUBBER_FILE: intervention.scrubber.save},
         )
