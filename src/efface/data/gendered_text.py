@@ -94,5 +94,5 @@ def labelled_by_gender(sentence: Words, genders: Mapping[str, str], scope: Scope
         if gender is not None:
             named.add(gender)
         if len(named) == 1:
-            labelled.append((start, end, *named))
+            labelled.append((start, end, next(iter(named))))
     return labelled

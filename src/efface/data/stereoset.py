@@ -77,7 +77,7 @@ def _example(row: Any, task: Task, where: str) -> Example:
         sentences = {sentence["gold_label"]: sentence["sentence"].strip() for sentence in row["sentences"]}
         example = Example(
             task, row["bias_type"], row["target"], row["context"].strip(), tuple(sentences[name] for name in LABELS)
-        )  # type: ignore[arg-type]
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{where} is not in StereoSet's format ({type(error).__name__}: {error}): give bias_type, target, context "

@@ -65,7 +65,7 @@ def shared_tokens(lm: LanguageModel, one: str, other: str) -> tuple[list[Query],
     """
     sequences = [list(with_specials(lm, tokens(lm, text))) for text in (one, other)]
     require_lengths(lm, [(text, len(ids)) for text, ids in zip((one, other), sequences, strict=True)])
-    blocks = SequenceMatcher(None, *[[str(i) for i in ids] for ids in sequences]).get_matching_blocks()
+    blocks = SequenceMatcher(None, sequences[0], sequences[1]).get_matching_blocks()
     shared = [(block.a + i, block.b + i) for block in blocks for i in range(block.size)][1:-1]
     sides = zip(sequences, zip(*shared, strict=True) if shared else ((), ()), strict=True)
     first, second = ([masked_at(lm, ids, place) for place in places] for ids, places in sides)

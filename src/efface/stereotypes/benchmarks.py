@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +72,7 @@ def stereoset_questions(lm: LanguageModel, examples: Sequence[Example]) -> Quest
 
 def by_example(scores: Sequence[float]) -> list[list[float]]:
     """Return the scores of sentences, three for each example."""
-    return np.asarray(scores).reshape(-1, 3).tolist()  # type: ignore[no-any-return]
+    return [list(scores[i : i + 3]) for i in range(0, len(scores), 3)]
 
 
 @torch.no_grad()

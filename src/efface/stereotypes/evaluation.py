@@ -81,7 +81,7 @@ class StereotypeEvaluation:
         files = [] if self.crows_pairs is None else [data_dir / self.crows_pairs]
         if self.stereoset is not None:
             folder = data_dir / self.stereoset
-            files += [path for part in ("dev", "test") for path in stereoset_files(folder, part).values()]  # type: ignore[arg-type]
+            files += [path for part in ("dev", "test") for path in stereoset_files(folder, part).values()]
         return digest(*(path.read_bytes() if path.is_file() else b"" for path in files))
 
     def examples(self, data_dir: Path, part: Part, *, domain: str | None = None) -> list[Example]:

@@ -118,8 +118,9 @@ class HeadUnlearning(HeadMethod):
             path.append({"penalty": penalty, **facts, **{k: e.value for k, e in vars(scores).items()}})
             if scores.icat.value > chosen.scores.icat.value:
                 chosen = Chosen(scores, penalty, weight)
-        info = {"pairs": len(pairs), "penalty": chosen.penalty, "unlearning_path": path}
-        info["unchanged_reason"] = None if chosen.weight is not None else "no penalty raises ICAT on dev"
+        info: dict[str, Any] = {"pairs": len(pairs), "penalty": chosen.penalty, "unlearning_path": path}
+        if chosen.weight is None:
+            info["unchanged_reason"] = "no penalty raises ICAT on dev"
         seen = frozenset(pairs) if chosen.weight is not None else frozenset()
         return Intervention(head=chosen.weight, seen=seen, info=info)
 
