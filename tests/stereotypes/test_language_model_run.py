@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from tests.conftest import CONF
 
 from efface.cli import main as entry
+from efface.passport import passport_of, write
 from efface.record import Record
 from efface.report.__main__ import main as report
 from efface.runs import base
@@ -283,3 +284,15 @@ def test_the_command_line_explains_itself() -> None:
     )
     assert "method: fmd, inlp, leace, none, random" in done.stdout
     assert "model: bert, gpt2, pretrained, smollm2, tiny_llama" in done.stdout
+
+
+def test_passport_names_the_guarantee_and_the_command(
+    records: dict[str, Record], run_of: Callable[..., LanguageModelRun]
+) -> None:
+    kinds = {"none": "none", "leace": "linear", "inlp": "none", "random": "none"}
+    for name in records:
+        run_dir = run_of(f"method={name}").directory
+        passport = write(passport_of(run_dir), run_dir)
+        assert passport.guarantee.kind == kinds[name]
+        assert passport.base.known
+    assert "(2 tags)" in (run_of("method=leace").directory / "passport.md").read_text()

@@ -140,5 +140,9 @@ def _command(path: Path, facts: Facts) -> str | None:
 
     overrides = yaml.safe_load(path.read_text()) or []
     kept = [text for text in map(str, overrides) if text.lstrip("+~").partition("=")[0].partition(".")[0] not in PLACES]
-    program = "python run.py --config-name=scrubbing" if facts.is_language_model else "python run.py"
+    program = "python run.py"
+    if facts.is_language_model:
+        program += (
+            f" --config-name={'language_model' if 'stereoset' in facts.record.config['evaluation'] else 'scrubbing'}"
+        )
     return " ".join([program, *kept])

@@ -54,7 +54,7 @@ class LanguageModelRun(TextRun):
             options: dict[str, Any] = {"data_dir": self.data_dir, "progress": session.progress}
             on_val = measure(lm, intervention, dev, "dev", **options) if measure.dev else StereotypeMeasures()
             on_test = measure(lm, intervention, test, "test", **options)
-        return self._outcome(lm, intervention, on_val, on_test, train)
+        return self._outcome(lm, intervention, on_val, on_test, train, list(text.tags))
 
     def _fit(self, lm: LanguageModel, train: TokenData, session: Session) -> Intervention:
         if isinstance(self.method, HeadMethod):
@@ -73,12 +73,14 @@ class LanguageModelRun(TextRun):
         on_val: StereotypeMeasures,
         on_test: StereotypeMeasures,
         train: TokenData,
+        tags: list[str],
     ) -> Outcome:
         erasers = intervention.scrubber.erasers
         info = {
             "layers": [{"path": path, "rank": eraser.rank} for path, eraser in erasers.items()],
             "rank": max((eraser.rank for eraser in erasers.values()), default=0),
             "n_fit": int((train.z >= 0).sum()),
+            "tags": tags,
             "parameters": sum(p.numel() for p in lm.model.parameters()),
             "model_digest": content_digest(dict(lm.model.named_parameters()))[:16],
             "training": {"history": lm.facts.get("history", [])},
