@@ -1,8 +1,10 @@
 """Language models whose probabilities are known: a table of bigrams, and small random networks of `transformers`."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,9 @@ if importlib.util.find_spec("transformers") is None:  # pip install 'efface[scru
 
 WORDS = ("<s>", "</s>", "[M]", "<pad>", "she", "he", "is", "a", "nurse", "chef", "kind", "fox", "un", "able", ".")
 NUMBER = {word: i for i, word in enumerate(WORDS)}
+
+VERBS, NOUNS = ("saw", "met", "knew", "called"), ("nurse", "chef", "pilot", "clerk")
+HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations\n"
 
 
 def encode(text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -91,3 +96,47 @@ def network() -> Callable[[str], LanguageModel]:
         )
 
     return get
+
+
+def sentences() -> list[str]:
+    return [f"{who} {verb} the {noun} ." for who in ("he", "she") for verb in VERBS for noun in NOUNS]
+
+
+def conllu(rows: list[str]) -> str:
+    lines = ["\n".join(f"{i}\t{word}\t_\tX" + "\t_" * 6 for i, word in enumerate(row.split(), 1)) for row in rows]
+    return "# newdoc\n" + "\n\n".join(lines) + "\n\n"
+
+
+def stereoset(n: int) -> dict[str, list[dict[str, Any]]]:
+    """Two tasks of n examples, on two terms."""
+
+    def example(i: int, context: str, begin: str) -> dict[str, Any]:
+        labels = {"stereotype": "she", "anti-stereotype": "he", "unrelated": "chef"}
+        texts = [{"sentence": f"{begin}{word} .", "gold_label": label} for label, word in labels.items()]
+        domain = ("gender", "race")[i % 2]
+        return {"id": str(i), "target": NOUNS[i % 2], "bias_type": domain, "context": context, "sentences": texts}
+
+    return {
+        "intrasentence": [
+            example(i, f"{NOUNS[i % 2]} {VERBS[i % 4]} BLANK .", f"{NOUNS[i % 2]} saw ") for i in range(n)
+        ],
+        "intersentence": [example(i, f"the {NOUNS[i % 4]} came .", "") for i in range(n)],
+    }
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a treebank, pairs and StereoSet of a few sentences."""
+    root = tmp_path_factory.mktemp("data")
+    for part in ("train", "dev", "test"):
+        (root / f"small-{part}.conllu").write_text(conllu(sentences()))
+    (root / "words.json").write_text(json.dumps({"gender": [["he", "she"]]}))
+    categories = ("gender", "gender", "age", "gender", "gender", "religion")
+    rows = [f"{i},she saw {NOUNS[i % 4]},he saw {NOUNS[i % 4]},stereo,{c},[]" for i, c in enumerate(categories)]
+    (root / "pairs.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    (root / "own.csv").write_text("sent_more,sent_less,bias_type\nshe met the clerk,he met the clerk,mine\n")
+    (root / "stereoset").mkdir()
+    for part, n in (("dev", 4), ("test", 8)):
+        for task, examples in stereoset(n).items():
+            (root / "stereoset" / f"{part}_{task}.json").write_text(json.dumps(examples))
+    return root

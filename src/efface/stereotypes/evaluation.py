@@ -1,10 +1,10 @@
 """What is measured of a language model: CrowS-Pairs, StereoSet, and its loss on text."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 
@@ -138,24 +138,23 @@ class StereotypeEvaluation:
     ) -> None:
         """Measure CrowS-Pairs over all, in each category, and on the half of the concept's that no method is fitted on.
 
-        A category of which the method has seen a pair is not measured: it would be measured on what it was fitted on.
+        Where the method has seen a pair, nothing is measured: it would be measured on what it was fitted on.
         """
         numbered = self.pairs(data_dir)
         questions = crows_pairs_questions(lm, [pair for _, pair in numbered])
         scores = questions.scores(answer(questions.queries))
         rows = [(n, pair, *both) for (n, pair), both in zip(numbered, _halves(scores), strict=True)]
-        spoilt = {pair.category for _, pair in numbered if pair in seen}
         held_out = [row for row in rows if row[1].category == CONCEPT and not is_for_fitting(row[0])]
-        reason = "the method was fitted on pairs of this category"
-        groups = {category: [row for row in rows if row[1].category == category] for category in CATEGORIES}
-        for category, group in {OVERALL: rows, **groups}.items():
-            clean = category not in spoilt and not (category == OVERALL and spoilt)
-            name = "crows_pairs" if category == OVERALL else f"crows_pairs_{category.replace('-', '_')}"
-            measures.add(name, _preference(group) if clean else None, reason if not clean else "it has no pair")
-        clean = not any(row[1] in seen for row in held_out)
-        measures.add(f"crows_pairs_{CONCEPT}_held_out", _preference(held_out) if clean else None, reason)
+        groups = {"crows_pairs": rows, f"crows_pairs_{CONCEPT}_held_out": held_out}
+        for category in CATEGORIES:
+            of_category = [row for row in rows if row[1].category == category]
+            groups[f"crows_pairs_{category.replace('-', '_')}"] = of_category
+        for name, group in groups.items():
+            spoilt = any(row[1] in seen for row in group)
+            reason = "the method was fitted on some of its pairs" if spoilt else "it has no pair"
+            measures.add(name, None if spoilt else _preference(group), reason)
 
-    def _some(self, rows: Sequence[T], group: Any) -> list[tuple[int, T]]:
+    def _some(self, rows: Sequence[T], group: Callable[[T], str]) -> list[tuple[int, T]]:
         """Return `per_domain` rows of each group with their numbers, drawn at random, in their order."""
         groups: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
