@@ -76,6 +76,21 @@ def test_debiased_network_is_of_the_class_that_came_in(network: nn.Module, digit
     torch.testing.assert_close(debiased(image=x), debiased(x))
 
 
+def test_counterfactuals_of_all_rows_give_their_bias(pipeline: Pipeline, table: Any) -> None:
+    x, y, a = table
+    flipped = x.assign(sex=np.where(a == "f", "m", "f"))
+    data, options = (x, flipped, y, a, flipped["sex"]), {"evaluation": {**QUICK, "bootstrap": 50}, "progress": False}
+    found = efface.audit(pipeline, data, **options)
+    change = np.abs(pipeline.predict_proba(x)[:, 1] - pipeline.predict_proba(flipped)[:, 1])
+    low, high = found.intervals["counterfactual_bias"]
+    assert low < found.metrics["counterfactual_bias"] < high
+    assert abs(found.metrics["counterfactual_bias"] - change.mean()) < 4 * change.std() / np.sqrt(len(x) / 5)
+    debiased = efface.debias(pipeline, data, "leace", compare=False, **options)
+    assert debiased.metrics["counterfactual_bias"] < found.metrics["counterfactual_bias"] / 3
+    named = dict.fromkeys(("train", "val"), data) | {"test": (x, y, a)}
+    assert efface.audit(pipeline, named, **options).metrics["counterfactual_bias"] is None
+
+
 def test_one_logit_stays_one(digits: Data) -> None:
     network = train(Small(outputs=1), *digits[:2])
     debiased = efface.debias(network, digits, "leace", evaluation=QUICK, progress=False, compare=False)
@@ -118,6 +133,16 @@ def test_other_classifiers_of_scikit_learn_are_audited_only(table: Any) -> None:
     assert metrics["probe_information"] > 0.1
     with pytest.raises(ValueError, match="a RandomForestClassifier without a linear last step: it can be audited"):
         efface.debias(forest, (numbers, y, a), evaluation=QUICK)
+
+
+def test_columns_of_another_order_or_number_are_named(table: Any) -> None:
+    x, y, a = table
+    numbers, other = x[["age"]].assign(male=x["sex"] == "m"), np.where(a == "f", "m", "f")
+    model = LogisticRegression().fit(numbers, y)
+    with pytest.raises(ValueError, match="x has the columns male, age, but the model was fitted on age, male"):
+        efface.audit(model, (numbers, numbers[["male", "age"]], y, a, other), evaluation=QUICK)
+    with pytest.raises(ValueError, match=r"x has shape \[64, 1\], but the model was fitted on \[n, 2\]"):
+        efface.audit(model, (numbers[["age"]].to_numpy(), y, a), evaluation=QUICK)
 
 
 def test_results_are_kept_where_they_are_asked_for(network: nn.Module, digits: Data, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ BESIDE = {
     "scrubbing": {"moments", "softmax", "erasure", "data", "evaluation"},
     "stereotypes": {"newton", "erasure", "data", "scrubbing"},
     "report": set(),
-    "passport": set(),
+    "passport": {"cli"},  # where Hydra is installed: the command that repeats a run
     "verify": {"passport", *ORDER},
 }
 

@@ -1,5 +1,6 @@
 """What an installed package has: a light core, extras that say what is missing, and the command with its conf."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from tests.bare import PYPROJECT, hiding, required
 from tests.conftest import CONF
 
@@ -148,6 +150,17 @@ def test_all_extras_are_in_all_and_are_what_make_installs() -> None:
     assert "efface[all]" in extras["test"]
     assert "'.[test,dev]'" in (ROOT / "Makefile").read_text()
     assert "-e .[test,dev]" in (ROOT / "environment.yml").read_text()
+
+
+def test_constraints_pin_every_direct_dependency_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    extras = {name: extra for name, extra in PYPROJECT["optional-dependencies"].items() if name != "bench"}
+    needed = [Requirement(line) for line in (*PYPROJECT["dependencies"], *itertools.chain(*extras.values()))]
+    needed = [requirement for requirement in needed if requirement.name != "efface"]
+    assert pins.keys() == {requirement.name for requirement in needed}
+    outside = [str(requirement) for requirement in needed if pins[requirement.name] not in requirement.specifier]
+    assert outside == []
 
 
 def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -175,7 +175,8 @@ def audit(
 
     Args:
         model: an `nn.Module` with a linear head, or a fitted scikit-learn classifier with `predict_proba`.
-        data: `(x, y, a)`, a DataLoader of such batches, or a mapping of either to train, val, test and pairs; see
+        data: `(x, y, a)`, or `(x, x_cf, y, a, a_cf)` where counterfactuals are known, for `counterfactual_bias`; a
+            DataLoader of such batches, or a mapping of these to train, val, test and pairs; see
             `efface.data.memory.from_memory`.
         people: identities of the rows, like data's; intervals then draw people.
         head: the name of the module's last linear layer, where it is not the only one that could be.

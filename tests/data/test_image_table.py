@@ -178,3 +178,12 @@ def test_celeba_described_by_a_table_has_its_splits(tmp_path: Path) -> None:
     assert torch.equal(data.pairs.rows_cf, celeba.pairs.rows_cf)
     x, expected = data.val.inputs(torch.arange(20)), celeba.val.inputs(torch.arange(20))
     assert np.corrcoef(x.flatten(), expected.flatten())[0, 1] > 0.97  # the same faces, framed a little differently
+
+
+def test_picture_beyond_the_limit_of_pillow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    name = pd.read_csv(folder / "metadata.csv")["img_filename"][1]
+    Image.new("L", (100, 100)).save(folder / name)
+    with pytest.raises(ValueError, match=rf"1 of {N} images cannot be used: .*{name} \(Image size"):
+        load(folder, tmp_path / "cache").train.inputs(torch.arange(2))

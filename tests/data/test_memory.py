@@ -133,3 +133,64 @@ def test_loaders_that_cannot_be_read_in_order_or_again_are_refused() -> None:
         require_repeatable(rows for rows in [(x, y, a)])
     with pytest.raises(ValueError, match="val is a generator"):
         require_repeatable({"train": (x, y, a), "val": (rows for rows in [(x, y, a)])})
+
+
+def with_counterfactuals(rows: slice = slice(None)) -> tuple[np.ndarray, ...]:
+    x, y, a = arrays()
+    return x[rows], x[rows] + 1, y[rows], a[rows], np.where(a == "f", "m", "f")[rows]
+
+
+def test_counterfactuals_stay_with_their_samples_where_rows_are_dealt_out() -> None:
+    people = np.repeat(np.arange(N // 4), 4)
+    data, plain = load(with_counterfactuals(), people=people), load(arrays(), people=people)
+    assert data.fingerprint != plain.fingerprint
+    for pairs, split, other in (
+        (data.val_pairs, data.val, plain.val),
+        (data.test_pairs, data.test, plain.test),
+        (data.pairs, None, plain.pairs.split),
+    ):
+        assert pairs.counterfactual
+        assert torch.equal(pairs.split.index[pairs.rows], other.index)
+        assert split is None or torch.equal(split.index, other.index)
+        torch.testing.assert_close(pairs.split.inputs(pairs.rows_cf), other.inputs(torch.arange(len(other))) + 1)
+        assert bool((pairs.a != pairs.a_cf).all())
+        assert pairs.split.cluster is not None
+        assert torch.equal(pairs.split.cluster[pairs.rows], pairs.split.cluster[pairs.rows_cf])
+    assert torch.equal(data.train.index, plain.train.index)
+
+
+def test_counterfactuals_of_one_split_are_of_that_split_only() -> None:
+    x, y, a = arrays()
+    parts: dict[str, Any] = {"train": (x[:100], y[:100], a[:100]), "val": (x[100:140], y[100:140], a[100:140])}
+    data = load({**parts, "test": with_counterfactuals(slice(140, N))})
+    plain = load({**parts, "test": (x[140:], y[140:], a[140:])})
+    assert data.test_pairs.counterfactual
+    assert not data.val_pairs.counterfactual
+    assert torch.equal(data.test.inputs(torch.arange(60)), plain.test.inputs(torch.arange(60)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, x_cf, y, a, a_cf: (x, x_cf, y, a, a), "data: a_cf equals a in 200 of 200 rows, first in row 0"),
+        (
+            lambda x, x_cf, y, a, a_cf: (x, x_cf[:-1], y, a, a_cf),
+            "data: a row of x_cf is the counterfactual of that row",
+        ),
+        (lambda x, x_cf, y, a, a_cf: (x, x_cf[:, :2], y, a, a_cf), r"x is \[200, 3\], x_cf \[200, 2\]"),
+        (lambda x, x_cf, y, a, a_cf: (x, x_cf, y, a, a_cf[:-1]), "as many rows"),
+        (lambda x, x_cf, y, a, a_cf: (x, y, a, x_cf), "there are 4 entries; data must be .*, with counterfactuals"),
+        (
+            lambda x, x_cf, y, a, a_cf: (x, y, a, x_cf, a_cf),
+            r"must be of shape .*; data must be .*\(x, x_cf, y, a, a_cf\)",
+        ),
+        (
+            lambda x, x_cf, y, a, a_cf: (x, x_cf, y, a, np.where(a == "f", "m", "x")),
+            "a_cf holds x, which no sample has",
+        ),
+        (lambda x, x_cf, y, a, a_cf: (x, x_cf * np.nan, y, a, a_cf), "x_cf holds NaN or infinite values, first in row"),
+    ],
+)
+def test_wrong_counterfactuals_are_named(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(change(*with_counterfactuals()))

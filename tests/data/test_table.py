@@ -195,6 +195,28 @@ def test_people_are_never_apart(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("client", [f"c{i // 3}" for i in range(N)]),
+        ("customerID", [10_000 + 7 * (i // 4) for i in range(N)]),
+        ("Patient no", [i % 99 for i in range(N)]),
+        ("user", [i // 2 for i in range(N)]),
+    ],
+)
+def test_identifier_of_several_rows_is_noticed(tmp_path: Path, name: str, values: list) -> None:
+    message = f"column '{name}' may be an identifier.*'dataset.people={name}'.*'dataset.drop=.{name}.'"
+    with pytest.warns(UserWarning, match=message):
+        load(save(tmp_path, **{name: values}))
+    load(save(tmp_path, **{name: values}), people=name)
+    load(save(tmp_path, **{name: values}), drop=[name])
+
+
+def test_amounts_and_few_values_are_no_identifiers(tmp_path: Path) -> None:
+    paid, rate = [137 * (i // 2) for i in range(N)], [i / 7 for i in range(N)]
+    load(save(tmp_path, paid=paid, id=rate, number=[i % 20 for i in range(N)], shop=[f"s{i % 50}" for i in range(N)]))
+
+
 def test_several_protected_columns_make_cells(tmp_path: Path) -> None:
     data = load(save(tmp_path, origin=np.arange(N) % 3), protected=["sex", "origin"])
     assert data.attributes == tuple(f"{sex}, origin={i}" for sex in ("Female", "Male") for i in range(3))
@@ -301,6 +323,13 @@ TEXT = [f"a remark on row {i // 2} of them all" for i in range(N)]
             r"drop: .*'since' holds dates or times, such as 2020-01-01\. Leave .*'dataset.drop=\[since\]'",
         ),
         ({"note": TEXT}, {}, "'note' is free text, 300 different values in 600 rows, such as 'a remark on row 0"),
+        ({"pay": [f"${i % 300}" for i in range(N)]}, {}, "'pay' holds numbers as words, such as .0, .1.*write them as"),
+        ({"pay": [f"{i % 300},5" for i in range(N)]}, {}, "'pay' holds numbers as words, such as 0,5"),
+        (
+            {"id": [f"x{i * 2 // 3}" for i in range(N)]},
+            {},
+            "'id' may be an identifier, 400 different values in 600 rows, such as x0, x1.*is named by dataset.people",
+        ),
         ({"id": [f"x{i}" for i in range(N)]}, {}, "'id' is different in each row, as an identifier is, such as x0, x1"),
         ({"row": np.arange(N)}, {}, "'row' counts the rows"),
         ({"empty": [""] * N, "since": DATES}, {}, r"'empty' is empty; .*drop=\[empty,since\]"),
@@ -380,3 +409,11 @@ def test_bad_files(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1], "c": [1]}).to_csv(tmp_path / "b.csv", index=False)
     with pytest.raises(ValueError, match=r"b.csv and .*a.csv have different columns, such as b, c"):
         load({"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv")})
+
+
+def test_column_of_lists_is_named(tmp_path: Path) -> None:
+    frame = pd.read_csv(save(tmp_path)).assign(tags=[["a", "b"]] * N)
+    frame.to_parquet(tmp_path / "people.parquet")
+    with pytest.raises(ValueError, match=r"'tags' holds values of the type .*drop=.tags."):
+        load(str(tmp_path / "people.parquet"))
+    load(str(tmp_path / "people.parquet"), drop=["fnlwgt", "tags"])

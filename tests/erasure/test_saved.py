@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.erasure.test_leace import data
 
+import efface
 from efface import tensorfiles
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.leace import LeaceEraser
@@ -39,6 +40,31 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
         file.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
         with pytest.raises(ValueError, match="file"):
             type(saved).load(file)
+
+
+def test_scrubber_saves_every_public_eraser_that_it_can_hold(tmp_path: Path) -> None:
+    x, _, y = data()
+    fitted = {
+        "InlpEraser": efface.InlpEraser.fit(x, y, iterations=2),
+        "LeaceEraser": LeaceEraser.fit(x, y),
+        "MeanProjectionEraser": efface.MeanProjectionEraser.fit(x, y),
+        "RlaceEraser": efface.RlaceEraser.fit(x, y, rank=1),
+        "SplinceEraser": efface.SplinceEraser.fit(x, y, torch.arange(len(x)) % 2),
+    }
+    fitted["AffineEraser"] = fitted["LeaceEraser"].then(fitted["InlpEraser"])
+    for name in ("PcaEraser", "RandomProjectionEraser"):
+        fitted[name] = getattr(efface, name).orthogonal(torch.eye(x.shape[1])[:, :2], None)
+    public = {
+        name: kind
+        for name in efface.__all__
+        if isinstance(kind := getattr(efface, name), type) and issubclass(kind, efface.AffineEraser)
+    }
+    assert fitted.keys() == public.keys()
+    ConceptScrubber(erasers=fitted).save(tmp_path / "file")
+    loaded = ConceptScrubber.load(tmp_path / "file").erasers
+    for name, eraser in fitted.items():
+        assert type(loaded[name]) is public[name]
+        assert torch.equal(loaded[name](x), eraser(x))
 
 
 @pytest.mark.parametrize("name", ["leace", "scrubber"])

@@ -20,7 +20,7 @@ def test_example_of_the_python_page_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, after = re.findall(r"-?\d\.\d\d", done.stdout)
     assert abs(float(after)) < abs(float(before)) / 2
-    assert [check for check in verify(tmp_path / "my_model") if check.holds is False] == []
+    assert [check for check in verify(tmp_path / "my_model", run_programs=True) if check.holds is False] == []
 
 
 def test_export_page_names_every_format() -> None:

@@ -19,7 +19,7 @@ from tests.passport.conftest import record_of
 from efface import LeaceEraser, certify
 from efface.cli.conf import file_options
 from efface.files import file_digest
-from efface.passport import Passport, passport_of, write
+from efface.passport import Passport, build, passport_of, write
 from efface.passport.__main__ import main
 from efface.passport.claims import CLAIMS, SCRUBBING_CLAIMS, claim_of
 from efface.passport.facts import Facts
@@ -205,7 +205,8 @@ def test_schema_is_the_published_one_and_admits_a_passport(finished: Path, capsy
     [
         ({"schema_version": 99, "news": 1}, "schema version 99, of a later efface.*pip install --upgrade"),
         ({"schema_version": 0}, "schema version 0, of another efface.*write it again"),
-        ({"schema_version": 1, "removed": "all"}, r"passport\.json is damaged"),
+        ({"schema_version": 1, "news": 1}, "schema version 1, of another efface.*this one reads 2: write it again"),
+        ({"schema_version": 2, "removed": "all"}, r"passport\.json is damaged"),
         ([], r"passport\.json is no passport"),
     ],
 )
@@ -226,12 +227,14 @@ def test_command_writes_three_files(
     assert all((run_dir / name).is_file() for name in PASSPORT_FILES)
 
 
-def test_command_is_known_where_hydra_left_it(results: Path) -> None:
+def test_command_is_that_of_the_record_where_hydra_is_installed(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = run_of(results, "leace")
+    assert passport_of(run_dir).origin.command == (
+        "python run.py dataset=colored_mnist_mini model=mlp training=erm method=leace evaluation=default "
+        "training.epochs=5 evaluation.mlp_probe=false evaluation.bootstrap=100 seed=0"
+    )
+    monkeypatch.setattr(build, "is_installed", lambda name: False)
     assert passport_of(run_dir).origin.command is None
-    (run_dir / ".hydra").mkdir()
-    (run_dir / ".hydra" / "overrides.yaml").write_text("- method=leace\n- results_dir=/home/me/x\n- seed=0\n")
-    assert passport_of(run_dir).origin.command == "python run.py method=leace seed=0"
 
 
 def test_new_result_takes_the_passport_of_the_old_one_away(

@@ -72,3 +72,22 @@ def test_passport_is_logged_beside_its_run(run_dir: Path, capsys: pytest.Capture
     (run_dir / "passport.md").unlink()
     assert tracking.main([str(run_dir)]) == 1
     assert "has no passport: write one with python -m efface.passport" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_exported_model_is_logged_without_rows_of_the_data(run_dir: Path) -> None:
+    (run_dir / "model.onnx").write_bytes(b"graph")
+    (run_dir / "inputs.safetensors").write_bytes(b"rows")
+    command = [sys.executable, "-m", "efface.runs.tracking", str(run_dir)]
+    subprocess.run(command, check=True, env={**os.environ, "WANDB_MODE": "offline"}, capture_output=True)
+    (log,) = run_dir.parent.rglob("*.wandb")
+    assert b"model.onnx" in log.read_bytes()
+    assert b"inputs.safetensors" not in log.read_bytes()
+
+
+def test_command_that_logs_an_export_is_said_where_the_run_is_logged(run_dir: Path, tmp_path: Path) -> None:
+    assert tracking.how_to_log(run_dir, tmp_path) is None
+    (run_dir / "wandb").mkdir()
+    hint = tracking.how_to_log(run_dir, tmp_path / "my model")
+    assert hint is not None
+    assert hint.endswith(f"python -m efface.runs.tracking '{tmp_path}/my model'")

@@ -289,7 +289,7 @@ class Whole(nn.Module):
 
 @pytest.fixture
 def export(results: Path) -> Path:
-    """A folder as an export leaves it, of a run."""
+    """A folder as an export leaves it, of a run: with a program."""
     run_dir = run_of(results)
     whole, x = Whole(Debiased.load(run_dir / MODEL_FILE)).eval(), torch.randn(8, 6)
     torch.export.save(torch.export.export(whole, (x,)), run_dir / "model.pt2")
@@ -301,7 +301,28 @@ def export(results: Path) -> Path:
 
 
 def test_untouched_export_differs_in_nothing(export: Path, verified: Any) -> None:
-    assert verified(export) == (0, "")
+    assert verified(export) == verified(export, "--run-programs") == (0, "")
+
+
+def test_program_of_a_stranger_is_not_loaded(
+    export: Path, verified: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch evaluates expressions of such a file with all of Python's functions, before anything is computed."""
+    ran = tmp_path / "ran"
+
+    def load(file: Path) -> None:
+        ran.touch()
+
+    monkeypatch.setattr(torch.export, "load", load)
+    options = ("--data", tmp_path, "--cache", tmp_path)
+    assert verified(export)[0] == 0
+    assert not ran.exists()
+    assert main([str(export)]) == 0
+    assert "not checked  logits of model.pt2: it is a program, which --run-programs runs" in capsys.readouterr().out
+    verified(export, *options)
+    assert not ran.exists()
+    verified(export, "--run-programs")
+    assert ran.exists()
 
 
 def test_forged_eraser_is_noticed_by_stored_logits(export: Path, verified: Any) -> None:
@@ -319,9 +340,22 @@ def test_forged_program_is_noticed_by_stored_logits(export: Path, verified: Any)
     torch.export.save(torch.export.export(Whole(other).eval(), (torch.randn(8, 6),)), export / "model.pt2")
     assert "model.pt2 has changed" in verified(export)[1]
     write(passport_of(export), export, digests(export))
-    status, said = verified(export)
+    status, said = verified(export, "--run-programs")
     assert status == 1
     assert "logits of model.pt2" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_predictions_that_cannot_be_read_differ(results: Path, verified: Any, content: bytes | None) -> None:
+    run_dir = run_of(results)
+    if content is None:
+        pd.DataFrame({"y": [0]}).to_parquet(run_dir / "predictions.parquet")
+    else:
+        (run_dir / "predictions.parquet").write_bytes(content)
+    status, said = verified(run_dir)
+    assert status == 1
+    assert "predictions.parquet has changed" in said
+    assert "predictions.parquet cannot be read" in said
 
 
 def test_model_of_transformers_is_run_on_stored_inputs(export: Path, verified: Any) -> None:
@@ -365,6 +399,6 @@ def _is_base_model(file: Path, run_dir: Path) -> bool:
 
 def test_damaged_inputs_and_programs_are_named(export: Path, verified: Any) -> None:
     (export / "model.pt2").write_bytes(b"PK")
-    assert "logits of model.pt2, on 8 stored inputs: it cannot be run" in verified(export)[1]
+    assert "logits of model.pt2, on 8 stored inputs: it cannot be run" in verified(export, "--run-programs")[1]
     (export / INPUTS_FILE).write_bytes(b"\0" * 20)
     assert "is not a saved stored inputs" in verified(export)[1]

@@ -40,7 +40,7 @@ def write_csv() -> Callable[[Path, Path], None]:
     def write(results: Path, folder: Path) -> None:
         (folder / "csv").mkdir()
         collection = collect(results)
-        frames.write(collection.runs, collection.pooled, collection.histories, collection.layers, folder / "csv")
+        frames.write(collection.runs, collection.pooled, collection.beside, folder / "csv")
 
     return write
 

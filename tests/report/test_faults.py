@@ -41,6 +41,14 @@ BAD: dict[str, dict[str, Any]] = {
     "a history of no numbers": {"info": {"training": {"history": [{"epoch": 0, "loss": "low"}]}}},
     "a training that is no dict": {"info": {"training": 3}},
     "layers of no numbers": {"info": {"layers": [{"path": "a", "probe_information": "much"}]}},
+    "places of no words": {"info": {"plane": {"words": ["he"], "attributes": [], "before": [], "after": []}}},
+    "a place that is no number": {
+        "info": {"plane": {"words": ["he"], "attributes": ["male"], "before": [["x", 0]], "after": [[0, 0]]}}
+    },
+    "a word that is no string": {
+        "info": {"plane": {"words": [7], "attributes": ["male"], "before": [[0, 0]], "after": [[0, 0]]}}
+    },
+    "neighbours of unlike words": {"info": {"neighbours": {"before": {"he": ["she"]}, "after": {}}}},
     "a name that is missing": {"config": {**config(), "method": {}}, "id": run_id({**config(), "method": {}})},
     "nothing but a brace": {},
 }

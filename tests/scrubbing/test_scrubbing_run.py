@@ -192,7 +192,7 @@ def test_the_experiment_composes_and_its_page_has_the_command() -> None:
     assert "--config-name=scrubbing experiment=leace_scrubbing" in page
     published = (CONF.parent / "experiments" / "leace_scrubbing" / "published.csv").read_text().splitlines()
     assert len(published) == 1 + 5 * 7
-    assert any(row.startswith("leace,text of LLaMA 30B,bits_per_byte,1.96,") for row in published)
+    assert any(row.startswith("leace,text model=LLaMA-30B,bits_per_byte,1.96,") for row in published)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs on stereotypes from end to end, on a few sentences and a small model that is trained on them."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from tests.conftest import CONF
 from tests.stereotypes.conftest import HEADER
 
 from efface.cli import main as entry
+from efface.cli.repeat import command
+from efface.identity import run_id
 from efface.passport import passport_of, write
 from efface.record import Record
 from efface.report.__main__ import main as report
@@ -251,3 +254,13 @@ def test_passport_names_the_guarantee_and_the_command(
         assert passport.guarantee.kind == kinds[name]
         assert passport.base.known
     assert "(2 tags)" in (run_of("method=leace").directory / "passport.md").read_text()
+
+
+def test_the_command_of_a_record_repeats_it(
+    records: dict[str, Record], run_of: Callable[..., LanguageModelRun]
+) -> None:
+    config = records["leace"].config
+    named = {**config, "dataset": {**config["dataset"], "name": "gendered_ewt"}}
+    words = shlex.split(str(command(records["leace"].model_copy(update={"config": named}))))
+    assert words[:3] == ["python", "run.py", "--config-name=language_model"]
+    assert run_id(run_of(*words[3:]).config) == run_id(named)

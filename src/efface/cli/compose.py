@@ -16,18 +16,21 @@ from efface.options import OptionError
 register()
 
 
-def composed(choices: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> DictConfig:
-    """Compose the primary config.
+def composed(
+    choices: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None, *, root: Path = CONF
+) -> DictConfig:
+    """Compose a primary config.
 
     Args:
         choices: overrides in Hydra's grammar, such as `method=leace`.
         options: values by node and name, which need no quoting. They win over the choices.
+        root: the folder of its groups, see `efface.cli.conf.root_of`.
 
     Raises:
         OptionError: a node has no such option; the message names those it has.
     """
-    with _own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=["logger=none", *choices])
+    with _own_hydra(), initialize_config_dir(str(root), version_base="1.3"):
+        cfg = compose("config" if root == CONF else root.name, overrides=["logger=none", *choices])
     for node, values in (options or {}).items():
         for name, value in values.items():
             _require_option(cfg, node, name)

@@ -64,6 +64,8 @@ class Pairs:
     rows_cf: Tensor
     a: Tensor
     a_cf: Tensor
+    counterfactual: bool = False
+    """Whether pair i is sample i and its own counterfactual; otherwise its members are two samples."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,6 +111,10 @@ class Dataset:
     inputs_key: str | None = None
     """What determines the inputs of a sample together with its id, whatever the labels and the splits: features of such
     inputs serve every task on them. None where inputs depend on more than that."""
+    target: str | None = None
+    """What the classes are values of, in the data's words; None where they have none."""
+    tokens: bool = False
+    """Whether the inputs are the numbers of tokens, and their mask, which mean nothing as quantities."""
     vocabulary: Vocabulary | None = None
     """Data sets of words only: all words of the source with their inputs, those of no split among them."""
     preprocessing: Preprocessing | None = None
@@ -185,7 +191,7 @@ def flip_pairs(split: Split, n_attributes: int, generator: torch.Generator) -> P
         offset = 1 + turn[torch.arange(len(members)) % (n_attributes - 1)]
         a_cf[members] = (split.a[members] + offset) % n_attributes
     rows = torch.arange(n)
-    return Pairs(split=split, rows=rows, rows_cf=rows, a=split.a, a_cf=a_cf)
+    return Pairs(split=split, rows=rows, rows_cf=rows, a=split.a, a_cf=a_cf, counterfactual=True)
 
 
 def matched_pairs(split: Split, generator: torch.Generator) -> Pairs:

@@ -117,6 +117,7 @@ class CelebA:
             flippable=False,
             fingerprint=fingerprint,
             per_sample_inputs=True,
+            target=self.target,
             inputs_key=f"celeba {content} {self.resolution} {self.grayscale}",
         )
 

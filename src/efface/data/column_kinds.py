@@ -1,6 +1,7 @@
 """Which column of a table is a number, an indicator or a category, and which is none of them and has to be dropped."""
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DATE = re.compile(r"(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)")
+_NUMBER = re.compile(r"[^\w\s]?\s?\d[\d.,' ]*[^\w\s]?")
+"""A number with what a person writes around it."""
 _FEW = 20
 """Values that a column of words may have without being an identifier or text."""
+_IDENTIFIER = re.compile(
+    r"(.*[^a-z])?(id|ids|uid|uuid|guid|key|nr|no|num|number|identifier)"
+    r"|customer|client|patient|person|user|account|member|employee|student|subject"
+)
+"""Names that columns of identifiers have, in small letters."""
 _LARGEST = 1e150
 """Largest number whose square fits into float64."""
 
@@ -34,6 +42,8 @@ def column_kinds(
         min_rows: of a category, see `fit_preprocessing`.
         source: of the table, for messages.
 
+    Warns of a column that may be an identifier of which each value has several rows.
+
     Raises:
         ValueError: columns are dates, free text, identifiers, empty or infinite; each is named, with what to do.
     """
@@ -43,8 +53,11 @@ def column_kinds(
         names = ",".join(name for name in inputs if _refusal(frame[name], train))
         raise ValueError(
             f"drop: {source} has columns that cannot be inputs as they are: {'; '.join(refused)}. Leave them out with "
-            f"'dataset.drop=[{names}]', or replace them by numbers or a few categories"
+            f"'dataset.drop=[{names}]', or replace them by numbers or a few categories; a column of identities, whose "
+            "rows belong together, is named by dataset.people"
         )
+    for name in inputs:
+        _warn_of_identifier(frame[name], source)
     table = plain(frame)
     kinds = []
     for name in frame.columns:
@@ -111,6 +124,32 @@ def _word_refusals(words: list[str]) -> Iterator[str]:
         yield f"holds dates or times, such as {words[0]}"
     if different > _FEW and different == len(words):
         yield f"is different in each row, as an identifier is, such as {some(words, 2)}"
+    if different > _FEW and all(_NUMBER.fullmatch(word.strip()) for word in words):
+        yield f"holds numbers as words, such as {some(words, 2)}, which would be categories: write them as 1234.5"
     length = np.mean([len(word.split()) for word in words])
+    if different > _FEW and 2 * different > len(words) and length <= 2:
+        yield f"may be an identifier, {different:,} different values in {len(words):,} rows, such as {some(words, 2)}"
     if different > _FEW and (2 * different > len(words) or (10 * different > len(words) and length > 3)):
         yield f"is free text, {different:,} different values in {len(words):,} rows, such as {words[0][:40]!r}"
+
+
+def _warn_of_identifier(column: "pd.Series[Any]", source: object) -> None:
+    """Warn of words with ten rows or fewer for each, and of such whole numbers under an identifier's name.
+
+    Nothing but its name tells a customer's number from an amount.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    values = column.dropna()
+    different = values.nunique()
+    if different <= _FEW or 10 * different <= len(values):
+        return
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(column.name)).lower()
+    if is_numeric_dtype(column) and not (_IDENTIFIER.fullmatch(name) and (values % 1 == 0).all()):
+        return
+    warnings.warn(
+        f"{source}: column {column.name!r} may be an identifier, {different:,} different values in {len(values):,} "
+        f"rows. If the rows of one value belong together, name it by 'dataset.people={column.name}', so that they are "
+        f"never in two splits; otherwise leave it out with 'dataset.drop=[{column.name}]'",
+        stacklevel=4,
+    )

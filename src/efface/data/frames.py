@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from efface.data.text import closest, some
 from efface.files import file_digest
 
@@ -141,13 +143,24 @@ def _read(file: Path, separator: str, missing_values: Sequence[str]) -> "pd.Data
         else:
             frame = pd.read_parquet(file) if suffix == ".parquet" else pd.read_feather(file)
             frame = frame.reset_index(drop=frame.index.name is None)
-            frame = frame.replace(list(missing_values), None) if missing_values else frame
     except (ValueError, OSError, KeyError, csv.Error) as error:  # those of pandas, pyarrow and Python's own decoder
         raise ValueError(f"path: {file} cannot be read ({_first_line(error)}): save it anew, text in UTF-8") from error
     _require_different(list(map(str, frame.columns)), file)
     if not len(frame):
         raise ValueError(f"path: {file} has no rows")
+    if missing_values and suffix not in (".csv", ".tsv"):
+        frame = _without(list(missing_values), frame)
     return frame.rename(columns=str)
+
+
+def _without(values: list[str], frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the table with None in place of some values. Columns of lists, which have none of them, stay."""
+    lists = [
+        name
+        for name in frame.columns
+        if frame[name].dtype == object and any(isinstance(value, list | dict | np.ndarray) for value in frame[name])
+    ]
+    return frame.drop(columns=lists).replace(values, None).join(frame[lists])[list(frame.columns)]
 
 
 def _require_header(file: Path, separator: str) -> None:

@@ -80,6 +80,7 @@ class ImageTable(LabelColumns):
             input_shape=images.shape,
             fingerprint=fingerprint,
             per_sample_inputs=True,
+            target=self.target,
             inputs_key=f"images {content} {self.resolution} {framing.key} {self.grayscale}",
         )
 

@@ -195,9 +195,11 @@ def decoded(
 
     def decode_into(file: Path, out: np.ndarray) -> str | None:
         """Return None, or why the file cannot be used."""
+        from PIL.Image import DecompressionBombError
+
         try:
             out[:] = decode(file, framing=framing, resolution=resolution, grayscale=grayscale)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for a damaged file
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:  # all that Pillow raises
             return f"{file} ({error})"
         return None
 

@@ -28,8 +28,8 @@ from efface.tensorfiles import content_digest
 RATIOS = {"train": 0.6, "val": 0.1, "pairs": 0.1, "test": 0.2}
 """Shares of the splits where rows are dealt out."""
 _FORMS = (
-    "data must be (x, y, a), a DataLoader of (x, y, a) batches, or a mapping of either to the names "
-    "train, val, test and, if you like, pairs"
+    "data must be (x, y, a), with counterfactuals (x, x_cf, y, a, a_cf), a DataLoader of such batches, or a mapping of "
+    "either to the names train, val, test and, if you like, pairs"
 )
 
 
@@ -55,7 +55,7 @@ class _Part:
     a: np.ndarray
     people: np.ndarray | None
     m: int | None = None
-    """Rows i and m + i are the two members of a pair, where pairs are given."""
+    """Where counterfactuals are given, row m + i is that of row i, and there are 2 m rows; else None."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -67,9 +67,10 @@ def from_memory(
     """Make a data set of what a caller holds. Rows without a split are dealt out, stratified by label and attribute.
 
     Args:
-        data: `(x, y, a)`; a DataLoader of such batches; or a mapping of either to `train`, `val`, `test` and, if you
-            like, `pairs`, which may be `(x, x_cf, y, a, a_cf)` too: each sample and its counterfactual. Without
-            pairs, a tenth of train is set aside for them. Other pairs are two samples of one label, matched at random.
+        data: `(x, y, a)`; `(x, x_cf, y, a, a_cf)`, each sample and its counterfactual; a DataLoader of such batches; or
+            a mapping of these to `train`, `val`, `test` and, if you like, `pairs`. Without pairs, a tenth of train is
+            set aside for them. Pairs are samples and their counterfactuals where these are given, and otherwise two
+            samples of one label, matched at random.
         encode: makes the tensor `[n, ...]` of inputs that the model is shown from some x.
         classes: what the model calls its K outputs, in their order; y holds these.
         people: identities `[n]`, or a mapping like data's. Rows of one person are never in two splits, and intervals
@@ -82,14 +83,22 @@ def from_memory(
     """
     parts = _parts(data, encode, classes, people)
     a, attributes = codes(np.concatenate([part.a for part in parts.values()]), "a")
+    _require_known(parts, a, attributes)
     generator = torch.Generator().manual_seed(0)
-    splits = _dealt(parts, a, len(attributes), generator)
+    rows = _dealt(parts, a, len(attributes), generator)
+    every, partner = _every_row(parts, a), _partners(parts)
+    splits = {name: _taken(every, members) for name, members in rows.items()}
     require_every_class({name: splits[name] for name in ("train", "val", "test")}, tuple(map(str, classes)))
     require_two_attributes(splits["train"], attributes, what)
-    pairs = {name: matched_pairs(splits[name], generator) for name in ("val", "test")}
-    m = parts["pairs"].m if "pairs" in parts else None
-    pairs["pairs"] = _given_pairs(splits["pairs"], m) if m is not None else matched_pairs(splits["pairs"], generator)
-    facts = {f"{name}.{key}": getattr(split, key) for name, split in splits.items() for key in ("x", "y", "a", "index")}
+    pairs = {
+        name: _with_counterfactuals(every, rows[name], partner[rows[name]])
+        if bool((partner[rows[name]] >= 0).all())
+        else matched_pairs(splits[name], generator)
+        for name in ("val", "test", "pairs")
+    }
+    read = {**splits, "pairs": pairs["pairs"].split}
+    read |= {f"{name}_cf": pairs[name].split for name in ("val", "test") if pairs[name].counterfactual}
+    facts = {f"{name}.{key}": getattr(split, key) for name, split in read.items() for key in ("x", "y", "a", "index")}
     return Dataset.from_parts(
         splits,
         pairs,
@@ -140,40 +149,30 @@ def _parts(data: Any, encode: Callable[[Any], Tensor], classes: Sequence[Any], p
     if people is not None and (not isinstance(people, Mapping) or set(people) != set(data)):
         raise ValueError(f"people must be a mapping of {', '.join(data)} to identities, as data is one to rows")
     whose = people or {}
-    return {
-        name: _part(rows, encode, classes, whose.get(name), name, counterfactuals=name == "pairs")
-        for name, rows in data.items()
-    }
+    return {name: _part(rows, encode, classes, whose.get(name), name) for name, rows in data.items()}
 
 
-def _part(
-    rows: Any,
-    encode: Callable[[Any], Tensor],
-    classes: Sequence[Any],
-    people: Any,
-    name: str,
-    *,
-    counterfactuals: bool = False,
-) -> _Part:
+def _part(rows: Any, encode: Callable[[Any], Tensor], classes: Sequence[Any], people: Any, name: str) -> _Part:
     """Read the rows of one name."""
     if people is not None and isinstance(getattr(rows, "sampler", None), RandomSampler):
         raise ValueError(f"{name}: people are in the order of the rows, but this loader shuffles: shuffle=False")
     columns = _columns(rows, name)
     m = None
-    if len(columns) == 5 and counterfactuals:
+    if len(columns) == 5:
         x, x_cf, y, a, a_cf = columns
-        x, y, a = torch.cat([encode(x), encode(x_cf)]), np.concatenate([y, y]), np.concatenate([a, a_cf])
+        x, x_cf, m = encode(x), encode(x_cf), len(y)
+        _require_counterfactuals(x, x_cf, a, a_cf, m, name)
+        x, y, a = torch.cat([x, x_cf]), np.concatenate([y, y]), np.concatenate([a, a_cf])
         people = None if people is None else np.concatenate([_column(people, "people")] * 2)
-        m = len(y) // 2
-    elif len(columns) == 3:
+    else:
         x, y, a = columns
         x = encode(x)
-    else:
-        raise ValueError(f"{name}: there are {len(columns)} entries; {_FORMS}")
     lengths = {"x": len(x), "y": len(y), "a": len(a)} | ({} if people is None else {"people": len(people)})
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{name}: x, y, a and people must have as many rows, but have {lengths}")
-    _require_finite(x, name)
+    _require_finite(x[:m], name, "x")
+    if m is not None:
+        _require_finite(x[m:], name, "x_cf")
     return _Part(x, _labels(y, classes, name), a, None if people is None else _column(people, "people"), m)
 
 
@@ -188,7 +187,9 @@ def _columns(rows: Any, name: str) -> tuple[Any, ...]:
         columns = tuple(_joined(column) for column in zip(*batches, strict=True))
     else:
         raise ValueError(f"{name} is a {type(rows).__name__}; {_FORMS}")
-    first = {5: 2}.get(len(columns), 1)
+    if len(columns) not in (3, 5):
+        raise ValueError(f"{name}: there are {len(columns)} entries; {_FORMS}")
+    first = 2 if len(columns) == 5 else 1
     return columns[:first] + tuple(_column(column, name) for column in columns[first:])
 
 
@@ -208,7 +209,9 @@ def _column(values: Any, name: str) -> np.ndarray:
     if array.dtype == object or array.dtype.kind == "T":  # as pandas keeps strings
         array = np.array([str(value) for value in array]) if array.ndim == 1 else array
     if array.ndim != 1:
-        raise ValueError(f"{name}: y, a and people must be of shape [n], but one of them has {list(array.shape)}")
+        raise ValueError(
+            f"{name}: y, a and people must be of shape [n], but one of them has {list(array.shape)}; {_FORMS}"
+        )
     return array
 
 
@@ -224,37 +227,77 @@ def _labels(y: np.ndarray, classes: Sequence[Any], name: str) -> Tensor:
     return torch.tensor([numbers[value] for value in y.tolist()], dtype=torch.int64)
 
 
-def _require_finite(x: Tensor, name: str) -> None:
+def _require_finite(x: Tensor, name: str, what: str) -> None:
     if x.is_floating_point() and not bool(x.isfinite().all()):
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{name}: x holds NaN or infinite values, first in row {row}: fill them in, or drop the row")
+        raise ValueError(
+            f"{name}: {what} holds NaN or infinite values, first in row {row}: fill them in, or drop the row"
+        )
 
 
-def _dealt(parts: dict[str, _Part], a: Tensor, n_attributes: int, generator: torch.Generator) -> dict[str, TensorSplit]:
-    """Give each split its rows: those of its name, or a share."""
-    x, y = (torch.cat([getattr(part, key) for part in parts.values()]) for key in ("x", "y"))
-    bounds = np.cumsum([0, *(len(part) for part in parts.values())])
+def _require_counterfactuals(x: Tensor, x_cf: Tensor, a: np.ndarray, a_cf: np.ndarray, m: int, name: str) -> None:
+    """Check that each of the m samples has its counterfactual, of the same shape and under another attribute."""
+    lengths = {"x": len(x), "x_cf": len(x_cf), "y": m, "a": len(a), "a_cf": len(a_cf)}
+    if len(set(lengths.values())) > 1 or x.shape != x_cf.shape:
+        raise ValueError(
+            f"{name}: a row of x_cf is the counterfactual of that row of x, so that both must be of one shape, and y, "
+            f"a and a_cf have as many rows; x is {list(x.shape)}, x_cf {list(x_cf.shape)}, and the rows are {lengths}"
+        )
+    same = np.flatnonzero(a == a_cf)
+    if len(same):
+        raise ValueError(
+            f"{name}: a_cf equals a in {len(same)} of {m} rows, first in row {same[0]}: a counterfactual is the sample "
+            "under another attribute"
+        )
+
+
+def _require_known(parts: Mapping[str, _Part], a: Tensor, attributes: Sequence[str]) -> None:
+    """ValueError if counterfactuals have an attribute that no sample has, and that no metric could compare."""
+    own = torch.cat([torch.arange(len(part)) < (len(part) if part.m is None else part.m) for part in parts.values()])
+    unknown = sorted(set(a[~own].tolist()) - set(a[own].tolist()))
+    if unknown:
+        raise ValueError(f"a_cf holds {some([attributes[value] for value in unknown])}, which no sample has in a")
+
+
+def _dealt(parts: dict[str, _Part], a: Tensor, n_attributes: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the rows of each split, those of its name or a share, among the rows of all parts one after the other."""
+    first = np.cumsum([0, *(len(part) for part in parts.values())]).tolist()
     rows = {
-        name: torch.arange(int(start), int(end)) for name, start, end in zip(parts, bounds, bounds[1:], strict=False)
+        name: torch.arange(start, start + (len(part) if part.m is None else part.m))
+        for (name, part), start in zip(parts.items(), first, strict=False)
     }
     cluster = _clusters(parts)
-    strata = groups(y, a, n_attributes)
     source, shares = ("", RATIOS) if "" in rows else ("train", {"train": 0.9, "pairs": 0.1})
     if "pairs" not in rows:
         members = rows.pop(source)
-        within = None if cluster is None else cluster[members]
-        dealt = dealt_parts(strata[members], shares, generator, within)
+        strata = groups(torch.cat([part.y for part in parts.values()])[members], a[members], n_attributes)
+        dealt = dealt_parts(strata, shares, generator, None if cluster is None else cluster[members])
         rows |= {name: members[part] for name, part in dealt.items()}
-    return {
-        name: TensorSplit(
-            index=rows[name],
-            y=y[rows[name]],
-            a=a[rows[name]],
-            x=x[rows[name]],
-            cluster=None if cluster is None else cluster[rows[name]],
-        )
-        for name in SPLITS
-    }
+    return {name: rows[name] for name in SPLITS}
+
+
+def _partners(parts: Mapping[str, _Part]) -> Tensor:
+    """Return the row `[n]` of each row's counterfactual; −1 where none is given, or it is one itself."""
+    partners, start = [], 0
+    for part in parts.values():
+        partner = torch.full((len(part),), -1)
+        if part.m is not None:
+            partner[: part.m] = start + part.m + torch.arange(part.m)
+        partners.append(partner)
+        start += len(part)
+    return torch.cat(partners)
+
+
+def _every_row(parts: Mapping[str, _Part], a: Tensor) -> TensorSplit:
+    """Return the rows of all parts, one after the other."""
+    x, y = (torch.cat([getattr(part, key) for part in parts.values()]) for key in ("x", "y"))
+    return TensorSplit(index=torch.arange(len(y)), y=y, a=a, x=x, cluster=_clusters(parts))
+
+
+def _taken(split: TensorSplit, rows: Tensor) -> TensorSplit:
+    """Return some rows of a split."""
+    cluster = None if split.cluster is None else split.cluster[rows]
+    return TensorSplit(index=split.index[rows], y=split.y[rows], a=split.a[rows], x=split.x[rows], cluster=cluster)
 
 
 def _clusters(parts: Mapping[str, _Part]) -> Tensor | None:
@@ -267,7 +310,8 @@ def _clusters(parts: Mapping[str, _Part]) -> Tensor | None:
     return cluster
 
 
-def _given_pairs(split: TensorSplit, m: int) -> Pairs:
-    """Return the pairs of rows i and m + i."""
-    rows, rows_cf = torch.arange(m), torch.arange(m, 2 * m)
-    return Pairs(split=split, rows=rows, rows_cf=rows_cf, a=split.a[rows], a_cf=split.a[rows_cf])
+def _with_counterfactuals(every: TensorSplit, rows: Tensor, rows_cf: Tensor) -> Pairs:
+    """Return the pairs of rows `[m]` and of their counterfactuals `[m]` among all rows."""
+    split, m = _taken(every, torch.cat([rows, rows_cf])), len(rows)
+    first, second = torch.arange(m), torch.arange(m, 2 * m)
+    return Pairs(split=split, rows=first, rows_cf=second, a=split.a[first], a_cf=split.a[second], counterfactual=True)

@@ -200,6 +200,7 @@ def encoded(
         input_shape=tuple(x.shape[1:]),
         fingerprint=fingerprint,
         attribute_columns=places or None,
+        target=target,
         per_sample_inputs=False,  # train sets means, scales and which categories are merged
         preprocessing=preprocessing,
     )

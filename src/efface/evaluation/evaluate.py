@@ -15,7 +15,7 @@ from efface.debiased import Debiased
 from efface.evaluation import bootstrap, confusion, scores
 from efface.evaluation.leakage import Leakage
 from efface.evaluation.measured import Measured
-from efface.evaluation.probes import Standardiser
+from efface.evaluation.probes import ProbeResult, Standardiser
 from efface.moments import Moments
 from efface.options import Ge, Le, options
 from efface.problem import Features
@@ -50,6 +50,8 @@ class Evaluated:
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a metric is null, where it is."""
     leakage: Leakage = field(default_factory=Leakage)
+    attacks: dict[str, ProbeResult] = field(default_factory=dict)
+    """What attackers read, by their names; see `efface.evaluation.attacks`."""
 
 
 Read = Callable[[Tensor, int], Tensor]

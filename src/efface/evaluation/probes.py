@@ -275,15 +275,7 @@ def balanced_weights(strata: Tensor, a: Tensor, minimum: int = 20) -> tuple[Tens
 
 
 def mlp_probe(
-    x: Tensor,
-    a: Tensor,
-    strata: Tensor,
-    n_attributes: int,
-    *,
-    cluster: Tensor | None = None,
-    width: int = 128,
-    max_epochs: int = 100,
-    patience: int = 5,
+    x: Tensor, a: Tensor, strata: Tensor, n_attributes: int, *, cluster: Tensor | None = None, width: int = 128
 ) -> ProbeResult:
     """Train and score a network of one hidden layer, stopped by log loss in its own half: what is not linear.
 
@@ -292,6 +284,26 @@ def mlp_probe(
     train, test = halves(strata, cluster)
     inner, held_out = (train[part] for part in halves(strata[train], None if cluster is None else cluster[train]))
     x = x.float()
+    net = fit_mlp(x, a, inner, held_out, n_attributes, width=width)
+    with torch.no_grad():
+        return score(net(x[test]), a[test], None, test)
+
+
+def fit_mlp(
+    x: Tensor,
+    a: Tensor,
+    inner: Tensor,
+    held_out: Tensor,
+    n_attributes: int,
+    *,
+    width: int,
+    max_epochs: int = 100,
+    patience: int = 5,
+) -> nn.Module:
+    """Train a network of one hidden layer on rows `inner`, and return it as it was when it did best on `held_out`.
+
+    By log loss. AdamW from a fixed start, batches of 128; it stops after `patience` epochs without a gain.
+    """
     # The layers draw from the global generator; leave it as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -317,5 +329,4 @@ def mlp_probe(
                 waited += 1
                 if waited == patience:
                     break
-    with torch.no_grad():
-        return score(best(x[test]), a[test], None, test)
+    return best

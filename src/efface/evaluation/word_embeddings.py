@@ -23,6 +23,9 @@ from efface.files import digest, file_digest
 from efface.options import Ge, options
 from efface.problem import Features
 
+DRAWN = 150
+"""Words of each attribute that a record places on a plane."""
+
 
 @options
 class WordEmbeddings(Evaluation):
@@ -60,7 +63,10 @@ class WordEmbeddings(Evaluation):
 
     @torch.no_grad()
     def aside(self, debiased: Debiased, dataset: Dataset, read: Read, data_dir: Path) -> Aside:
-        """Measure the vectors of all words; the record also has the nearest neighbours, and which words are missing."""
+        """Measure the vectors of all words.
+
+        The record also has the nearest neighbours, which words are missing, and where words of test lie on a plane.
+        """
         lists = _Lists.read(dataset, data_dir)
         if debiased.represent.uses_attribute:
             return Aside(lists.unmeasured("the method needs the attribute of each word, which most have not"))
@@ -73,6 +79,7 @@ class WordEmbeddings(Evaluation):
                 "after": _neighbours(after, lists.vocabulary, wanted, self.k),
             },
             "missing_words": {**lists.missing, "neighbours": sorted(set(self.neighbours) - set(wanted))},
+            "plane": _plane(before, after, lists.vocabulary, dataset),
         }
         return Aside(lists.measured(after), info)
 
@@ -172,6 +179,38 @@ class _Lists:
             except ValueError as error:  # nothing is left of a word
                 why = str(error)
         return Measured.from_values({"simlex": value}, lambda _: why)
+
+
+def _plane(before: Tensor, after: Tensor, vocabulary: Vocabulary, dataset: Dataset) -> dict[str, Any]:
+    """Return where words of test lie, before and after, on the plane of the first two principal components of test.
+
+    They are the `DRAWN` most frequent words of each attribute.
+    """
+    rows, a = dataset.test.index, dataset.test.a
+    frequent = [rows[a == value].sort().values[:DRAWN] for value in range(len(dataset.attributes))]
+    drawn = torch.cat(frequent)
+    names = [name for name, words in zip(dataset.attributes, frequent, strict=True) for _ in words]
+    return {
+        "words": [vocabulary.words[row] for row in drawn.tolist()],
+        "attributes": names,
+        **{
+            when: [[round(value, 4) for value in point] for point in _projected(x, rows, drawn).tolist()]
+            for when, x in (("before", before), ("after", after))
+        },
+    }
+
+
+def _projected(x: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
+    """Return coordinates `[n, 2]` of the drawn rows on the plane of the first two principal components of other rows.
+
+    Each component points to where its largest coordinate is positive.
+    """
+    fitted = x[rows.to(x.device)].double()
+    mean = fitted.mean(0)
+    axes = torch.linalg.eigh((fitted - mean).T @ (fitted - mean)).eigenvectors[:, [-1, -2]]
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    projected: Tensor = (x[drawn.to(x.device)].double() - mean) @ (axes * largest.sign())
+    return projected
 
 
 def _neighbours(x: Tensor, vocabulary: Vocabulary, words: Sequence[str], k: int) -> dict[str, Any]:

@@ -18,9 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache-dir", help="where the run's base model is; default: as python run.py has it")
     options = parser.parse_args(arguments)
     try:
-        print(export(options.run, options.to, options.out, data_dir=options.data_dir, cache_dir=options.cache_dir))
+        out = export(options.run, options.to, options.out, data_dir=options.data_dir, cache_dir=options.cache_dir)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    print(out)
+    from efface.runs.tracking import how_to_log
+
+    hint = how_to_log(options.run, out)
+    if hint is not None:
+        print(hint, file=sys.stderr)
 
 
 def export(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from efface.cli.recorded import command, run_of
+from efface.cli.recorded import run_of
+from efface.cli.repeat import command
 from efface.debiased import load as load_debiased
 from efface.export import estimator, pretrained, program, weights
 from efface.export.stored import INPUTS_FILE, Compute, Stored
@@ -42,7 +43,7 @@ def whole_from(directory: Path, *, data_dir: str | None = None, cache_dir: str |
     run = run_of(record, data_dir=data_dir, cache_dir=cache_dir)
     if run.fingerprint() != record.fingerprint:
         raise ValueError(f"the data in {run.data_dir} are not those of the run: name theirs with --data-dir")
-    extraction = base_model(run, repeat=command(record))
+    extraction = base_model(run, repeat=str(command(record)))  # not None: `run_of` has made it
     dataset, rows = extraction.dataset, torch.arange(min(ROWS, len(extraction.dataset.test)))
     whole, network = whole_of(
         extraction.model,

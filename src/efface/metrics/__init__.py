@@ -6,12 +6,10 @@ Standard library only: evaluation, the command line and reports all read it.
 import difflib
 from collections.abc import Iterable
 
-from efface.metrics.metric import EMPTY_GROUP
-from efface.metrics.metric import Direction as Direction
-from efface.metrics.metric import Metric as Metric
+from efface.metrics.attacks import ATTACKS
+from efface.metrics.metric import EMPTY_GROUP, PROBES_OFF, Direction, Metric
 from efface.metrics.stereotypes import STEREOTYPES
 
-_PROBES_OFF = "probes are switched off (evaluation.probe)"
 _AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
 _DRO = "Sagawa et al., 2020 (group DRO)"
 _CALISKAN = "Caliskan, Bryson & Narayanan, 2017 (WEAT); roles as in Ravfogel et al., 2022"
@@ -186,7 +184,7 @@ METRICS: tuple[Metric, ...] = (
         "to read; null (underpowered) where a probe of the un-erased features is not 5 points above the majority",
         f"Xu et al., 2020 (V-information); {_LEACE}, guardedness",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_accuracy",
@@ -194,7 +192,7 @@ METRICS: tuple[Metric, ...] = (
         "held-out accuracy of that probe; at best the majority",
         _LEACE,
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_majority",
@@ -202,7 +200,7 @@ METRICS: tuple[Metric, ...] = (
         "accuracy of the best constant guess on the same half",
         "",
         "",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_macro_recall",
@@ -211,7 +209,7 @@ METRICS: tuple[Metric, ...] = (
         "constant guess, also where one value is rare",
         "",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "probe_auc",
@@ -220,7 +218,7 @@ METRICS: tuple[Metric, ...] = (
         "",
         "lower",
         needs="binary attribute",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "balanced_probe_information",
@@ -230,7 +228,7 @@ METRICS: tuple[Metric, ...] = (
         "distribution need not bring it to 0",
         "",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "balanced_probe_accuracy",
@@ -238,7 +236,7 @@ METRICS: tuple[Metric, ...] = (
         "accuracy of that probe under the balanced distribution; at best 1 / (values of a)",
         "",
         "lower",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "balanced_probe_auc",
@@ -247,7 +245,7 @@ METRICS: tuple[Metric, ...] = (
         "",
         "lower",
         needs="binary attribute",
-        undefined=_PROBES_OFF,
+        undefined=PROBES_OFF,
     ),
     Metric(
         "mlp_probe_information",
@@ -266,6 +264,7 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         undefined="the kernel probe is switched off (evaluation.svm_probe)",
     ),
+    *ATTACKS,
     *(
         metric
         for number, (a, b) in _WEAT.items()

@@ -1,4 +1,4 @@
-"""What a metric is described by."""
+"""What is said of a metric."""
 
 from typing import Literal, NamedTuple
 
@@ -6,6 +6,7 @@ Direction = Literal["higher", "lower", "zero", "one"]
 Needs = Literal["", "binary attribute", "binary label and attribute", "binary attribute, three labels"]
 
 EMPTY_GROUP = "a group that it compares has no sample"
+PROBES_OFF = "probes are switched off (evaluation.probe)"
 
 
 class Metric(NamedTuple):

@@ -25,11 +25,19 @@ class Arguments(nn.Module):
         names: of the arguments, in the order in which they are stacked.
         stacked: whether they are integers.
         dtypes: of those, such as bool for a mask; int64 if None.
+        n_tokens: that the module knows, of which the first argument holds the numbers; None where it is not known.
     """
 
-    def __init__(self, names: Sequence[str], *, stacked: bool, dtypes: Sequence[torch.dtype] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        stacked: bool,
+        dtypes: Sequence[torch.dtype] | None = None,
+        n_tokens: int | None = None,
+    ) -> None:
         super().__init__()
-        self.names, self.stacked = tuple(names), stacked
+        self.names, self.stacked, self.n_tokens = tuple(names), stacked, n_tokens
         self.dtypes = tuple(dtypes or [torch.int64] * len(self.names))
 
     @classmethod
@@ -39,6 +47,11 @@ class Arguments(nn.Module):
         return cls(list(example), stacked=stacked, dtypes=[tensor.dtype for tensor in example.values()])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if self.n_tokens is not None and not torch.compiler.is_compiling() and float(x[:, 0].max()) >= self.n_tokens:
+            raise ValueError(
+                f"inputs hold the token id {int(x[:, 0].max())}, but the model knows those below {self.n_tokens}: name "
+                "its own tokenizer with dataset.tokenizer"
+            )
         kinds = zip(self.names, self.dtypes, strict=True)
         return {name: x[:, i].to(dtype) if self.stacked else x for i, (name, dtype) in enumerate(kinds)}
 

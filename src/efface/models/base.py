@@ -63,6 +63,10 @@ class ModelSource(ABC):
         """Return what says which code computes the features, for the cache's key: it shares nothing between two."""
         return {"versions": {name: version(name) for name in self.packages}} if self.packages else {}
 
+    def outputs(self) -> tuple[str, ...] | None:
+        """Return what the files call the classes, in the order of the outputs; None where they do not say."""
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a digest of the files that the model is read from; empty if it is read from none.

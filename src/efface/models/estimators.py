@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from efface.data.text import some
 from efface.models.base import Model
 
 _TOLERANCE = 1e-5
@@ -107,7 +108,10 @@ def _head(last: Any, k: int) -> nn.Linear | None:
 
 
 def _columns(estimator: Any, x: Any) -> Tensor:
-    columns = estimator[:-1].transform(x) if len(getattr(estimator, "steps", ())) > 1 else x
+    has_steps = len(getattr(estimator, "steps", ())) > 1
+    if not has_steps:
+        _require_columns(estimator, x)
+    columns = estimator[:-1].transform(x) if has_steps else x
     columns = columns.toarray() if hasattr(columns, "toarray") else columns
     try:
         return torch.from_numpy(np.array(columns, dtype=np.float32))
@@ -115,6 +119,26 @@ def _columns(estimator: Any, x: Any) -> Tensor:
         raise ValueError(
             f"x cannot be made numbers ({error}): hand over a pipeline that encodes its columns"
         ) from error
+
+
+def _require_columns(estimator: Any, x: Any) -> None:
+    """Check what scikit-learn checks as it predicts: the number of columns and, of a frame, their names and order.
+
+    Raises:
+        ValueError: they are others than those of the fit.
+    """
+    fitted, names, shape = (getattr(estimator, "n_features_in_", None), *_names_and_shape(x))
+    if fitted is not None and (len(shape) != 2 or shape[1] != fitted):
+        raise ValueError(f"x has shape {list(shape)}, but the model was fitted on [n, {fitted}]")
+    known = getattr(estimator, "feature_names_in_", None)
+    if names is not None and known is not None and names != list(known):
+        raise ValueError(
+            f"x has the columns {some(names)}, but the model was fitted on {some(list(known))}, in that order"
+        )
+
+
+def _names_and_shape(x: Any) -> tuple[list[Any] | None, tuple[int, ...]]:
+    return (list(x.columns) if hasattr(x, "columns") else None), tuple(np.shape(x))
 
 
 def _log_probabilities(estimator: Any, x: Any) -> Tensor:

@@ -53,12 +53,23 @@ class Transformers(Classifier):
         """Return a digest of the folder, or the commit on the hub."""
         return hub_commit(self.path, self.revision) if self._folder is None else folder_digest(self._folder)
 
-    def __call__(self, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+    def outputs(self) -> tuple[str, ...] | None:
         import transformers
 
+        names = self._read(transformers.AutoConfig, self._where()).id2label or {}
+        return tuple(str(names[number]) for number in sorted(names)) or None
+
+    def _where(self) -> dict[str, Any]:
+        """Return what `from_pretrained` is called with."""
         where: dict[str, Any] = {"pretrained_model_name_or_path": self._folder or self.path, "trust_remote_code": False}
         if self._folder is None:
             where["revision"] = self.fingerprint()  # that commit, and no later one that the hub may have by now
+        return where
+
+    def __call__(self, *, input_shape: tuple[int, ...], n_classes: int) -> Model:
+        import transformers
+
+        where = self._where()
         config = self._read(transformers.AutoConfig, where)
         if config.problem_type in ("regression", "multi_label_classification"):
             raise ValueError(
@@ -96,7 +107,7 @@ class Transformers(Classifier):
 
     def _texts(self, input_shape: tuple[int, ...], config: Any) -> tuple[nn.Module, Tensor]:
         """Return what makes arguments of token ids and masks, and some of those."""
-        arguments = Arguments(["input_ids", "attention_mask"], stacked=True)
+        arguments = Arguments(["input_ids", "attention_mask"], stacked=True, n_tokens=config.vocab_size)
         if len(input_shape) != 2 or input_shape[0] != len(arguments.names):
             raise ValueError(
                 f"inputs have shape {input_shape}, but {self.path}, a classifier of texts, takes token ids and masks "

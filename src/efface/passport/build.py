@@ -5,17 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from efface.extras import is_installed
 from efface.passport.claims import claim_of
 from efface.passport.facts import Facts
 from efface.passport.figures import figures
 from efface.passport.limits import limits
 from efface.passport.render import version_here
 from efface.passport.schema import Base, Certificate, Data, Origin, Passport, Subject
-from efface.record import RECORD
-
-PLACES = ("data_dir", "cache_dir", "results_dir", "logger", "device", "overwrite", "dry_run", "hydra")
-"""What the command line sets that tells of a machine, and not of the run."""
-_OVERRIDES = Path(".hydra") / "overrides.yaml"
+from efface.record import RECORD, Record
 
 
 def passport_of(run_dir: str | os.PathLike[str]) -> Passport:
@@ -34,7 +31,7 @@ def passport_of(run_dir: str | os.PathLike[str]) -> Passport:
     directory = Path(run_dir)
     facts = Facts.read(directory)
     files = {RECORD: facts.digest, **{name: str(digest) for name, digest in facts.record.artifacts.items()}}
-    return assemble(facts, command=_command(directory / _OVERRIDES, facts), files=files)
+    return assemble(facts, command=_command(facts.record), files=files)
 
 
 def assemble(facts: Facts, *, command: str | None, files: Mapping[str, str]) -> Passport:
@@ -42,7 +39,7 @@ def assemble(facts: Facts, *, command: str | None, files: Mapping[str, str]) -> 
 
     Args:
         facts: of the run.
-        command: what was typed, if it is known.
+        command: that repeats the run, if it is known.
         files: digests of the files that the passport is to speak of, by name.
 
     Raises:
@@ -117,6 +114,7 @@ def _data(facts: Facts) -> Data:
         n_fit=facts.info.get("n_fit"),
         n_effective=facts.info.get("n_eff"),
         test_groups={f"y={y},a={a}": n for (y, a), n in sorted(facts.test_groups.items())},
+        names=dict(facts.names),
     )
 
 
@@ -132,17 +130,10 @@ def _origin(facts: Facts, command: str | None) -> Origin:
     )
 
 
-def _command(path: Path, facts: Facts) -> str | None:
-    """Return what was typed, from what Hydra left beside the record, without directories."""
-    if not path.is_file():
+def _command(record: Record) -> str | None:
+    """Return the command that repeats a run; None if there is none, or where Hydra is not installed to tell."""
+    if not is_installed("hydra"):
         return None
-    import yaml
+    from efface.cli.repeat import command
 
-    overrides = yaml.safe_load(path.read_text()) or []
-    kept = [text for text in map(str, overrides) if text.lstrip("+~").partition("=")[0].partition(".")[0] not in PLACES]
-    program = "python run.py"
-    if facts.is_language_model:
-        program += (
-            f" --config-name={'language_model' if 'stereoset' in facts.record.config['evaluation'] else 'scrubbing'}"
-        )
-    return " ".join([program, *kept])
+    return command(record)

@@ -2,8 +2,9 @@
 
 import functools
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from efface.passport.schema import Passport
 from efface.record import RECORD, Record
 
 PREDICTIONS = "predictions.parquet"
+_NAMING = ("protected", "attributes", "attribute", "column")
+"""Options of data sets that name the attribute."""
 _LEVELS = 6
 """Folders from the results to a run: dataset, model, training, method, id, seed."""
 
@@ -91,14 +94,31 @@ class Facts:
     @property
     def attribute(self) -> str:
         """What was to be removed, in the data set's words where it has some."""
-        dataset = self.record.config["dataset"]
-        for key in ("protected", "attributes", "attribute", "column"):
-            value = dataset.get(key)
-            if isinstance(value, str):
-                return value
-            if isinstance(value, list) and value:
-                return " and ".join(map(str, value))
-        return "the protected attribute"
+        return " and ".join(self._columns) or "the protected attribute"
+
+    @property
+    def _columns(self) -> list[str]:
+        """Columns of the data that make up the attribute; none where the data set names none."""
+        for key in _NAMING:
+            value = self.record.config["dataset"].get(key)
+            if value and isinstance(value, str | list):
+                return [value] if isinstance(value, str) else [str(name) for name in value]
+        return []
+
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """Names, in the data's words, of the labels `y=…` and groups `y=…,a=…` of test; empty if the record has none.
+
+        So is it where two groups would have one name.
+        """
+        known = self.info.get("names")
+        if not known:
+            return {}
+        labels = _values([known["target"]] if known["target"] else [], known["classes"], otherwise="y")
+        values = _values(self._columns, known["attributes"], otherwise="a")
+        names = {f"y={y}": label for y, label in enumerate(labels)}
+        names |= {f"y={y},a={a}": f"{labels[y]}, {values[a]}" for y, a in sorted(self.test_groups)}
+        return names if len(set(names.values())) == len(names) else {}
 
     @functools.cached_property
     def attribute_counts(self) -> Mapping[int, int]:
@@ -149,6 +169,20 @@ class Options(dict[str, Any]):
             f"the record's method {self.get('name')!r} has no option {key!r}: it was edited, or is of another version "
             "of efface; run its job again"
         )
+
+
+def _values(columns: Sequence[str], values: Sequence[str], *, otherwise: str) -> list[str]:
+    """Return `income=>50K` for each value; the value alone where all say what they are of, such as `not Male`.
+
+    Args:
+        columns: what they are values of.
+        values: by their numbers.
+        otherwise: what they are of where there is no column.
+    """
+    words = [re.compile(rf"(?<!\w){re.escape(column)}(?!\w)") for column in columns]
+    if words and all(any(word.search(value) for word in words) for value in values):
+        return list(values)
+    return [f"{' and '.join(columns) or otherwise}={value}" for value in values]
 
 
 def _groups(path: Path) -> dict[tuple[int, int], int]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from efface.metrics import METRICS, Metric, reason_undefined
+from efface.metrics import METRICS, reason_undefined
+from efface.metrics.metric import Metric
 from efface.passport.facts import Facts
 from efface.passport.schema import Figure
 

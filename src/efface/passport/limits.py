@@ -115,6 +115,14 @@ def _fresh_sample(facts: Facts) -> Iterator[str]:
     if not n or not d or not k:
         return
     d -= facts.info.get("dropped_columns", 0)
+    if n <= d * k:
+        yield (
+            f"The guarantee is exact for the samples fitted on, and not for others. These are {n:,.0f} (weights taken "
+            f"into account), too few for {d:,} features to say what sampling error leaves: of new samples a linear "
+            "reader who has unlimited data may tell much of the attribute, or all of it. Go by the figure for test "
+            "samples above; several times as many samples as features would help."
+        )
+        return
     bits = min(excess_bits(d, n, k), math.log2(k))
     yield (
         f"The guarantee is exact for the samples fitted on, and not for others. With {d:,} features and {n:,.0f} "

@@ -89,6 +89,7 @@ def _render(template: str, passport: Passport, *, autoescape: bool) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "interval": interval, "arrow": _ARROWS.__getitem__, "lowest": lowest}
+    environment.filters["named"] = lambda name: _named(name, passport, in_html=autoescape)
     known = [figure for figure in passport.figures if figure.reason is None]
     return environment.get_template(template).render(
         p=passport,
@@ -112,10 +113,19 @@ def interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
 
 
-def lowest(figure: Figure, sizes: Mapping[str, int]) -> str:
-    """Return the groups with the lowest values of a figure, and how many samples each has."""
+def lowest(figure: Figure) -> list[tuple[str, float]]:
+    """Return the groups with the lowest values of a figure, and these."""
     known = sorted((value, name) for name, value in figure.parts.items() if value is not None)
-    return ", ".join(f"{name} {number(value)} ({sizes.get(name, 0)} samples)" for value, name in known[:_LOWEST])
+    return [(name, value) for value, name in known[:_LOWEST]]
+
+
+def _named(name: str, passport: Passport, *, in_html: bool) -> str:
+    """Return the name of a group or label in the data's words; for markdown on one line and without markup."""
+    text = passport.data.names.get(name, name)
+    if in_html:
+        return text
+    text = "".join(f"\\{letter}" if letter in "\\|<`*[" else letter for letter in text)
+    return " ".join(text.split())
 
 
 def _by_reason(figures: tuple[Figure, ...]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Part(BaseModel):
@@ -135,14 +135,17 @@ class Data(_Part):
     n_effective: float | None
     """How many unweighted samples their weights are worth."""
     test_groups: dict[str, int]
-    """Samples of each group of label and attribute on test."""
+    """Samples of each group of label and attribute on test, by `y=…,a=…`: the numbers of both."""
+    names: dict[str, str]
+    """What labels `y=…` and groups `y=…,a=…` are in the data's words, such as `income=>50K, sex=Male`; empty where the
+    data have none."""
 
 
 class Origin(_Part):
     """How it was made."""
 
     command: str | None
-    """What was typed, without directories; null where it was made from Python."""
+    """That repeats the run, without directories; null where it was made from Python."""
     commit: str | None
     """Of the code; with `+` if there were changes on top."""
     versions: dict[str, str]

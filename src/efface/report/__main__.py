@@ -7,9 +7,11 @@ from pathlib import Path
 
 from efface.files import scratch
 from efface.report import contrasts, experiment, frames, published, render, table
+from efface.report.cells import comparable
 from efface.report.circumstances import flags
 from efface.report.page import page
 from efface.report.plots import draw
+from efface.report.published import Published
 from efface.report.records import Collection, collect
 from efface.report.table import Table
 
@@ -49,7 +51,9 @@ def _report(results: Path, options: argparse.Namespace) -> int:
     """Report one folder. Returns the exit status."""
     out = options.out or results / "report"
     try:
-        collection, tables = _made(results, options)
+        collection = collect(results)
+        numbers = _published(results, options)
+        tables = _made(collection, numbers, options)
         for title, lines in (
             ("left out", collection.problems),
             ("failed", collection.failures),
@@ -59,7 +63,7 @@ def _report(results: Path, options: argparse.Namespace) -> int:
                 print(f"{title}: {line}", file=sys.stderr)
         names = _write(out, tables, collection)
         if options.out is None:
-            experiment.write_tables(results / experiment.PAGE, collection.tabled)
+            experiment.write_tables(results / experiment.PAGE, collection, numbers)
     except (FileExistsError, NotADirectoryError):
         print(f"--out: {out} is a file, or lies below one: name a folder", file=sys.stderr)
         return 1
@@ -72,24 +76,31 @@ def _report(results: Path, options: argparse.Namespace) -> int:
     return 1 if collection.problems else 0
 
 
-def _made(results: Path, options: argparse.Namespace) -> tuple[Collection, list[Table]]:
-    """Return what a folder holds, its table and, where there are folds, that of differences to the base model."""
-    collection = collect(results)
+def _published(results: Path, options: argparse.Namespace) -> tuple[Published, ...]:
+    """Return the published numbers that are named, or that stand in the folder."""
     beside = results / published.PUBLISHED
     source = options.published or (beside if beside.is_file() else None)
     if source and not source.is_file():
         raise FileNotFoundError(f"--published: there is no file {source}: name one, or leave the option out")
+    return published.read(source) if source else ()
+
+
+def _made(collection: Collection, numbers: Sequence[Published], options: argparse.Namespace) -> list[Table]:
+    """Return the table of a folder and, where there are folds, that of differences to the base model.
+
+    Published numbers of a data set that was not run are left to the experiment's page.
+    """
     metrics = options.metrics.split(",") if options.metrics else None
     made = table.build(
         collection.tabled,
         single=collection.runs,
-        published=published.read(source) if source else (),
+        published=comparable(numbers, collection.tabled),
         metrics=metrics,
         kind=options.spread,
         failures=collection.failures,
     )
     contrast = contrasts.build(collection.tabled, metrics=metrics, kind=options.spread)
-    return collection, [made] if contrast is None else [made, contrast]
+    return [made] if contrast is None else [made, contrast]
 
 
 def _write(out: Path, tables: Sequence[Table], collection: Collection) -> list[str]:
@@ -105,7 +116,7 @@ def _write(out: Path, tables: Sequence[Table], collection: Collection) -> list[s
         }
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        csv_files = frames.write(collection.runs, collection.pooled, collection.histories, collection.layers, folder)
+        csv_files = frames.write(collection.runs, collection.pooled, collection.beside, folder)
         names = [*texts, *csv_files, *(path.name for plot in plots for path in plot.paths)]
         for file in names:
             (folder / file).replace(out / file)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from efface.metrics import Metric
+from efface.metrics.metric import Metric
 from efface.report import published
 from efface.report.labels import LEVELS, method_order, natural
 from efface.report.published import Published
@@ -146,6 +146,11 @@ def quotes(settings: Sequence[Block], numbers: Sequence[Published], keys: Iterab
         for setting, method in there:
             places.setdefault((setting, method, number.metric), number)
     return places
+
+
+def comparable(numbers: Iterable[Published], runs: pd.DataFrame) -> tuple[Published, ...]:
+    """Return the published numbers of data sets that were run."""
+    return tuple(number for number in numbers if _matching(runs, "dataset", number.dataset))
 
 
 def _matching(runs: pd.DataFrame, level: str, text: str) -> list[str]:

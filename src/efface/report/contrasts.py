@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from efface.metrics import METRICS, Metric
+from efface.metrics import METRICS
+from efface.metrics.metric import Metric
 from efface.report.cells import Block, Cell, Column, Number, blocks, methods, numbers_of
 from efface.report.folds import DIFFERENCE
 from efface.report.predictions import RESAMPLES

@@ -15,7 +15,7 @@ so do notes below the table on folds, brackets and signs.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,10 @@ from efface.report.cells import (
 )
 from efface.report.folds import DIFFERENCE
 from efface.report.labels import LEVELS, method_order, natural, same, show
+from efface.report.nearest import with_neighbours
+from efface.report.published import Published
+from efface.report.quoted import with_quotes
+from efface.report.records import Collection
 from efface.report.render import pipes, plain
 from efface.report.signs import LEGEND, footnotes, signed
 from efface.report.words import WITHIN, folds_in_words, missing_folds
@@ -53,7 +57,7 @@ _DIFFERENCES = frozenset(f"{metric.key}{DIFFERENCE}" for metric in METRICS)
 _PAIRED = (
     "Minus none: on the samples that both predict. [± …] is then of the difference, under the same resamples for both."
 )
-_DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0}
+_DIGITS = {"seconds_method": 2, "seconds_training": 0, "peak_memory_mb": 0, "rank": 0, "retrained": 0}
 
 
 class _Spec(NamedTuple):
@@ -66,16 +70,23 @@ class _Spec(NamedTuple):
     conditions: dict[str, tuple[str, ...]]
 
 
-def write_tables(page: Path, runs: pd.DataFrame) -> None:
+def write_tables(page: Path, collection: Collection, numbers: Sequence[Published] = ()) -> None:
     """Write the tables between the markers of a page; a page that does not exist, or is right, is left alone.
 
+    Args:
+        page: of an experiment.
+        collection: its runs.
+        numbers: published ones, of which those tables are that `efface.report.quoted` writes.
+
     Raises:
-        ValueError: a marker is not understood, or asks for a table that would pool two ids in one row.
+        ValueError: a marker is not understood, or asks for a table that would pool two ids or two published numbers.
     """
     if not page.is_file():
         return
-    text = page.read_text(encoding="utf-8")
-    new = with_tables(text, runs, name=str(page))
+    text, name = page.read_text(encoding="utf-8"), str(page)
+    new = with_tables(text, collection.tabled, name=name)
+    new = with_quotes(new, numbers, name=name)
+    new = with_neighbours(new, collection.runs, collection.neighbours, name=name)
     if new != text:
         write_atomically(page, lambda path: path.write_text(new, encoding="utf-8"))
 

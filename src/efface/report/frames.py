@@ -1,7 +1,8 @@
-"""The frames of a collection as CSV files, and back: `runs.csv`, `pooled.csv`, `layers.csv`, `histories.csv`."""
+"""The frames of a collection as CSV files, and back: `runs.csv`, `pooled.csv`, and those of `BESIDE`."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from efface.report.folds import DIFFERENCE, is_fold
 from efface.report.labels import LEVELS, show
 from efface.report.rows import HEADS, LARGEST, MIXED_HEAD, NUMBERS
 
-RUNS, POOLED, LAYERS, HISTORIES = "runs.csv", "pooled.csv", "layers.csv", "histories.csv"
+RUNS, POOLED = "runs.csv", "pooled.csv"
+BESIDE = {name: f"{name}.csv" for name in ("histories", "layers", "words", "neighbours")}
+"""Files of the frames that hold more of each run than a row, by the name of their field in a collection."""
 _NEEDED = (*LEVELS, "id", "seed", "status", "reason")
 _METRICS = frozenset(metric.key for metric in METRICS)
 _STATUSES = ("done", "not_applicable", "failed")
@@ -32,10 +35,15 @@ _TEXTS = (
     "reason",
     "path",
     "site",
+    "word",
+    "attribute",
+    "before",
+    "after",
 )
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "head": (*HEADS, MIXED_HEAD),
     "at_edge": (True, False),
+    "certified": (True, False),
     "uses_attribute_at_test": (True, False),
 }
 """Columns that hold one of a few values."""
@@ -59,12 +67,18 @@ def _unquoted(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def write(
-    runs: pd.DataFrame, pooled: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame, folder: Path
-) -> list[str]:
-    """Write the frames; options as JSON, floats in full. Returns the names of the files: empty frames have none."""
+def write(runs: pd.DataFrame, pooled: pd.DataFrame, beside: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
+    """Write the frames; options as JSON, floats in full. Returns the names of the files: empty frames have none.
+
+    Args:
+        runs: one row for each.
+        pooled: of folds.
+        beside: those of `BESIDE`.
+        folder: where to write.
+    """
     files = []
-    for file, frame in ((RUNS, _encoded(runs)), (POOLED, _encoded(pooled)), (HISTORIES, histories), (LAYERS, layers)):
+    others = [(BESIDE[name], frame) for name, frame in beside.items()]
+    for file, frame in ((RUNS, _encoded(runs)), (POOLED, _encoded(pooled)), *others):
         if len(frame):
             texts = [name for name in map(str, frame) if frame[name].map(lambda value: isinstance(value, str)).any()]
             frame.assign(**{name: frame[name].map(_safe) for name in texts}).to_csv(folder / file, index=False)
@@ -72,8 +86,8 @@ def write(
     return files
 
 
-def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Read the frames of runs and of pools, with names for labels where the options are known, histories and layers.
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Read the frames of runs and of pools, with names for labels where the options are known, and those of `BESIDE`.
 
     Raises:
         ValueError: a file cannot be read as such a frame; the message names it, the column and the line. Or folds have
@@ -89,7 +103,7 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Dat
                 f"{folder / has} has folds of {alone[0]}, of which there is no row in {lacks}: put the {POOLED} there "
                 f"that python -m efface.report wrote beside this {RUNS}"
             )
-    return runs, pooled, _beside(folder / HISTORIES), _beside(folder / LAYERS)
+    return runs, pooled, {name: _beside(folder / file) for name, file in BESIDE.items()}
 
 
 def _pools(runs: pd.DataFrame) -> set[str]:

@@ -9,14 +9,17 @@ from efface.report.labels import Options, parse, same, show
 
 PUBLISHED = "published.csv"
 COLUMNS = ("method", "dataset", "metric", "value", "spread", "source", "table", "cell")
+_ORIGIN = ("source", "table", "cell")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published number, in the units of our metrics: fractions of 1 and bits.
+    """One published number, in the units of our metrics.
 
     `method` and `dataset` are a name and as many options as it needs, `rlace rank=1`: a run is of that method if its
-    name is the same and it has those options. Those of a data set may say `model=` and `training=` too.
+    name is the same and it has those options. Those of a data set may say `model=` and `training=` too. A setting that
+    no run here has is an option that no data set has, `regularisation=standard`. Of two sources for the same number,
+    the first in a file stands beside ours.
     """
 
     method: str
@@ -27,6 +30,8 @@ class Published:
     source: str
     table: str
     cell: str
+    printed: str
+    """Value and spread with the digits that the file has."""
 
     @property
     def text(self) -> str:
@@ -39,7 +44,8 @@ def read(path: Path) -> tuple[Published, ...]:
 
     Raises:
         OSError: there is no such file.
-        ValueError: a column is missing or a value is no finite number; the message names file and line.
+        ValueError: a column is missing, a value is no finite number, or a number has no source, table or cell; the
+            message names file and line.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -49,11 +55,14 @@ def read(path: Path) -> tuple[Published, ...]:
         for row in reader:
             try:
                 spread = _number(row["spread"]) if row["spread"] else None
-                numbers.append(Published(**{**row, "value": _number(row["value"]), "spread": spread}))  # type: ignore[arg-type]
+                printed = " ± ".join(filter(None, [row["value"], row["spread"]]))
+                parsed = {**row, "value": _number(row["value"]), "spread": spread, "printed": printed}
+                numbers.append(Published(**parsed))  # type: ignore[arg-type]
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}; value and spread are numbers") from error
-            if not row["source"]:
-                raise ValueError(f"{path}, line {reader.line_num}: no source: what has none is not quoted")
+            for name in _ORIGIN:
+                if not row[name].strip():
+                    raise ValueError(f"{path}, line {reader.line_num}: no {name}: what has none is not quoted")
     return tuple(numbers)
 
 

@@ -1,7 +1,7 @@
 """Records on disk into one tidy data frame, a row for each run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ from efface.report import frames
 from efface.report.circumstances import one_line
 from efface.report.folds import is_fold, pool
 from efface.report.labels import LEVELS, label, natural
-from efface.report.rows import Run, mapping, numbers, row_of
+from efface.report.rows import Run, mapping, neighbours_of, numbers, row_of, words_of
 
 ARRAYS = "arrays.safetensors"
 _IDS = {1: run_id_v1, 2: run_id}
@@ -37,10 +37,20 @@ class Collection:
     """Training histories: `path` of the run, `epoch`, and what was recorded in it."""
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What language models' runs record of each layer: `path` of the run, `layer` from 1, `site`, and its metrics."""
+    words: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Of runs of word vectors: `path` of the run, words, their attribute, and their places on a plane before and after.
+    Of each method the run of the lowest rank and seed, as of `neighbours`."""
+    neighbours: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Of runs of word vectors: `path` of the run, words, and their nearest words before and after, with blanks."""
     arrays: dict[str, Path] = field(default_factory=dict)
     """Files of arrays by the run's path."""
     passports: dict[str, Path] = field(default_factory=dict)
     """Pages of passports by the run's path, of those runs that have one."""
+
+    @property
+    def beside(self) -> dict[str, pd.DataFrame]:
+        """The frames that `frames.BESIDE` names."""
+        return {name: getattr(self, name) for name in frames.BESIDE}
 
 
 def collect(results: Path) -> Collection:
@@ -59,9 +69,9 @@ def collect(results: Path) -> Collection:
     """
     files = sorted([*results.rglob(RECORD), *results.rglob(ERROR)])
     if not files and (results / frames.RUNS).is_file():
-        runs, pooled, histories, layers = frames.read(results)
+        runs, pooled, beside = frames.read(results)
         labelled, tabled = label(runs), _tabled(runs, pooled)
-        return Collection(runs=labelled, tabled=tabled, pooled=_pools(tabled), histories=histories, layers=layers)
+        return replace(Collection(runs=labelled, tabled=tabled, pooled=_pools(tabled)), **beside)  # type: ignore[arg-type]
     finished, failed, problems = _read(files, results)
     failures = tuple(f"{run.path}: {one_line(run.record.reason)}" for run in failed)
     if not finished:
@@ -76,14 +86,18 @@ def collect(results: Path) -> Collection:
     if not rows and is_fold(runs).all():
         raise ValueError("\n".join([f"no fold below {results.resolve()} can be pooled:", *unpooled]))
     tabled = _tabled(runs, pd.DataFrame(rows))
+    runs = _sorted(label(runs))
+    first = set(runs[runs["status"] == "done"].drop_duplicates([*LEVELS[:3], "method_name"])["path"])
     return Collection(
-        runs=_sorted(label(runs)),
+        runs=runs,
         tabled=_sorted(tabled),
         pooled=_pools(_sorted(tabled)),
         problems=(*problems, *unpooled),
         failures=failures,
         histories=pd.DataFrame([row for run in collected for row in run.history]),
         layers=pd.DataFrame([row for run in collected for row in run.layers]),
+        words=pd.DataFrame([row for run in collected for row in run.words if row["path"] in first]),
+        neighbours=pd.DataFrame([row for run in collected for row in run.neighbours if row["path"] in first]),
         arrays={str(run.path): results / run.path / ARRAYS for run in collected if ARRAYS in run.record.artifacts},
         passports={
             run.path.as_posix(): page for run in finished if (page := results / run.path / PASSPORT_PAGE).is_file()
@@ -160,6 +174,8 @@ def _run(file: Path, results: Path) -> Run:
         row=row_of(path, record),
         history=[place | numbers(row) for row in history],
         layers=[place | numbers({k: v for k, v in row.items() if k != "path"}, texts=("site",)) for row in layers],
+        words=[place | row for row in words_of(record.info)],
+        neighbours=[place | row for row in neighbours_of(record.info)],
     )
 
 

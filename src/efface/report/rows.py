@@ -15,7 +15,7 @@ HEADS = ("kept", "fitted")
 """What `info.head` may say of the head of the base model."""
 MIXED_HEAD = "mixed"
 """What stands there for a pool of folds: kept in some, fitted in others."""
-_INFO = ("rank", "n_fit", "d", "budget_allowed", "budget_spent")
+_INFO = ("rank", "n_fit", "d", "noise", "budget_allowed", "budget_spent", "retrained")
 """Numbers of a record's `info` that are columns of the frame."""
 LARGEST = 1e100
 """No number of a run is larger: the square of one that is overflows where means and spreads are computed."""
@@ -33,6 +33,8 @@ class Run(NamedTuple):
     row: dict[str, Any]
     history: list[dict[str, Any]]
     layers: list[dict[str, Any]]
+    words: list[dict[str, Any]]
+    neighbours: list[dict[str, Any]]
 
 
 def row_of(path: Path, record: Record) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def row_of(path: Path, record: Record) -> dict[str, Any]:
         **numbers({name: info.get(name) for name in _INFO}),
         "head": _one_of(info, "head", HEADS),
         "at_edge": _one_of(info, "at_edge", (True, False)),
+        "certified": _one_of(info, "certified", (True, False)),
         "uses_attribute_at_test": _one_of(info, "uses_attribute_at_test", (True, False)) or False,
         "fingerprint": record.fingerprint,
         "commit": _text(run, "commit"),
@@ -118,6 +121,44 @@ def mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} is {_short(value)}, but must be an object or null")
     return value or {}
+
+
+def words_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return where a run of word vectors has its words on a plane, before and after: `info.plane` of a record.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    plane = mapping(info, "plane")
+    columns = [plane.get(name, []) for name in ("words", "attributes", "before", "after")]
+    return [
+        {
+            **_strings({"word": word, "attribute": attribute}),
+            **numbers({"before_x": before[0], "before_y": before[1], "after_x": after[0], "after_y": after[1]}),
+        }
+        for word, attribute, before, after in zip(*columns, strict=True)
+    ]
+
+
+def neighbours_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the nearest words of some words, nearest first, before and after: `info.neighbours` of a record.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    before, after = (mapping(mapping(info, "neighbours"), when) for when in ("before", "after"))
+    if before.keys() != after.keys():
+        raise ValueError("info.neighbours has other words before than after")
+    return [
+        _strings({"word": word, "before": " ".join(before[word]), "after": " ".join(after[word])}) for word in before
+    ]
+
+
+def _strings(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {_short(value)}, but must be a string")
+    return {name: printable(value) for name, value in values.items()}
 
 
 def _is_number(value: object) -> bool:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from efface.metrics import METRICS, Metric, suggestion
+from efface.metrics import METRICS, suggestion
+from efface.metrics.metric import Metric
 from efface.report import cells as stages
 from efface.report import words
 from efface.report.cells import COSTS, Cell, Column, heading

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
-from efface.metrics import METRICS, Metric
+from efface.metrics import METRICS
+from efface.metrics.metric import Metric
 from efface.report.cells import COSTS, EMPTY, Block, Slot, Values, half_width_within, heading, incomplete, unfinished
 from efface.report.circumstances import flags, one_line, seeds_in_words, shared
 from efface.report.labels import differences

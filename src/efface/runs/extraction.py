@@ -211,9 +211,8 @@ def _views(dataset: Dataset) -> dict[str, _View]:
         "pairs": _View(dataset.pairs.split, dataset.pairs.rows, dataset.pairs.a),
         "pairs_cf": counterfactual(dataset.pairs),
     }
-    if dataset.flippable:
-        views |= {"val_cf": counterfactual(dataset.val_pairs), "test_cf": counterfactual(dataset.test_pairs)}
-    return views
+    evaluated = {"val_cf": dataset.val_pairs, "test_cf": dataset.test_pairs}
+    return views | {name: counterfactual(pairs) for name, pairs in evaluated.items() if pairs.counterfactual}
 
 
 def has_parameters(module: nn.Module) -> bool:

@@ -79,6 +79,7 @@ class GridRun(Run):
         content = _content(dataset, read=not (self.training.head_only and dataset.inputs_key))
         # Of the data as they were read: the files may have changed since.
         key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": content, **code}
+        self._require_reader(dataset)
         torch.manual_seed(self.seed)
         model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
         extraction = Extraction(
@@ -130,6 +131,27 @@ class GridRun(Run):
         learner.load_state_dict(tensors)
         return Trained(**facts)
 
+    def _require_reader(self, dataset: Dataset) -> None:
+        """Refuse a model that cannot read the inputs, or whose outputs are the classes in another order.
+
+        Raises:
+            ValueError: the inputs are tokens and the model is one of efface's own, which take quantities; or the files
+                of a model that is used as it is name the same classes in another order.
+        """
+        if dataset.tokens and not isinstance(self.model, ModelSource):
+            raise ValueError(
+                f"model={self.config['model']['name']} cannot read tokens: take model=transformers, or dataset=text, "
+                "which hands out the states of an encoder"
+            )
+        names = self.model.outputs() if isinstance(self.model, ModelSource) and not self.training.trains else None
+        own, data = ([name.casefold() for name in order] for order in (names or (), dataset.classes))
+        if own != data and sorted(own) == sorted(data):
+            raise ValueError(
+                f"the outputs of model={self.config['model']['name']} are {', '.join(names or ())}, but the classes of "
+                f"the data, in the order of their values, are {', '.join(dataset.classes)}: let the target hold the "
+                "numbers of the outputs"
+            )
+
     def _require_weights(self, model: Model) -> None:
         """Check that what stays as it is, the backbone or the whole model, knows something.
 
@@ -158,6 +180,7 @@ class GridRun(Run):
         aside = self.evaluation.aside(debiased, dataset, extraction.of_inputs, self.data_dir)
         info = {
             "d": fitted_at.train.x.shape[1],
+            "names": {"target": dataset.target, "classes": dataset.classes, "attributes": dataset.attributes},
             **sample_sizes(debiased),
             **debiased.info,
             # Compared, not asked of the method: one that may fit a head, and finds that nothing is better, has kept it.

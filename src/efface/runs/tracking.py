@@ -1,10 +1,11 @@
 """Where a run is logged while it runs: Weights & Biases, or nowhere.
 
 `python -m efface.runs.tracking results/report` logs a finished report there: its tables, plots and page. Of the folder
-of a run it logs the passport, which `python -m efface.passport` has written.
+of a run it logs the passport, which `python -m efface.passport` has written; of an export the passport and the model.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from efface.extras import require
 from efface.files import file_digest
 from efface.record import PASSPORT_FILES, RECORD, Record
 
+_MODELS = ("model.*", "config.json")
+"""Files of exported models. What else is in the folder of an export, such as rows of the data, stays where it is."""
 _FINISHED = ".finished"
 """File in the folder of an offline run that has ended with its record, whose digest it holds."""
 
@@ -191,10 +194,12 @@ class Wandb:
         run.finish()
 
     def log_passport(self, folder: Path) -> None:
-        """Log the passport of a finished run as a run of its own, beside that run: an artifact.
+        """Log the passport of a finished run, or of an export, as a run of its own: an artifact.
+
+        The files of an exported model are an artifact of their own.
 
         Raises:
-            FileNotFoundError: the run has no passport.
+            FileNotFoundError: the folder has no passport.
             ValueError: its record is damaged.
         """
         files = [folder / name for name in PASSPORT_FILES]
@@ -205,6 +210,9 @@ class Wandb:
         # Not in the folder of the run, where every log is one of the run itself.
         run = self._init(name=name, job_type="passport", dir=folder.absolute().parent)
         self._artifact(run, f"passport-{record.id}-seed{record.seed}", "passport", files)
+        models = sorted(path for pattern in _MODELS for path in folder.glob(pattern))
+        if models:
+            self._artifact(run, f"model-{record.id}-seed{record.seed}", "model", models)
         run.finish()
 
     def _artifact(self, run: Any, name: str, kind: str, files: Iterable[Path]) -> None:
@@ -216,6 +224,19 @@ class Wandb:
                 # Without a copy: an offline run is synchronised while its results are there.
                 artifact.add_file(str(path), policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
+
+
+def how_to_log(run_dir: Path, folder: Path) -> str | None:
+    """Return a sentence that names the command which logs a folder; None if its run was not logged.
+
+    Args:
+        run_dir: of the run.
+        folder: with a passport of it: the same, or an export.
+    """
+    if not (run_dir / "wandb").is_dir():
+        return None
+    command = shlex.join(["python", "-m", "efface.runs.tracking", str(folder)])
+    return f"the run is logged to Weights & Biases; to log this there too: {command}"
 
 
 def _offline(directory: Path) -> list[Path]:

@@ -11,11 +11,28 @@ from torch import Tensor, nn
 
 from efface import tensorfiles
 from efface.erasure.affine import AffineEraser
+from efface.erasure.inlp import InlpEraser
 from efface.erasure.leace import LeaceEraser
+from efface.erasure.projections import MeanProjectionEraser, PcaEraser, RandomProjectionEraser
+from efface.erasure.rlace import RlaceEraser
+from efface.erasure.splince import SplinceEraser
 from efface.scrubbing.families import base_model, submodule
 
 _KIND = "ConceptScrubber"
-_KINDS = {kind.__name__: kind for kind in (AffineEraser, LeaceEraser)}
+_KINDS: dict[str, type[AffineEraser]] = {
+    kind.__name__: kind
+    for kind in (
+        AffineEraser,
+        InlpEraser,
+        LeaceEraser,
+        MeanProjectionEraser,
+        PcaEraser,
+        RandomProjectionEraser,
+        RlaceEraser,
+        SplinceEraser,
+    )
+}
+"""Erasers that a file may name: nothing is imported by the name in a file."""
 
 Hook = Callable[[str, Tensor], Tensor | None]
 """Called with a module's path and its output (or input); its result replaces that tensor, None leaves it unchanged."""
@@ -69,13 +86,13 @@ class ConceptScrubber:
         return ConceptScrubber(self.pre_hook, {path: e.to(*args, **kwargs) for path, e in self.erasers.items()})
 
     def save(self, path: str | Path) -> None:
-        """Write all erasers to one safetensors file.
+        """Write the maps of all erasers to one safetensors file, without what some know beside, as R-LACE its solution.
 
         Raises:
-            TypeError: an eraser is not an `AffineEraser` or `LeaceEraser`.
+            TypeError: an eraser is none of those that efface exports, or needs the concept of each state.
         """
         for module, eraser in self.erasers.items():
-            if type(eraser).__name__ not in _KINDS:
+            if _KINDS.get(type(eraser).__name__) is not type(eraser):
                 known = ", ".join(_KINDS)
                 raise TypeError(f"the eraser at {module} is a {type(eraser).__name__}: only {known} are saved")
         tensors = {

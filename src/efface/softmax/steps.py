@@ -33,7 +33,9 @@ def mean_block(objective: LinearObjective, probabilities: Tensor, damping: float
     L, failed = torch.linalg.cholesky_ex(block)
     if failed:
         L = block.diagonal().sqrt().diag()
-    return lambda r: torch.cholesky_solve(r.mT, L).mT
+    # Multiplied with for every product: one pass over it, where two triangular solves wait for each other's entries.
+    inverse = torch.cholesky_inverse(L)
+    return lambda r: r @ inverse
 
 
 def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: float = 0.0) -> LinearMap | None:
@@ -51,7 +53,6 @@ def curved_factor(objective: SoftmaxObjective, probabilities: Tensor, damping: f
     L, failed = torch.linalg.cholesky_ex(estimate)
     if failed:
         return None
-    # Multiplied with for every product: one pass over it, where two triangular solves wait for each other's entries.
     inverse = torch.cholesky_inverse(L)
     return lambda r: (inverse @ r.reshape(-1)).view_as(r)
 

@@ -21,11 +21,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help=f"of what is measured again (default: {TOLERANCE})"
     )
+    parser.add_argument(
+        "--run-programs", action="store_true", help="run model.pt2 too, which can do whatever you can: if you trust it"
+    )
     options = parser.parse_args(argv)
     try:
         require("pandas", "pydantic", "pyarrow", "jinja2", extra="grid", what="efface.verify")
         checks = []
-        for check in verify(options.directory, data=options.data, cache_dir=options.cache, tolerance=options.tolerance):
+        for check in verify(
+            options.directory,
+            data=options.data,
+            cache_dir=options.cache,
+            tolerance=options.tolerance,
+            run_programs=options.run_programs,
+        ):
             checks.append(check)
             print(check, flush=True)
     except (OSError, ValueError, ModuleNotFoundError) as error:

@@ -50,7 +50,9 @@ class StoredMethod(Method):
         )
 
 
-def check_data(directory: Path, record: Record, data: Path, cache_dir: Path, tolerance: float) -> Iterator[Check]:
+def check_data(
+    directory: Path, record: Record, data: Path, cache_dir: Path, tolerance: float, *, run_programs: bool
+) -> Iterator[Check]:
     """Compare the data with their fingerprint; if they are those, measure the stored model on them.
 
     The base model is taken from the cache, or trained again, which takes as long as it took at first.
@@ -62,6 +64,7 @@ def check_data(directory: Path, record: Record, data: Path, cache_dir: Path, tol
         cache_dir: see run.py.
         tolerance: of metrics and of probabilities. Where the base model has to be trained again on a machine of another
             kind, they differ by more than rounding.
+        run_programs: see `verify`.
 
     Raises:
         ValueError: the run is none that its configuration makes again.
@@ -76,7 +79,7 @@ def check_data(directory: Path, record: Record, data: Path, cache_dir: Path, tol
             yield Check(what, False, f"these have {fingerprint}, and it was made from {record.fingerprint}")
             return
         yield Check(what, True)
-        yield from _exported(directory, run)
+        yield from _exported(directory, run, run_programs)
         run = replace(run, method=StoredMethod(path=directory / MODEL_FILE, method=run.method))
         again = execute(run, say=lambda message: None)
         yield compared("metrics, measured again on the data", list(_metrics(record, again, tolerance)))
@@ -148,9 +151,10 @@ def _network(run: GridRun, dataset: Dataset, file: Path) -> Compute:
     return compute
 
 
-def _exported(directory: Path, run: GridRun) -> Iterator[Check]:
+def _exported(directory: Path, run: GridRun, run_programs: bool) -> Iterator[Check]:
     """Compare what exported copies predict for all of test with the stored predictions."""
-    copies = {name: compute for name, compute in computations(directory).items() if name != pretrained.CONFIG}
+    computing = computations(directory, run_programs=run_programs)
+    copies = {name: compute for name, compute in computing.items() if name != pretrained.CONFIG}
     file = directory / weights.FILE
     if not (copies or file.is_file()) or not (directory / PREDICTIONS).is_file():
         return

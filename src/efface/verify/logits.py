@@ -17,18 +17,29 @@ _KNOWN: dict[str, Callable[[Path], Compute]] = {
 }
 
 
-def check_logits(directory: Path) -> Iterator[Check]:
+_PROGRAMS = {program.FILE}
+"""Copies that are programs: torch evaluates what such a file says as soon as it is loaded."""
+
+
+def check_logits(directory: Path, *, run_programs: bool = False) -> Iterator[Check]:
     """Compare the logits of each copy of a model with the stored ones.
+
+    Args:
+        directory: of the export.
+        run_programs: run copies that are programs too, which can do whatever the user can.
 
     Raises:
         ValueError: the stored inputs are damaged.
     """
-    stored, copies = Stored.read(directory), computations(directory)
+    stored, copies = Stored.read(directory), computations(directory, run_programs=run_programs)
+    for name in sorted(_PROGRAMS):
+        if (directory / name).is_file() and name not in copies:
+            yield Check(f"logits of {name}", None, "it is a program, which --run-programs runs if you trust its maker")
     if stored.features is not None and (directory / MODEL_FILE).is_file():
         copies[MODEL_FILE] = lambda inputs: _of_features(directory, stored)
     if (directory / estimator.FILE).is_file():
         copies[estimator.FILE] = lambda inputs: _of_rows(directory, stored)
-    if not copies:
+    if not copies and not (directory / program.FILE).is_file():
         yield Check("logits of the stored inputs", None, "no copy can be run without the network's own code")
     for name, compute in copies.items():
         what = f"logits of {name}, on {len(stored.logits)} stored inputs"
@@ -42,12 +53,15 @@ def check_logits(directory: Path) -> Iterator[Check]:
             yield _same(what, computed, stored)
 
 
-def computations(directory: Path) -> dict[str, Compute]:
-    """Return what computes logits from inputs by name, for each copy that needs no code of its own, by its file."""
+def computations(directory: Path, *, run_programs: bool) -> dict[str, Compute]:
+    """Return what computes logits from inputs by name, for each copy that needs no code of its own, by its file.
+
+    Programs are among them only where they are to be run.
+    """
     return {
         name: lambda inputs, load=load, name=name: load(directory / name)(inputs)  # type: ignore[misc]
         for name, load in _KNOWN.items()
-        if (directory / name).is_file()
+        if (directory / name).is_file() and (run_programs or name not in _PROGRAMS)
     }
 
 

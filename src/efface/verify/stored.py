@@ -28,7 +28,11 @@ def check_record(directory: Path, record: Record) -> Iterator[Check]:
         return
     from efface.verify.figures import check_figures
 
-    yield from check_figures(record, predictions)
+    try:
+        yield from check_figures(record, predictions)
+    except (OSError, ValueError, LookupError) as error:  # of pyarrow, and of columns that are missing
+        what = "metrics, computed again from the predictions"
+        yield Check(what, False, f"{PREDICTIONS} cannot be read ({type(error).__name__}: {error})")
 
 
 def check_passport(directory: Path, record: Record | None) -> Iterator[Check]:

@@ -12,7 +12,12 @@ TOLERANCE = 1e-3
 
 
 def verify(
-    directory: Path, *, data: Path | None = None, cache_dir: Path = Path("cache"), tolerance: float = TOLERANCE
+    directory: Path,
+    *,
+    data: Path | None = None,
+    cache_dir: Path = Path("cache"),
+    tolerance: float = TOLERANCE,
+    run_programs: bool = False,
 ) -> Iterator[Check]:
     """Compare a run, or an export, with what its record and its passport say.
 
@@ -21,6 +26,7 @@ def verify(
         data: where the data are, to measure the stored model again; None for not.
         cache_dir: where a base model may lie that was trained before.
         tolerance: of metrics that are measured again.
+        run_programs: run a `model.pt2` too. It can do whatever you can: only of a maker whom you trust.
 
     Yields:
         One check after the other, quick ones first. Nothing is written.
@@ -38,7 +44,7 @@ def verify(
         yield from check_record(directory, record)
     if (directory / JSON).is_file():
         yield from check_passport(directory, record)
-    yield from _model(directory, record)
+    yield from _model(directory, record, run_programs)
     if data is None:
         yield Check("the model, measured again", None, "no data are named: --data PATH")
     elif record is None:
@@ -46,10 +52,10 @@ def verify(
     else:
         from efface.verify.again import check_data
 
-        yield from check_data(directory, record, data, cache_dir, tolerance)
+        yield from check_data(directory, record, data, cache_dir, tolerance, run_programs=run_programs)
 
 
-def _model(directory: Path, record: Record | None) -> Iterator[Check]:
+def _model(directory: Path, record: Record | None, run_programs: bool) -> Iterator[Check]:
     """Load the stored model, and compute the logits of the stored inputs."""
     from efface.debiased import MODEL_FILE, Debiased
     from efface.export.stored import INPUTS_FILE
@@ -66,6 +72,6 @@ def _model(directory: Path, record: Record | None) -> Iterator[Check]:
         yield Check("logits of stored inputs", None, f"no {INPUTS_FILE}, as in a run: --data measures the model")
         return
     try:
-        yield from check_logits(directory)
+        yield from check_logits(directory, run_programs=run_programs)
     except (ValueError, LookupError) as error:
         yield Check("logits of stored inputs", False, str(error))

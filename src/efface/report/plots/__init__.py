@@ -5,6 +5,7 @@ from pathlib import Path
 from efface.report.plots.influence import influence
 from efface.report.plots.layers import loss_by_layer, probe_by_layer
 from efface.report.plots.leakage import leakage, probe_against_rank
+from efface.report.plots.plane import words_on_a_plane
 from efface.report.plots.style import Plot, legible
 from efface.report.plots.tradeoff import accuracy_against_bias
 from efface.report.plots.training import time_against_size, training_curves
@@ -21,6 +22,7 @@ __all__ = [
     "probe_by_layer",
     "time_against_size",
     "training_curves",
+    "words_on_a_plane",
 ]
 
 
@@ -36,6 +38,7 @@ def draw(collection: Collection, folder: Path) -> list[Plot]:
         *probe_against_rank(runs, folder),
         *probe_by_layer(single, collection.layers, folder),
         *loss_by_layer(single, folder),
+        *words_on_a_plane(single, collection.words, folder),
         *time_against_size(runs, folder),
         *influence(single, collection.arrays, folder),
         *training_curves(single, collection.histories, folder),
