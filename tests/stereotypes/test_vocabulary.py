@@ -1,11 +1,18 @@
 """Gradients and Hessian products of an output layer, against autograd and dense algebra."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efface.stereotypes.queries import States
+from efface.scrubbing.language_models import LanguageModel
+from efface.stereotypes.ask import likelihood
+from efface.stereotypes.queries import States, output_layer, output_states
+from efface.stereotypes.unlearning import _require_plain
 from efface.stereotypes.vocabulary import OutputLayer, VocabularyHessian
 
 N, V, D = 12, 7, 4
@@ -68,3 +75,21 @@ def test_preconditioner_is_symmetric_and_positive(layer: OutputLayer, states: St
     matrix = torch.stack([apply(row.view(V, D)).flatten() for row in torch.eye(V * D)])
     assert torch.allclose(matrix, matrix.mT, atol=1e-5)
     assert float(torch.linalg.eigvalsh(matrix)[0]) > 0
+
+
+def test_a_model_that_does_more_to_its_logits_is_refused(network: Callable[[str], LanguageModel]) -> None:
+    lm = network("gpt2")
+    layer = OutputLayer(output_layer(lm).weight)
+    queries = likelihood(lm, "she is a nurse .")
+    read = partial(output_states, lm, batch_tokens=64)
+    _require_plain(lm, layer, queries, read)
+    forward = lm.model.forward
+
+    def capped(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = 2 * (output.logits / 2).tanh()
+        return output
+
+    lm.model.forward = capped
+    with pytest.raises(ValueError, match="does more to its logits than its output layer says"):
+        _require_plain(lm, layer, queries, read)

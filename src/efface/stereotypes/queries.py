@@ -41,6 +41,10 @@ class States:
     query: Tensor
     """`[m]`: the number of the query of each."""
 
+    def to(self, device: torch.device) -> "States":
+        """Copy them to a device."""
+        return States(self.x.to(device), self.y.to(device), self.query.to(device))
+
 
 def output_layer(lm: LanguageModel) -> nn.Linear:
     """Return the layer that makes logits of states.

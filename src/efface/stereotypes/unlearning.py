@@ -102,13 +102,13 @@ class HeadUnlearning(HeadMethod):
             raise ValueError("evaluation.stereoset is null, but fmd chooses its penalty on StereoSet's dev: name it")
         pairs = self._pairs(evaluation, data_dir)
         head = output_layer(lm)
-        bias = None if head.bias is None else head.bias.detach().float().cpu()
-        layer = OutputLayer(head.weight.detach().float().cpu(), bias)
+        layer = OutputLayer(head.weight.detach().float(), None if head.bias is None else head.bias.detach().float())
 
         def read(queries: Sequence[Query]) -> States:
-            return output_states(lm, queries, batch_tokens=evaluation.batch_tokens, progress=progress)
+            states = output_states(lm, queries, batch_tokens=evaluation.batch_tokens, progress=progress)
+            return states.to(layer.weight.device)
 
-        _require_plain(lm, layer, text_queries(lm, train, 1, seed))
+        _require_plain(lm, layer, text_queries(lm, train, 1, seed), read)
         score = dev_scorer(lm, layer, evaluation, data_dir, read)
         hessian = VocabularyHessian(layer, read(text_queries(lm, train, self.hessian_tokens, seed)).x)
         gradient = pair_gradient(layer, crows_pairs_questions(lm, pairs), read)
@@ -153,7 +153,7 @@ def pair_gradient(layer: OutputLayer, questions: Questions, read: Callable[[Sequ
     """
     states = read(questions.queries)
     n_pairs = questions.n_sentences // 2
-    sentence = torch.tensor(questions.sentence)[states.query]
+    sentence = torch.tensor(questions.sentence, device=states.query.device)[states.query]
     return layer.gradient(states, torch.where(sentence < n_pairs, -1.0, 1.0) / n_pairs)
 
 
@@ -201,10 +201,11 @@ def text_queries(lm: LanguageModel, text: TokenData, n: int, seed: int) -> list[
     return queries
 
 
-def _require_plain(lm: LanguageModel, layer: OutputLayer, queries: Sequence[Query]) -> None:
+def _require_plain(
+    lm: LanguageModel, layer: OutputLayer, queries: Sequence[Query], read: Callable[[Sequence[Query]], States]
+) -> None:
     """Check that the model's probabilities are the softmax of θ x + b, and not of something made of that."""
-    states = output_states(lm, queries, batch_tokens=1 << 10)
-    ours = torch.cat(layer.log_probabilities(states))
+    ours = torch.cat(layer.log_probabilities(read(queries))).cpu()
     theirs = torch.cat(log_probabilities(lm, queries, batch_tokens=1 << 10))
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2):
         raise ValueError(

@@ -32,7 +32,7 @@ class OutputLayer:
     def log_probabilities(self, states: States, weight: Tensor | None = None) -> list[Tensor]:
         """Return the log-probability of the tokens asked for, float64, a tensor for each query; see `States`."""
         values = []
-        for rows in torch.arange(len(states.y)).split(_ROWS):
+        for rows in torch.arange(len(states.y), device=states.y.device).split(_ROWS):
             logits = self.logits(states.x[rows], weight)
             values.append((logits.gather(1, states.y[rows, None])[:, 0] - logits.logsumexp(1)).double())
         counts = torch.bincount(states.query)
@@ -41,10 +41,10 @@ class OutputLayer:
     def gradient(self, states: States, coefficients: Tensor) -> Tensor:
         """Return Σ_i c_i ∇ℓ_i at θ, of its shape, for coefficients c `[m]`, ℓ_i the cross-entropy of a token."""
         total = torch.zeros_like(self.weight)
-        for rows in torch.arange(len(states.y)).split(_ROWS):
+        for rows in torch.arange(len(states.y), device=states.y.device).split(_ROWS):
             x = states.x[rows]
             residual = self.logits(x).softmax(1)
-            residual[torch.arange(len(rows)), states.y[rows]] -= 1
+            residual[torch.arange(len(rows), device=rows.device), states.y[rows]] -= 1
             total += (residual * coefficients[rows, None].to(residual)).mT @ x
         return total
 
