@@ -39,8 +39,8 @@ class NoScrubbing:
 class Scrubbing:
     """Puts an eraser behind every normalisation, fitted layer by layer; options as for `efface.scrubbing.scrub`.
 
-    With `layer`, in one block alone: what the loss rises by tells how much the blocks behind make of the concept there
-    (amnesic probing; Elazar et al., 2021).
+    With `layer`, in one block alone: what the loss rises by tells how much that block makes of the concept (amnesic
+    probing; Elazar et al., 2021). Where normalisations come first in a block, the states that pass it by keep it.
     """
 
     method: ErasureMethod = "leace"

@@ -82,7 +82,7 @@ def loss_by_layer(runs: pd.DataFrame, folder: Path) -> list[Plot]:
             ax.legend()
         caption = (
             "Loss of a language model on test with the concept erased at the normalisations of one block alone, means "
-            "over seeds: how much the blocks behind make of the concept there."
+            "over seeds: how much that block makes of the concept. States that pass it by keep it."
         )
         return save(fig, folder, "loss_by_layer", caption)
 
