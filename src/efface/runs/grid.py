@@ -55,6 +55,11 @@ class GridRun(Run):
         weights = self.model.fingerprint() if isinstance(self.model, ModelSource) else ""
         return digest(data.encode(), weights.encode()) if weights else data
 
+    def network(self, dataset: Dataset) -> Model:
+        """Build the base model, before it is trained: the configured one, as the way of training has it."""
+        model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+        return self.training.network(model)
+
     def compute(self, session: Session) -> Outcome:
         extraction, trained = self.prepare(session)
         with session.clock("features"):
@@ -81,7 +86,7 @@ class GridRun(Run):
         key = {**self.model_key(self._with_weights(dataset.fingerprint)), "content": content, **code}
         self._require_reader(dataset)
         torch.manual_seed(self.seed)
-        model = self.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+        model = self.network(dataset)
         extraction = Extraction(
             model=model,
             dataset=dataset,

@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from efface.data.base import Dataset
 from efface.data.groups import Rule, val_score
-from efface.devices import Precision, autocast
+from efface.devices import Precision
 from efface.models.base import Model
 from efface.options import Ge, Gt, options
 from efface.training.augment import augment
+from efface.training.learner import CrossEntropy, Learner, Objective, Plain
 from efface.training.reading import read_out
 
 Selection = Literal["last", "loss", Rule]
@@ -31,41 +32,6 @@ class Trained:
     the objective."""
     best_epoch: int
     seconds: float
-
-
-class Objective(Protocol):
-    """A loss on train, with the labels and weights that it needs."""
-
-    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of a batch, from logits `[len(rows), K]` of `rows` of train."""
-        ...
-
-    def report(self) -> dict[str, float]:
-        """Return metrics of the epoch that is over, for the training history."""
-        ...
-
-
-class CrossEntropy:
-    """Mean cross-entropy, each sample times its weight.
-
-    Args:
-        y: labels `[n]` of train.
-        weight: `[n]` with mean 1, or None.
-        device: of the logits.
-    """
-
-    def __init__(self, y: Tensor, weight: Tensor | None, device: str) -> None:
-        self._y = y.to(device)
-        self._weight = None if weight is None else weight.to(device, torch.float32)
-
-    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        rows = rows.to(logits.device)
-        if self._weight is None:
-            return functional.cross_entropy(logits, self._y[rows])
-        return (self._weight[rows] * functional.cross_entropy(logits, self._y[rows], reduction="none")).mean()
-
-    def report(self) -> dict[str, float]:
-        return {}
 
 
 @options
@@ -109,6 +75,31 @@ class Erm:
         """Return the loss to minimise on train."""
         return CrossEntropy(dataset.train.y, None, device)
 
+    def network(self, model: Model) -> Model:
+        """Return the network that is trained in place of the one that is configured: that one itself.
+
+        Raises:
+            ValueError: this way of training cannot use it.
+        """
+        return model
+
+    def require(self, model: Model, dataset: Dataset) -> None:
+        """Check that model and data are such as this way of training needs.
+
+        Raises:
+            ValueError: they are not; the message says what to do.
+        """
+        if self.augment and len(dataset.input_shape) != 3:
+            raise ValueError(f"augment=true: inputs of shape {dataset.input_shape} are no images")
+
+    def learner(self, model: Model, dataset: Dataset, *, seed: int, device: str) -> Learner:
+        """Return what is trained: the model, by its objective; `seed` draws what it may need beside the model."""
+        return Plain(model, self.objective(dataset, device), precision=self.precision, device=device)
+
+    def rate(self, epoch: int) -> float:
+        """Return what the learning rate is multiplied by in an epoch."""
+        return 1.0
+
     def is_over(self, epochs_since_best: int) -> bool:
         """Whether training ends early, so many epochs after the best one on val."""
         return False
@@ -118,12 +109,13 @@ class Erm:
 
         Raises:
             FloatingPointError: the loss is no longer finite.
+            ValueError: model or data are not such as this way of training needs.
         """
         start = time.perf_counter()
-        if self.augment and len(dataset.input_shape) != 3:
-            raise ValueError(f"augment=true: inputs of shape {dataset.input_shape} are no images")
+        self.require(model, dataset)
         model.to(device).train()
-        optimizer, objective = self._optimizer(model), self.objective(dataset, device)
+        learner = self.learner(model, dataset, seed=seed, device=device)
+        optimizer = self._optimizer(learner.trained)
         generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
         best, best_epoch, best_state = -math.inf, self.epochs - 1, None
@@ -132,8 +124,10 @@ class Erm:
             total=steps * self.epochs, desc="train", unit="batch", disable=None if progress else True, leave=False
         ) as bar:
             for epoch in range(self.epochs):
-                loss, accuracy = self._epoch(model, dataset, objective, optimizer, generator, device, bar)
-                row = {"epoch": epoch, "loss": loss, "accuracy": accuracy, **objective.report()}
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr * self.rate(epoch)
+                loss, accuracy = self._epoch(learner, dataset, optimizer, generator, device, bar)
+                row = {"epoch": epoch, "loss": loss, "accuracy": accuracy, **learner.report()}
                 history.append(row)
                 if self.select == "last":
                     continue
@@ -159,9 +153,8 @@ class Erm:
 
     def _epoch(
         self,
-        model: Model,
+        learner: Learner,
         dataset: Dataset,
-        objective: Objective,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         device: str,
@@ -176,10 +169,7 @@ class Erm:
             x, y = train.inputs(rows, device=device), train.y[rows].to(device)
             if self.augment:
                 x = augment(x, generator)
-            with autocast(self.precision, model, device):
-                logits = model(x)
-            logits = logits.float()
-            loss = objective(logits, rows)
+            loss, logits = learner(x, rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

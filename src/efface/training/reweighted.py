@@ -5,7 +5,8 @@ from typing import Literal
 from efface.data.base import Dataset
 from efface.data.groups import group_weights, kamiran_calders
 from efface.options import options
-from efface.training.erm import CrossEntropy, Erm
+from efface.training.erm import Erm
+from efface.training.learner import CrossEntropy
 
 
 @options

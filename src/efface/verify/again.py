@@ -139,7 +139,7 @@ def _network(run: GridRun, dataset: Dataset, file: Path) -> Compute:
     """Return what the run's own network computes with exported weights. RuntimeError if they are of another."""
     from safetensors.torch import load_file
 
-    model = run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+    model = run.network(dataset)
     model.load_state_dict(load_file(file), strict=True)
     model.eval()
 
@@ -162,7 +162,7 @@ def _exported(directory: Path, run: GridRun, run_programs: bool) -> Iterator[Che
 
     table = pd.read_parquet(directory / PREDICTIONS)
     dataset = run.dataset.load(data_dir=run.data_dir, cache_dir=run.cache_dir, seed=run.seed)
-    test, model = dataset.test, run.model(input_shape=dataset.input_shape, n_classes=len(dataset.classes))
+    test, model = dataset.test, run.network(dataset)
     if file.is_file():
         try:
             copies[file.name] = _network(run, dataset, file)
