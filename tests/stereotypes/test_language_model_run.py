@@ -15,6 +15,7 @@ from tests.stereotypes.conftest import HEADER
 
 from efface.cli import main as entry
 from efface.cli.repeat import command
+from efface.cli.resolvers import resolved
 from efface.identity import run_id
 from efface.passport import passport_of, write
 from efface.record import Record
@@ -256,11 +257,11 @@ def test_passport_names_the_guarantee_and_the_command(
     assert "(2 tags)" in (run_of("method=leace").directory / "passport.md").read_text()
 
 
-def test_the_command_of_a_record_repeats_it(
-    records: dict[str, Record], run_of: Callable[..., LanguageModelRun]
-) -> None:
+def test_the_command_of_a_record_repeats_it(records: dict[str, Record]) -> None:
     config = records["leace"].config
     named = {**config, "dataset": {**config["dataset"], "name": "gendered_ewt"}}
     words = shlex.split(str(command(records["leace"].model_copy(update={"config": named}))))
     assert words[:3] == ["python", "run.py", "--config-name=language_model"]
-    assert run_id(run_of(*words[3:]).config) == run_id(named)
+    with initialize_config_dir(str(CONF / "language_model"), version_base="1.3"):
+        cfg = compose("language_model", overrides=words[3:])
+    assert run_id({node: resolved(cfg, node) for node in named}) == run_id(named)
