@@ -7,6 +7,7 @@ from .erasure.adversarial import solve_adv_game as solve_adv_game
 from .erasure.affine import AffineEraser as AffineEraser
 from .erasure.certificate import Guardedness as Guardedness
 from .erasure.certificate import certify as certify
+from .erasure.igbp import IgbpEraser as IgbpEraser
 from .erasure.inlp import InlpEraser as InlpEraser
 from .erasure.leace import LeaceEraser as LeaceEraser
 from .erasure.leace import LeaceFitter as LeaceFitter

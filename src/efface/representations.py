@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from efface.erasure.affine import AffineEraser
 from efface.erasure.frozen import FrozenTensors
+from efface.erasure.igbp import IgbpEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
 from efface.unlearning.certified.rows import into_unit_ball
@@ -89,6 +90,14 @@ class QuadraticallyErased(Erased):
     uses_attribute = True
 
 
+class SteppedByNetworks(Erased):
+    """Features after the steps of networks, each to where it is undecided."""
+
+    kind = "igbp"
+    is_affine = False
+    eraser_class = IgbpEraser
+
+
 class WithoutColumns(Representation):
     """Features with some columns set to a constant.
 
@@ -164,6 +173,15 @@ class Rectified(Representation):
         return layers
 
 
-_ALL = (Representation, LinearlyErased, OracleErased, QuadraticallyErased, WithoutColumns, InUnitBall, Rectified)
+_ALL = (
+    Representation,
+    LinearlyErased,
+    OracleErased,
+    QuadraticallyErased,
+    SteppedByNetworks,
+    WithoutColumns,
+    InUnitBall,
+    Rectified,
+)
 KINDS: dict[str, type[Representation]] = {cls.kind: cls for cls in _ALL}
 """All that a saved model can name."""

@@ -236,6 +236,15 @@ def _inlp(facts: Facts) -> Claim:
     )
 
 
+def _igbp(facts: Facts) -> Claim:
+    return _none(
+        "No guarantee: the method stops after a number of networks, or when a fresh one finds nothing, and no theorem "
+        "says that another network would not.",
+        f"Each of {facts.info['iterations']} successive networks that read {facts.attribute} was followed by a step "
+        "of every sample to where that network is undecided (IGBP; Iskander et al., 2023, arXiv 2305.10204).",
+    )
+
+
 def _pca(facts: Facts) -> Claim:
     return _none(
         "No guarantee: the directions of largest variance need not be those that tell the attribute.",
@@ -360,6 +369,7 @@ CLAIMS: dict[str, Callable[[Facts], Claim]] = {
     "qleace": _quadratic,
     "rlace": _rlace,
     "inlp": _inlp,
+    "igbp": _igbp,
     "mean_projection": _mean_projection,
     "pca": _pca,
     "random_projection": _random,
