@@ -241,6 +241,14 @@ def equal_classes(y: Tensor, weight: Tensor | None, k: int) -> Tensor:
     return w / torch.bincount(y, w, minlength=k)[y] * (len(y) / k)
 
 
+def standard_units(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation `[d]` float64 of x `[n, d]` under weights `[n]`; 1 where it is constant."""
+    w = w / w.sum()
+    mean = w @ x.double()
+    scale = (w @ (x.double() - mean).square()).sqrt()
+    return mean, torch.where(scale > 1e-12 * scale.max(), scale, 1)
+
+
 def check_rank(rank: int, x: Tensor) -> int:
     """Return `rank` if that many directions can be removed from x `[n, d]`.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from efface.erasure.igbp import IgbpEraser
 from efface.methods.erasure import Erasure
 from efface.methods.gathering import require_two_of_each_attribute
+from efface.methods.trade_off import trade_off
 from efface.options import Ge, options
 from efface.problem import Features, Problem
 from efface.representations import SteppedByNetworks
@@ -41,16 +42,7 @@ class Igbp(Erasure):
         self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
     ) -> tuple[IgbpEraser, dict[str, Any]]:
         eraser = IgbpEraser.fit(
-            drop(data.x),
-            data.a,
-            iterations=self.iterations,
-            width=self.width,
-            weight=data.weight,
-            seed=problem.seed,
+            drop(data.x), data.a, iterations=self.iterations, width=self.width, weight=data.weight, seed=problem.seed
         )
-        val = drop(problem.val.x)
-        info = {name: [getattr(reading, name) for reading in eraser.readings] for name in eraser.readings[0]._fields}
-        info["val_accuracy"] = [
-            float((problem.head(x).argmax(1) == problem.val.y).double().mean()) for x in (val, *eraser.steps(val))
-        ]
-        return eraser, {"iterations": len(eraser.hidden_weight), "trade_off": info}
+        facts = {"iterations": len(eraser.hidden_weight), "trade_off": trade_off(eraser, drop(problem.val.x), problem)}
+        return eraser, facts
