@@ -9,13 +9,15 @@ paper:
   Jacobian `[K − 1, d]` of K − 1 orthonormal contrasts c of the logits, it is x − J⁺ c(x); at K = 2 the same formula.
 * The network sees every class with the same total weight, so that it is undecided where x tells no more than the
   frequencies of the classes do. The paper's classes are nearly as frequent as each other.
-* Steps are taken on features in units of their standard deviations, so that their units do not matter.
+* Steps are taken, and networks trained, where x is white (its correlation matrix is shrunk). So a step is least in the
+  norm of LEACE. In the paper x comes as it is, and a step removes little of a concept that many correlated features
+  tell: `whiten=False` does so, but for the units of the features.
 
 There is no guarantee: other networks may read what these do not, also from where the steps lead.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -25,10 +27,13 @@ from torch.nn import functional
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.inputs import as_tensor, equal_classes, labelled_rows, standard_units
 from efface.erasure.readers import Network, Reading, score, split, train_reader
+from efface.erasure.shrinkage import optimal_linear_shrinkage
 from efface.moments import as_matrix, as_numbers, working_dtype
 
 _ROWS = 1024
 """At once: each has a Jacobian."""
+_FLOOR = 1e-6
+"""Of the eigenvalues of the correlation matrix, over the largest."""
 _RANK_TOLERANCE = 1e-10
 """Of squared singular values of a Jacobian, computed in float64 from a network in float32."""
 
@@ -39,8 +44,9 @@ class IgbpEraser(FrozenTensors):
 
     _shapes: ClassVar[dict[str, str]] = {
         "mean": "d",
-        "scale": "d",
-        "hidden_weight": "thd",
+        "whitening": "de",
+        "colouring": "ed",
+        "hidden_weight": "the",
         "hidden_bias": "th",
         "output_weight": "tkh",
         "output_bias": "tk",
@@ -48,8 +54,10 @@ class IgbpEraser(FrozenTensors):
 
     mean: Tensor
     """`[d]`"""
-    scale: Tensor
-    """`[d]`: the networks see (x − mean) / scale."""
+    whitening: Tensor
+    """`[d, d]`: the networks see (x − mean) W."""
+    colouring: Tensor
+    """`[d, d]`: the inverse of W."""
     hidden_weight: Tensor
     """`[t, h, d]`, of the t networks in their order; so are the following."""
     hidden_bias: Tensor
@@ -63,7 +71,15 @@ class IgbpEraser(FrozenTensors):
 
     @classmethod
     def fit(
-        cls, x: Any, z: Any, *, iterations: int = 10, width: int = 64, weight: Any = None, seed: int = 0
+        cls,
+        x: Any,
+        z: Any,
+        *,
+        iterations: int = 10,
+        width: int = 64,
+        whiten: bool = True,
+        weight: Any = None,
+        seed: int = 0,
     ) -> "IgbpEraser":
         """Fit on x `[n, d]` and labels z `[n]`.
 
@@ -75,6 +91,7 @@ class IgbpEraser(FrozenTensors):
             z: labels 0 … K − 1, each of at least two samples.
             iterations: how many networks at most.
             width: of the hidden layer.
+            whiten: take steps where x is white; if not, where features have a standard deviation of 1.
             weight: importance weights `[n]`. Their ratios count within a class only.
             seed: of the split, of the starts and of the batches.
 
@@ -90,8 +107,8 @@ class IgbpEraser(FrozenTensors):
         x, y, weight = labelled_rows(x, z, weight)
         w = equal_classes(y, weight, int(y.max()) + 1)
         dtype = working_dtype(x.dtype)
-        mean, scale = standard_units(x, w)
-        start = ((x - mean) / scale).to(dtype)
+        mean, whitening, colouring = _coordinates(x, w, whiten)
+        start = ((x - mean) @ whitening).to(dtype)
         moved, networks, readings = start, list[Network](), list[Reading]()
         inner, held_out = split(y, seed)
         while True:
@@ -104,7 +121,11 @@ class IgbpEraser(FrozenTensors):
             moved = undecided(network, moved)
         stacked = [torch.stack(tensors) for tensors in zip(*networks, strict=True)]
         empty = [tensor.new_zeros(0, *tensor.shape) for tensor in network]
-        return cls(mean.to(dtype), scale.to(dtype), *(stacked or empty), readings=tuple(readings))
+        return cls(
+            *(tensor.to(dtype) for tensor in (mean, whitening, colouring)),
+            *(stacked or empty),
+            readings=tuple(readings),
+        )
 
     def steps(self, x: Any) -> Iterator[Tensor]:
         """Yield x `[..., d]` as each network leaves it, t times, in the dtype of x (the eraser's if x holds integers).
@@ -114,11 +135,10 @@ class IgbpEraser(FrozenTensors):
         """
         features = as_numbers(as_tensor(x, "x"), self.mean.dtype)
         rows = as_matrix(features, len(self.mean), "x").to(self.mean.dtype)
-        moved = (rows - self.mean) / self.scale
-        names = [field.name for field in fields(self)][2:6]
-        for tensors in zip(*(getattr(self, name) for name in names), strict=True):
+        moved = (rows - self.mean) @ self.whitening
+        for tensors in zip(*(getattr(self, name) for name in Network._fields), strict=True):
             moved = undecided(Network(*tensors), moved)
-            yield (moved * self.scale + self.mean).view(features.shape).to(features.dtype)
+            yield (moved @ self.colouring + self.mean).view(features.shape).to(features.dtype)
 
     def __call__(self, x: Any) -> Tensor:
         """Erase the concept from x `[..., d]`; see `steps`."""
@@ -127,6 +147,18 @@ class IgbpEraser(FrozenTensors):
         for erased in self.steps(x):  # noqa: B007  (the last is the result)
             pass
         return erased
+
+
+def _coordinates(x: Tensor, w: Tensor, whiten: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of x `[n, d]` under weights `[n]`, and float64 maps `[d, d]` to the networks' inputs and back."""
+    mean, scale = standard_units(x, w)
+    if not whiten:
+        return mean, (1 / scale).diag(), scale.diag()
+    scaled, w = (x - mean) / scale, w / w.sum()
+    correlation = (scaled * w[:, None]).mT @ scaled
+    values, vectors = torch.linalg.eigh(optimal_linear_shrinkage(correlation, 1 / w.square().sum()))
+    roots = values.clamp_min(_FLOOR * values.max()).sqrt()
+    return mean, (vectors / roots) @ vectors.mT / scale[:, None], (vectors * roots) @ vectors.mT * scale
 
 
 def undecided(network: Network, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Reading(NamedTuple):
     accuracy: float
     """Mean recall of the classes, 1 / K by chance."""
     shift: float
-    """Root mean square, over samples and features, of the move so far, in standard deviations of the features."""
+    """Root mean square, over samples and coordinates, of the move so far, where these have a variance of 1."""
 
 
 def split(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -25,10 +25,12 @@ class Igbp(Erasure):
     Args:
         iterations: how many networks at most; fewer if a fresh one reads nothing.
         width: of their hidden layer.
+        whiten: take steps where the features are white; if not, as published, but in their standard deviations.
     """
 
     iterations: Annotated[int, Ge(1)] = 10
     width: Annotated[int, Ge(1)] = 64
+    whiten: bool = True
 
     small: ClassVar[dict[str, Any]] = {"iterations": 1, "width": 8}
     representation = SteppedByNetworks
