@@ -64,18 +64,19 @@ def test_contrasts_are_an_orthonormal_basis_of_what_sums_to_zero() -> None:
     torch.testing.assert_close(contrasts.sum(1), torch.zeros(4, dtype=torch.float64))
 
 
-def test_network_reads_much_less_of_other_samples_than_after_leace() -> None:
-    """Measured: 0.77 bits of 1 after LEACE, ... after IGBP."""
-    x, z = digits()
+def test_network_reads_much_less_of_other_samples_than_after_leace(generator: torch.Generator) -> None:
+    """Of whether two numbers have one sign, which no linear function tells, so that LEACE takes nothing."""
+    x = torch.randn(1200, 2, generator=generator)
+    z = (x[:, 0] * x[:, 1] > 0).long()
     fitted, others = torch.arange(len(x)) % 2 == 0, torch.arange(len(x)) % 2 == 1
-    igbp, leace = IgbpEraser.fit(x[fitted], z[fitted], iterations=4), LeaceEraser.fit(x[fitted], z[fitted])
+    igbp = IgbpEraser.fit(x[fitted], z[fitted], iterations=4, width=32)
+    leace = LeaceEraser.fit(x[fitted], z[fitted])
     read = []
     for eraser in (leace, igbp):
         erased = eraser(x[others])
         read.append(mlp_probe(Standardiser.of(erased)(erased), z[others], z[others], 2).information)
-    assert read[0] > 0.4
     assert read[1] < 0.5 * read[0]
-    assert igbp.readings[0].information > 2 * igbp.readings[-1].information
+    assert igbp.readings[-1].information < 0.5 * igbp.readings[0].information
     assert igbp.readings[0].shift == 0 < igbp.readings[-1].shift
 
 
