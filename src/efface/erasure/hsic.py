@@ -34,7 +34,8 @@ class FourierFeatures(NamedTuple):
 
     def __call__(self, u: Tensor) -> Tensor:
         """Return features `[n, r]` of u `[n, d]`."""
-        return (u @ self.frequencies.mT + self.phases).cos() * (2 / len(self.phases)) ** 0.5
+        waves: Tensor = (u @ self.frequencies.mT + self.phases).cos() * (2 / len(self.phases)) ** 0.5
+        return waves
 
 
 def cross_covariance(u: Tensor, v: Tensor, w: Tensor) -> Tensor:

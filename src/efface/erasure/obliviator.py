@@ -260,7 +260,7 @@ def _encoder(
             for tau, v in kept:
                 loss = loss - tau * _dependence(phi, v[rows], w)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     return tuple(tensor.detach() for tensor in encoder)
 

@@ -67,7 +67,7 @@ def train_reader(x: Tensor, y: Tensor, w: Tensor, inner: Tensor, held_out: Tenso
             for rows in inner[torch.randperm(len(inner), generator=generator).to(inner.device)].split(_BATCH):
                 losses = functional.cross_entropy(network(x[rows]), y[rows], reduction="none")
                 optimizer.zero_grad(set_to_none=True)
-                (unit[rows] @ losses.double() / len(rows)).backward()  # type: ignore[no-untyped-call]
+                (unit[rows] @ losses.double() / len(rows)).backward()
                 optimizer.step()
         with torch.no_grad():
             loss = float(
@@ -86,7 +86,7 @@ def _drawn(x: Tensor, width: int, k: int, generator: torch.Generator) -> Network
     """Draw the start of a network of x `[n, d]`: uniform within 1 / √fan-in, as `nn.Linear` does."""
 
     def uniform(fan_in: int, *shape: int) -> Tensor:
-        drawn = (2 * torch.rand(*shape, generator=generator) - 1) / fan_in**0.5
+        drawn: Tensor = (2 * torch.rand(*shape, generator=generator) - 1) / fan_in**0.5
         return drawn.to(x).requires_grad_()
 
     d = x.shape[1]
