@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from efface.erasure.affine import AffineEraser
 from efface.erasure.frozen import FrozenTensors
+from efface.erasure.igbp import IgbpEraser
+from efface.erasure.obliviator import ObliviatorEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
+from efface.erasure.quadratic_free import PosteriorQuadraticEraser
 from efface.unlearning.certified.rows import into_unit_ball
 
 
@@ -87,6 +90,30 @@ class QuadraticallyErased(Erased):
     kind = "quadratic"
     eraser_class = QuadraticEraser
     uses_attribute = True
+
+
+class QuadraticallyErasedFree(Erased):
+    """Features after the affine maps of all values of the attribute, mixed by their posterior."""
+
+    kind = "quadratic_free"
+    is_affine = False
+    eraser_class = PosteriorQuadraticEraser
+
+
+class SteppedByNetworks(Erased):
+    """Features after the steps of networks, each to where it is undecided."""
+
+    kind = "igbp"
+    is_affine = False
+    eraser_class = IgbpEraser
+
+
+class Oblivious(Erased):
+    """Features as guarded functions of an encoder tell them."""
+
+    kind = "obliviator"
+    is_affine = False
+    eraser_class = ObliviatorEraser
 
 
 class WithoutColumns(Representation):
@@ -213,6 +240,9 @@ _ALL = (
     LinearlyErased,
     OracleErased,
     QuadraticallyErased,
+    QuadraticallyErasedFree,
+    SteppedByNetworks,
+    Oblivious,
     WithoutColumns,
     Repaired,
     InUnitBall,

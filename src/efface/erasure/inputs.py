@@ -228,6 +228,27 @@ def checked_weight(weight: Any, x: Tensor) -> Tensor | None:
     return weights.to(x.device)
 
 
+def equal_classes(y: Tensor, weight: Tensor | None, k: int) -> Tensor:
+    """Return weights `[n]` float64 that sum to n, to n / k in each of k classes y `[n]`, in the ratios of `weight`.
+
+    Raises:
+        ValueError: a class has fewer than two samples of positive weight.
+    """
+    w = torch.ones(len(y), dtype=torch.float64, device=y.device) if weight is None else weight.double()
+    few = (torch.bincount(y[w > 0], minlength=k) < 2).nonzero()[:, 0].tolist()
+    if few:
+        raise ValueError(f"classes {few} have fewer than two samples of positive weight: add more, or leave them out")
+    return w / torch.bincount(y, w, minlength=k)[y] * (len(y) / k)
+
+
+def standard_units(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation `[d]` float64 of x `[n, d]` under weights `[n]`; 1 where it is constant."""
+    w = w / w.sum()
+    mean = w @ x.double()
+    scale = (w @ (x.double() - mean).square()).sqrt()
+    return mean, torch.where(scale > 1e-12 * scale.max(), scale, 1)
+
+
 def check_rank(rank: int, x: Tensor) -> int:
     """Return `rank` if that many directions can be removed from x `[n, d]`.
 
