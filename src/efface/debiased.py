@@ -1,5 +1,6 @@
 """What a method returns: a map of the features and the head on it, to be used, saved and loaded."""
 
+import copy
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,12 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from efface import tensorfiles
+from efface.erasure.linear import linear_layer
 from efface.files import file_digest
 from efface.problem import Features
 from efface.representations import KINDS, Representation
 
 MODEL_FILE = "debiased.safetensors"
 _KIND = "debiased model"
+
+
+class RepresentedHead(nn.Module):
+    """A linear layer behind a map of its inputs."""
+
+    def __init__(self, represent: Representation, head: nn.Linear) -> None:
+        super().__init__()
+        self.represent, self.head = represent, head
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.head(self.represent(x, a))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,14 @@ class Debiased:
         """Return logits `[n, K]` of features x `[n, d]`."""
         logits: Tensor = self.head(self.represent(x, a))
         return logits
+
+    def module(self) -> RepresentedHead:
+        """Return a copy as a module from features `[n, d]` to logits `[n, K]`, through which gradients pass to them.
+
+        It can be moved, compiled and exported with the rest of a network, as `nn.Sequential(body, debiased.module())`.
+        Where the method uses the attribute at test time, the module is called with it too: `module(x, a)`.
+        """
+        return RepresentedHead(copy.deepcopy(self.represent), copy.deepcopy(self.head)).eval()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write representation and head to one safetensors file; `fitted_on`, `info` and `arrays` are not in it.
@@ -72,7 +94,7 @@ class Debiased:
         try:
             parts = {name: t for name, t in tensors.items() if name.startswith("represent.")}
             represent = KINDS[kind](**{name.removeprefix("represent."): t for name, t in parts.items()})
-            head = _head(tensors["head.weight"], tensors.get("head.bias"))
+            head = linear_layer(tensors["head.weight"], tensors.get("head.bias"))
             unknown = sorted(set(tensors) - set(parts) - {"head.weight", "head.bias"})
             if unknown or not isinstance(facts["cut"], int) or facts["cut"] < 1:
                 raise ValueError(f"it holds {unknown} and cut={facts['cut']!r}")
@@ -112,9 +134,3 @@ def load(run_dir: str | os.PathLike[str]) -> Debiased:
     if digest is not None and path.is_file() and file_digest(path) != digest:
         raise ValueError(f"{path} is not the model of {record}: it was exchanged since; run its job again")
     return Debiased.load(path)
-
-
-def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
-    head.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return head.requires_grad_(False)

@@ -10,13 +10,14 @@ first batch, is subtracted first: without it, data whose mean is large against t
 cancellation (Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983, eq. 1.3 and 2.1).
 """
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efface.processes import require_same
+from efface.processes import as_real, require_same
 from efface.products import Batch
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def as_matrix(x: Tensor, dim: int, name: str) -> Tensor:
     """
     if x.ndim == 0 or x.shape[-1] != dim:
         raise ValueError(f"{name} has shape {list(x.shape)}, but its last dimension must be {dim}")
-    return x.reshape(x.shape[:-1].numel(), dim)
+    return x.reshape(math.prod(x.shape[:-1]), dim)
 
 
 def require_finite(x: Tensor, name: str) -> None:
@@ -80,6 +81,8 @@ def require_classes(z: Tensor, k: int, name: str = "z") -> None:
     Raises:
         ValueError: a label is not in 0 … k − 1; the message begins with `name`.
     """
+    if torch.compiler.is_compiling():  # a trace has no values
+        return
     low, high = (int(z.min()), int(z.max())) if z.numel() else (0, 0)
     if low < 0 or high >= k:
         raise ValueError(f"{name} has labels from {low} to {high}, but they must lie in 0 … {k - 1}")
@@ -105,11 +108,6 @@ def _checked_weight(weight: Tensor, n: int) -> Tensor:
     if not bool(torch.isfinite(weight.double().square().sum())):
         raise ValueError("weight has values so large that their squares overflow: scale them to about 1 first")
     return weight
-
-
-def _as_real(x: Tensor) -> Tensor:
-    """View complex numbers as pairs of real ones, which every backend of torch.distributed can send."""
-    return torch.view_as_real(x) if x.is_complex() else x
 
 
 class Moments:
@@ -274,10 +272,10 @@ class Moments:
         source = next((rank for rank, n in enumerate(counts) if n > 0), 0)
         shifts = [self._shift_x.clone(), self._shift_z.clone()]
         for shift in shifts:
-            distributed.broadcast(_as_real(shift), group_src=source, group=group)
+            distributed.broadcast(as_real(shift), group_src=source, group=group)
         for name, value in self._sums(*shifts, labels=labels).items():
             summed = value.clone()
-            distributed.all_reduce(_as_real(summed), group=group)
+            distributed.all_reduce(as_real(summed), group=group)
             setattr(self, name, summed)
         self._shift_x, self._shift_z = shifts
         self.count = sum(counts)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from efface.debiased import Debiased
+from efface.debiased import Debiased, RepresentedHead
+from efface.erasure.linear import linear_layer
 from efface.models.base import Model
 from efface.models.wrapped import Wrapped, unwrap
 from efface.representations import Rectified, Representation
@@ -42,18 +43,6 @@ class HeadByAttribute(nn.Module):
         of_each = of_each.unflatten(1, self.bias.shape)
         index = self._attribute.value.long()[:, None, None].expand(-1, 1, of_each.shape[2])
         logits: Tensor = of_each.gather(1, index)[:, 0]
-        return logits
-
-
-class RepresentedHead(nn.Module):
-    """A linear layer behind a map of its inputs that is not affine."""
-
-    def __init__(self, represent: Representation, head: nn.Linear) -> None:
-        super().__init__()
-        self.represent, self.head = represent, head
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.represent(x))
         return logits
 
 
@@ -123,14 +112,7 @@ def folded(represent: Representation, head: nn.Linear, a: int | None = None) -> 
     weight = torch.autograd.functional.jacobian(logits, zero)
     bias = logits(zero).detach()
     needs_bias = "bias" in head.state_dict() or represent.uses_attribute or bool(bias.any())
-    return _linear(weight, bias if needs_bias else None)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return a frozen layer of these numbers, in float32."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return layer.requires_grad_(False)
+    return linear_layer(weight.float(), bias.float() if needs_bias else None)
 
 
 def _as_came_in(model: Model, layer: nn.Linear) -> nn.Linear:
@@ -138,7 +120,7 @@ def _as_came_in(model: Model, layer: nn.Linear) -> nn.Linear:
     if not (isinstance(model.backbone, Wrapped) and model.backbone.single):
         return layer
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    return _linear(weight.diff(dim=0), None if bias is None else bias.diff(dim=0))
+    return linear_layer(weight.diff(dim=0), None if bias is None else bias.diff(dim=0))
 
 
 def _with_last(model: Model, layer: nn.Module) -> nn.Module:
