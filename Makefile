@@ -40,8 +40,10 @@ run: $(INSTALLED)  ## Run methods none and leace on real digits (no download), p
 report: $(INSTALLED)  ## Tables, plots and page of the records in RESULTS
 	$(BIN)/python -m efface.report "$(RESULTS)"
 
-tables: $(INSTALLED)  ## Every table and plot of experiments/ from its committed CSV files
+tables: $(INSTALLED)  ## Every table and plot of experiments/, docs/ and benchmarks/ from committed files
 	$(BIN)/python -m efface.report $(patsubst %/runs.csv,%,$(wildcard experiments/*/runs.csv))
+	$(BIN)/python docs/plot_result.py
+	$(BIN)/python -m benchmarks --gather
 
 # The commands are those of the experiment's page: its first block of shell.
 reproduce: $(if $(IS_ONE),$(INSTALLED))  ## Run an experiment as its page says: make reproduce EXPERIMENT=rlace_rank

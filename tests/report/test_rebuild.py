@@ -1,7 +1,9 @@
-"""Every committed table and plot of an experiment is what `make tables` makes of its committed files."""
+"""Every committed table and plot is what `make tables` makes of committed files."""
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,10 @@ from efface.report import experiment
 from efface.report.__main__ import main
 from efface.report.records import collect
 
-EXPERIMENTS = sorted(path.parent for path in (CONF.parent / "experiments").glob("*/runs.csv"))
+ROOT = CONF.parent
+EXPERIMENTS = sorted(path.parent for path in (ROOT / "experiments").glob("*/runs.csv"))
+MARKED = re.compile(r"(<!-- (table|published|neighbours): [^>]*-->\n).*?(<!-- /\2 -->)", re.DOTALL)
+SCALE = re.compile(r"(<!-- scale -->\n).*?(<!-- /scale -->)", re.DOTALL)
 
 
 def committed(folder: Path) -> dict[str, bytes]:
@@ -32,7 +37,7 @@ def test_a_report_and_its_page_are_rebuilt_from_committed_files(
     for path in [*folder.glob("*.csv"), folder / experiment.PAGE]:
         shutil.copy(path, copy)
     page = (copy / experiment.PAGE).read_text()
-    emptied = re.sub(r"(<!-- table: [^>]*-->\n).*?(<!-- /table -->)", r"\1\2", page, flags=re.DOTALL)
+    emptied = MARKED.sub(r"\1\3", page)
     assert emptied != page  # each page has a table
     (copy / experiment.PAGE).write_text(emptied)
 
@@ -44,6 +49,43 @@ def test_a_report_and_its_page_are_rebuilt_from_committed_files(
     for name, content in made.items():
         assert content == wanted[name], name
     assert b"do not say why" not in made["table.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_make_tables_rebuilds_every_table_and_plot(tmp_path: Path) -> None:
+    names = ["benchmarks", "docs", "experiments", "src", "Makefile", "constraints.txt", "pyproject.toml"]
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, tmp_path / name)
+    made = [
+        *(path for folder in EXPERIMENTS for path in (folder / "report").iterdir() if path.suffix in (".md", ".png")),
+        *ROOT.glob("docs/*.png"),
+        *ROOT.glob("benchmarks/*.png"),
+        ROOT / "benchmarks" / "README.md",
+    ]
+    for folder in EXPERIMENTS:
+        shutil.rmtree(tmp_path / folder.relative_to(ROOT) / "report")
+    for path in made:
+        (tmp_path / path.relative_to(ROOT)).unlink(missing_ok=True)
+    pages = [*(folder / experiment.PAGE for folder in EXPERIMENTS), ROOT / "docs" / "scale.md"]
+    for page in pages:
+        text = page.read_text()
+        emptied = SCALE.sub(r"\1\2", MARKED.sub(r"\1\3", text))
+        assert emptied != text
+        (tmp_path / page.relative_to(ROOT)).write_text(emptied)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path / "src"}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").touch()
+
+    done = subprocess.run(["make", "tables", "VENV=.venv"], cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "pip install" not in done.stdout
+    for path in [*made, *pages]:
+        assert (tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes(), path.relative_to(ROOT)
 
 
 RUNS = pd.DataFrame(

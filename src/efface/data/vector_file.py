@@ -109,9 +109,10 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         start = raw.read(2)
     if start == _ZIP:
         raise ValueError(f"{file} is a zip archive: unpack it, and name the .txt file")
+    number = 0
     try:
         with gzip.open(file) if start == _GZIP else file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, line.rstrip(b"\r\n ")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{file} is cut short or damaged ({error}): fetch it again") from error
+        raise ValueError(f"{file}, line {number + 1} is cut short or damaged ({error}): fetch it again") from error

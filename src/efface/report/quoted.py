@@ -104,8 +104,15 @@ def _table(spec: _Spec, numbers: Sequence[Published]) -> str:
         for row in rows
     ]
     headings = [", ".join(filter(None, map(_shown, spec.columns, column))) for column in columns]
-    origins = dict.fromkeys(f"{number.source}, {number.table}" for number in chosen)
-    return f"{pipes([*spec.rows.values(), *headings], lines)}\n\nSource: {plain('; '.join(origins))}."
+    return f"{pipes([*spec.rows.values(), *headings], lines)}\n\nSource: {plain(_sources(chosen))}."
+
+
+def _sources(numbers: Iterable[Published]) -> str:
+    """Return the sources, each with the tables of it that numbers are from."""
+    tables: dict[str, dict[str, None]] = {}
+    for number in numbers:
+        tables.setdefault(number.source, {})[number.table] = None
+    return "; ".join(", ".join([source, *names]) for source, names in tables.items())
 
 
 def _meets(number: Published, conditions: dict[str, tuple[str, ...]]) -> bool:
