@@ -185,7 +185,7 @@ def _quadratic(facts: Facts) -> Claim:
 
 
 def _quadratic_free(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: the attribute of a sample is guessed, and where the guess is wrong or unsure some is left, "
         "also to a linear reader. What is left was measured.",
         f"The features were moved as if under each value of {facts.attribute}, to one mean and one covariance by "
@@ -236,7 +236,7 @@ def _inlp(facts: Facts) -> Claim:
 
 
 def _igbp(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: the method stops after a number of networks, or when a fresh one finds nothing, and no theorem "
         "says that another network would not.",
         f"Networks were trained to read {facts.attribute}, one after the other, and each was followed by a step of "
@@ -245,7 +245,7 @@ def _igbp(facts: Facts) -> Claim:
 
 
 def _obliviator(facts: Facts) -> Claim:
-    return _none(
+    return no_guarantee(
         "No guarantee: dependence is lowered as far as random features of one kernel measure it, on the samples fitted "
         "on. What is left was measured.",
         f"The dependence of the features on {facts.attribute} was lowered gradually, in a Gaussian kernel (Obliviator; "
