@@ -121,11 +121,9 @@ class IgbpEraser(FrozenTensors):
             moved = undecided(network, moved)
         stacked = [torch.stack(tensors) for tensors in zip(*networks, strict=True)]
         empty = [tensor.new_zeros(0, *tensor.shape) for tensor in network]
-        return cls(
-            *(tensor.to(dtype) for tensor in (mean, whitening, colouring)),
-            *(stacked or empty),
-            readings=tuple(readings),
-        )
+        units = [tensor.to(dtype) for tensor in (mean, whitening, colouring)]
+        parts: Any = [*units, *(stacked or empty), tuple(readings)]
+        return cls(*parts)
 
     def steps(self, x: Any) -> Iterator[Tensor]:
         """Yield x `[..., d]` as each network leaves it, t times, in the dtype of x (the eraser's if x holds integers).
@@ -178,7 +176,8 @@ def _undecided(network: Network, x: Tensor) -> Tensor:
     inverse = torch.where(squares > _RANK_TOLERANCE * squares[:, -1:], 1 / squares, 0)
     inverse = torch.where(inverse.isfinite(), inverse, 0)
     solved = basis @ (inverse[..., None] * (basis.mT @ values[..., None]))
-    return x - (jacobian.mT @ solved)[..., 0].to(x.dtype)
+    moved: Tensor = x - (jacobian.mT @ solved)[..., 0].to(x.dtype)
+    return moved
 
 
 def _contrasts(k: int) -> Tensor:

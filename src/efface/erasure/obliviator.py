@@ -177,7 +177,8 @@ class ObliviatorEraser(FrozenTensors):
             moved = stages[-1](moved)
             erased = stages[-1].decode(moved)
         stacked = (torch.stack(tensors) for tensors in zip(*stages, strict=True))
-        return cls(mean.to(dtype), scale.to(dtype), *stacked, readings=tuple(readings))
+        parts: Any = [mean.to(dtype), scale.to(dtype), *stacked, tuple(readings)]
+        return cls(*parts)
 
     def steps(self, x: Any) -> Iterator[Tensor]:
         """Yield x `[..., d]` after each iteration, t times, in the dtype of x (the eraser's if x holds integers).
@@ -237,7 +238,8 @@ def _fitted(data: _Data, x: Tensor, width: int, r: int, steps: int, generator: t
     z = functional.normalize((phi - centre) @ functions)
     gram, share = cross_covariance(z, z, data.w), data.w / data.w.sum()
     decoder = torch.linalg.pinv(gram.double(), rtol=1e-6, hermitian=True).to(z) @ cross_covariance(z, x, data.w)
-    return Stage(*encoder, *features, centre, functions, decoder, share @ x - share @ z @ decoder)
+    parts: Any = (*encoder, *features, centre, functions, decoder, share @ x - share @ z @ decoder)
+    return Stage(*parts)
 
 
 def _encoder(

@@ -94,8 +94,8 @@ class PosteriorQuadraticEraser(FrozenTensors):
             shift = (w @ (moved - start).double().square()).sum() / spread
             readings.append(PosteriorReading(*_score(stages[-1].posterior(moved), y, w), float(shift.sqrt())))
             moved = stages[-1](moved)
-        stacked = (torch.stack(tensors) for tensors in zip(*stages, strict=True))
-        return cls(*stacked, readings=tuple(readings))
+        parts: Any = [*(torch.stack(tensors) for tensors in zip(*stages, strict=True)), tuple(readings)]
+        return cls(*parts)
 
     def posterior(self, x: Any) -> Tensor:
         """Return the probabilities `[..., k]` of the classes of x `[..., d]` before anything is erased."""

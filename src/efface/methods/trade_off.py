@@ -11,8 +11,10 @@ from efface.problem import Problem
 class Iterative(Protocol):
     """An eraser in t iterations."""
 
-    readings: Any
-    """Named tuples of numbers, of the attribute that is left."""
+    @property
+    def readings(self) -> Any:
+        """Named tuples of numbers, of the attribute that is left."""
+        ...
 
     def steps(self, x: Any) -> Iterator[Tensor]:
         """Yield x after each iteration."""

@@ -100,7 +100,8 @@ class Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
 
     def _check_options(self, sensitive_features: Any) -> None:
         """Check what `__init__` was given, which scikit-learn wants done in `fit`."""
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, numbers.Real) or not 0 <= self.alpha <= 1:
+        alpha: Any = self.alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 <= float(alpha) <= 1:
             raise ValueError(
                 f"alpha is {self.alpha!r}, but must lie in [0, 1]: 1 erases the concept, 0 leaves X as it is"
             )
@@ -141,7 +142,7 @@ class Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the columns of the output: those of X without `sensitive_feature_ids`."""
-        names = super().get_feature_names_out(input_features)
+        names: np.ndarray = super().get_feature_names_out(input_features)
         return names[self._remaining] if self._ids else names
 
     def __sklearn_tags__(self) -> Any:
