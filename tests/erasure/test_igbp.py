@@ -89,12 +89,12 @@ def test_nothing_is_done_where_x_tells_nothing(generator: torch.Generator) -> No
 
 def test_fit_is_deterministic_whatever_the_units_and_weights_within_equal_classes() -> None:
     x, z = digits()
-    x, z = x[:300], z[:300]
+    x, z = x[:300].double(), z[:300]  # training multiplies rounding
     eraser = IgbpEraser.fit(x, z, iterations=1, width=8, seed=3)
     again = IgbpEraser.fit(x, z, iterations=1, width=8, seed=3, weight=torch.where(z == 0, 2.0, 7.0))
     assert torch.equal(eraser(x), again(x))
     scaled = IgbpEraser.fit(4 * x + 16, z, iterations=1, width=8, seed=3)
-    torch.testing.assert_close(scaled(4 * x + 16), 4 * eraser(x) + 16, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(scaled(4 * x + 16), 4 * eraser(x) + 16, rtol=1e-6, atol=1e-5)
     assert not torch.equal(eraser(x), IgbpEraser.fit(x, z, iterations=1, width=8, seed=4)(x))
     assert len(list(eraser.steps(x))) == 1
 

@@ -257,11 +257,15 @@ def equal_classes(y: Tensor, weight: Tensor | None, k: int) -> Tensor:
 
 
 def standard_units(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation `[d]` float64 of x `[n, d]` under weights `[n]`; 1 where it is constant."""
+    """Return mean and standard deviation `[d]` float64 of x `[n, d]` under weights `[n]`.
+
+    A constant feature gets the mean deviation of the others, so that it has their unit; 1 where all are constant.
+    """
     w = w / w.sum()
     mean = w @ x.double()
     scale = (w @ (x.double() - mean).square()).sqrt()
-    return mean, torch.where(scale > 1e-12 * scale.max(), scale, 1)
+    varies = scale > 1e-12 * scale.max()
+    return mean, torch.where(varies, scale, scale[varies].mean() if bool(varies.any()) else torch.ones_like(scale))
 
 
 def check_rank(rank: int, x: Tensor | SparseRows) -> int:
