@@ -57,7 +57,7 @@ class IgbpEraser(FrozenTensors):
     whitening: Tensor
     """`[d, d]`: the networks see (x − mean) W."""
     colouring: Tensor
-    """`[d, d]`: the inverse of W."""
+    """`[d, d]`: the inverse of W, but for features that are constant, which it leaves at their mean."""
     hidden_weight: Tensor
     """`[t, h, d]`, of the t networks in their order; so are the following."""
     hidden_bias: Tensor
@@ -150,13 +150,14 @@ class IgbpEraser(FrozenTensors):
 def _coordinates(x: Tensor, w: Tensor, whiten: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean of x `[n, d]` under weights `[n]`, and float64 maps `[d, d]` to the networks' inputs and back."""
     mean, scale = standard_units(x, w)
-    if not whiten:
-        return mean, (1 / scale).diag(), scale.diag()
     scaled, w = (x - mean) / scale, w / w.sum()
     correlation = (scaled * w[:, None]).mT @ scaled
+    back = torch.where(correlation.diag() > 0.5, scale, 0)  # a constant feature stays as it is
+    if not whiten:
+        return mean, (1 / scale).diag(), back.diag()
     values, vectors = torch.linalg.eigh(optimal_linear_shrinkage(correlation, 1 / w.square().sum()))
     roots = values.clamp_min(_FLOOR * values.max()).sqrt()
-    return mean, (vectors / roots) @ vectors.mT / scale[:, None], (vectors * roots) @ vectors.mT * scale
+    return mean, (vectors / roots) @ vectors.mT / scale[:, None], (vectors * roots) @ vectors.mT * back
 
 
 def undecided(network: Network, x: Tensor) -> Tensor:

@@ -32,7 +32,15 @@ from torch.nn import functional
 
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.hsic import FourierFeatures, cross_covariance, guarded_functions
-from efface.erasure.inputs import as_concept, as_tensor, equal_classes, labelled_rows, labels_of, standard_units
+from efface.erasure.inputs import (
+    as_concept,
+    as_tensor,
+    count_classes,
+    equal_classes,
+    labelled_rows,
+    labels_of,
+    standard_units,
+)
 from efface.erasure.readers import Reading, score, split, train_reader
 from efface.moments import as_matrix, as_numbers, working_dtype
 
@@ -273,9 +281,9 @@ def _dependence(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 def _target(y: Any, x: Tensor) -> Tensor:
     """Read labels y `[n]` of x `[n, d]`."""
-    target = labels_of(as_concept(y, "y"))
+    given = as_concept(y, "y")
+    target = labels_of(given)
     if target is None or len(target) != len(x):
-        raise ValueError(
-            f"y has shape {list(as_concept(y, 'y').shape)}, but must be one label for each of {len(x)} rows"
-        )
+        raise ValueError(f"y has shape {list(given.shape)}, but must be one label for each of the {len(x)} rows of x")
+    count_classes(target, "y")
     return target.to(x.device)
