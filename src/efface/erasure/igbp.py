@@ -5,13 +5,13 @@ In each iteration a small network f is trained to read the concept from what the
 sample takes one first-order step to where f is undecided, x − f(x) ∇f(x) / ‖∇f(x)‖². Three things are added to the
 paper:
 
-* It has two classes. Of K, the step is the shortest one after which, to first order, all K logits are equal. With J the
+* Of two classes that is the whole step. Of K, the step is the shortest one after which, to first order, all K logits are equal. With J the
   Jacobian `[K − 1, d]` of K − 1 orthonormal contrasts c of the logits, it is x − J⁺ c(x); at K = 2 the same formula.
 * The network sees every class with the same total weight, so that it is undecided where x tells no more than the
-  frequencies of the classes do. The paper's classes are nearly as frequent as each other.
+  frequencies of the classes do.
 * Steps are taken, and networks trained, where x is white (its correlation matrix is shrunk). So a step is least in the
-  norm of LEACE. In the paper x comes as it is, and a step removes little of a concept that many correlated features
-  tell: `whiten=False` does so, but for the units of the features.
+  norm of LEACE. Where x comes as it is, a step removes little of a concept that many correlated features tell:
+  `whiten=False`, in units of the features' standard deviations.
 
 There is no guarantee: other networks may read what these do not, also from where the steps lead.
 """

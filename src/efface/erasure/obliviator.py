@@ -10,7 +10,8 @@ Each iteration makes z', which the next one starts from, of z, at first the feat
    z, x and y is largest are kept: an eigenvalue problem, `efface.erasure.hsic.guarded_functions`. z' are their values,
    of length 1.
 
-What differs from the paper:
+What differs from the paper and from its authors' code (github.com/ramin-akbari/Obliviator, from which the values of τ
+come):
 
 * z' has no more dimensions than x, and after each iteration a least-squares map takes it back to x, so that features
   keep their width and meaning. A function of z' tells nothing that z' does not; `readings` are of z' itself.
@@ -18,8 +19,7 @@ What differs from the paper:
 * Concept and target are one-hot columns, not Fourier features of these, and samples may have weights.
 * x stays as it is through all iterations, where the authors' code puts the first z' in its place.
 
-There is no guarantee: HSIC is lowered, not zero, and estimated from samples. The paper shows that its networks read
-nothing any more, and that is measured here too.
+There is no guarantee: HSIC is lowered, not zero, and estimated from samples. What fresh networks read is measured.
 """
 
 from collections.abc import Iterator
