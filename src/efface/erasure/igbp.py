@@ -5,9 +5,9 @@ In each iteration a small network f is trained to read the concept from what the
 sample takes one first-order step to where f is undecided, x − f(x) ∇f(x) / ‖∇f(x)‖². Three things are added to the
 paper:
 
-* Of two classes that is the whole step. Of K, the step is the shortest one after which, to first order, all K logits are
-  equal. With J the Jacobian `[K − 1, d]` of K − 1 orthonormal contrasts c of the logits, it is x − J⁺ c(x); at K = 2 the
-  same formula.
+* Of two classes that is the whole step. Of K, the step is the shortest one after which, to first order, all K logits
+  are equal. With J the Jacobian `[K − 1, d]` of K − 1 orthonormal contrasts c of the logits, it is x − J⁺ c(x); at
+  K = 2 the same formula.
 * The network sees every class with the same total weight, so that it is undecided where x tells no more than the
   frequencies of the classes do.
 * Steps are taken, and networks trained, where x is white (its correlation matrix is shrunk). So a step is least in the
