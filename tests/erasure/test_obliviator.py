@@ -86,7 +86,7 @@ def test_bad_input() -> None:
         ObliviatorEraser.fit(x, z, iterations=0)
     with pytest.raises(ValueError, match="features is 3, but must be more than the 3 classes of z"):
         ObliviatorEraser.fit(x, z, features=3)
-    with pytest.raises(ValueError, match=r"y has shape \[149\], but must be one label for each of 150 rows"):
+    with pytest.raises(ValueError, match=r"y has shape \[149\], but must be one label for each of the 150 rows of x"):
         ObliviatorEraser.fit(x, z, z[1:])
     with pytest.raises(ValueError, match=r"x has shape \[150, 3\], but its last dimension must be 4"):
         ObliviatorEraser.fit(x, z, iterations=1, **SMALL)(x[:, :3])

@@ -5,13 +5,14 @@ In each iteration a small network f is trained to read the concept from what the
 sample takes one first-order step to where f is undecided, x − f(x) ∇f(x) / ‖∇f(x)‖². Three things are added to the
 paper:
 
-* It has two classes. Of K, the step is the shortest one after which, to first order, all K logits are equal. With J the
-  Jacobian `[K − 1, d]` of K − 1 orthonormal contrasts c of the logits, it is x − J⁺ c(x); at K = 2 the same formula.
+* Of two classes that is the whole step. Of K, the step is the shortest one after which, to first order, all K logits are
+  equal. With J the Jacobian `[K − 1, d]` of K − 1 orthonormal contrasts c of the logits, it is x − J⁺ c(x); at K = 2 the
+  same formula.
 * The network sees every class with the same total weight, so that it is undecided where x tells no more than the
-  frequencies of the classes do. The paper's classes are nearly as frequent as each other.
+  frequencies of the classes do.
 * Steps are taken, and networks trained, where x is white (its correlation matrix is shrunk). So a step is least in the
-  norm of LEACE. In the paper x comes as it is, and a step removes little of a concept that many correlated features
-  tell: `whiten=False` does so, but for the units of the features.
+  norm of LEACE. Where x comes as it is, a step removes little of a concept that many correlated features tell:
+  `whiten=False`, in units of the features' standard deviations.
 
 There is no guarantee: other networks may read what these do not, also from where the steps lead.
 """
@@ -57,7 +58,7 @@ class IgbpEraser(FrozenTensors):
     whitening: Tensor
     """`[d, d]`: the networks see (x − mean) W."""
     colouring: Tensor
-    """`[d, d]`: the inverse of W."""
+    """`[d, d]`: the inverse of W, but for features that are constant, which it leaves at their mean."""
     hidden_weight: Tensor
     """`[t, h, d]`, of the t networks in their order; so are the following."""
     hidden_bias: Tensor
@@ -150,13 +151,14 @@ class IgbpEraser(FrozenTensors):
 def _coordinates(x: Tensor, w: Tensor, whiten: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean of x `[n, d]` under weights `[n]`, and float64 maps `[d, d]` to the networks' inputs and back."""
     mean, scale = standard_units(x, w)
-    if not whiten:
-        return mean, (1 / scale).diag(), scale.diag()
     scaled, w = (x - mean) / scale, w / w.sum()
     correlation = (scaled * w[:, None]).mT @ scaled
+    back = torch.where(correlation.diag() > 0.5, scale, 0)  # a constant feature stays as it is
+    if not whiten:
+        return mean, (1 / scale).diag(), back.diag()
     values, vectors = torch.linalg.eigh(optimal_linear_shrinkage(correlation, 1 / w.square().sum()))
     roots = values.clamp_min(_FLOOR * values.max()).sqrt()
-    return mean, (vectors / roots) @ vectors.mT / scale[:, None], (vectors * roots) @ vectors.mT * scale
+    return mean, (vectors / roots) @ vectors.mT / scale[:, None], (vectors * roots) @ vectors.mT * back
 
 
 def undecided(network: Network, x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ Each iteration makes z', which the next one starts from, of z, at first the feat
    z, x and y is largest are kept: an eigenvalue problem, `efface.erasure.hsic.guarded_functions`. z' are their values,
    of length 1.
 
-What differs from the paper:
+What differs from the paper and from its authors' code (github.com/ramin-akbari/Obliviator, from which the values of τ
+come):
 
 * z' has no more dimensions than x, and after each iteration a least-squares map takes it back to x, so that features
   keep their width and meaning. A function of z' tells nothing that z' does not; `readings` are of z' itself.
@@ -18,8 +19,7 @@ What differs from the paper:
 * Concept and target are one-hot columns, not Fourier features of these, and samples may have weights.
 * x stays as it is through all iterations, where the authors' code puts the first z' in its place.
 
-There is no guarantee: HSIC is lowered, not zero, and estimated from samples. The paper shows that its networks read
-nothing any more, and that is measured here too.
+There is no guarantee: HSIC is lowered, not zero, and estimated from samples. What fresh networks read is measured.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,15 @@ from torch.nn import functional
 
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.hsic import FourierFeatures, cross_covariance, guarded_functions
-from efface.erasure.inputs import as_concept, as_tensor, equal_classes, labelled_rows, labels_of, standard_units
+from efface.erasure.inputs import (
+    as_concept,
+    as_tensor,
+    count_classes,
+    equal_classes,
+    labelled_rows,
+    labels_of,
+    standard_units,
+)
 from efface.erasure.readers import Reading, score, split, train_reader
 from efface.moments import as_matrix, as_numbers, working_dtype
 
@@ -273,9 +281,9 @@ def _dependence(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 def _target(y: Any, x: Tensor) -> Tensor:
     """Read labels y `[n]` of x `[n, d]`."""
-    target = labels_of(as_concept(y, "y"))
+    given = as_concept(y, "y")
+    target = labels_of(given)
     if target is None or len(target) != len(x):
-        raise ValueError(
-            f"y has shape {list(as_concept(y, 'y').shape)}, but must be one label for each of {len(x)} rows"
-        )
+        raise ValueError(f"y has shape {list(given.shape)}, but must be one label for each of the {len(x)} rows of x")
+    count_classes(target, "y")
     return target.to(x.device)
