@@ -37,9 +37,8 @@ def leakage(runs: pd.DataFrame, folder: Path) -> list[Plot]:
 
     Before (hollow) is the base model, method `none`, of the same setting, on the seeds that it shares with the method.
     """
-    probed = [(s, group) for s, group in settings(runs) if len(numbers(group, "probe_information"))]
-    rows = [(s, group) for s, group in probed if set(group["method_name"]) - {"none"}]
-    if not rows:
+    rows = [(s, group) for s, group in settings(runs) if set(group["method_name"]) - {"none"}]
+    if not rows or not len(numbers(runs, "probe_information")):
         return []
     heights = [0.5 + 0.26 * group.loc[group["method_name"] != "none", "method"].nunique() for _, group in rows]
     with styled():
