@@ -19,10 +19,11 @@ def erased() -> Erased:
     return LinearlyErased(dropped=torch.zeros(5, dtype=torch.bool), constant=torch.zeros(5), **plain.tensors())
 
 
-def test_eraser_is_made_once(erased: Erased) -> None:
-    eraser = erased.eraser
-    erased(torch.ones(2, 5))
-    assert erased.eraser is eraser
+def test_eraser_acts_with_a_state_put_in_for_one_call(erased: Erased) -> None:
+    x = torch.ones(2, 5)
+    nothing = {name: torch.zeros_like(t) for name, t in erased.state_dict().items()}
+    assert torch.equal(torch.func.functional_call(erased, nothing, (x,)), x)
+    assert not torch.equal(erased(x), x)
 
 
 def test_eraser_moves_with_its_buffers(erased: Erased) -> None:

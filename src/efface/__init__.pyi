@@ -7,11 +7,13 @@ from .erasure.adversarial import solve_adv_game as solve_adv_game
 from .erasure.affine import AffineEraser as AffineEraser
 from .erasure.certificate import Guardedness as Guardedness
 from .erasure.certificate import certify as certify
+from .erasure.igbp import IgbpEraser as IgbpEraser
 from .erasure.inlp import InlpEraser as InlpEraser
 from .erasure.leace import LeaceEraser as LeaceEraser
 from .erasure.leace import LeaceFitter as LeaceFitter
 from .erasure.leace import erase_in_sequence as erase_in_sequence
 from .erasure.leace import erase_jointly as erase_jointly
+from .erasure.obliviator import ObliviatorEraser as ObliviatorEraser
 from .erasure.oracle import OracleEraser as OracleEraser
 from .erasure.oracle import OracleFitter as OracleFitter
 from .erasure.projections import MeanProjectionEraser as MeanProjectionEraser
@@ -20,6 +22,7 @@ from .erasure.projections import RandomProjectionEraser as RandomProjectionErase
 from .erasure.quadratic import QuadraticEditor as QuadraticEditor
 from .erasure.quadratic import QuadraticEraser as QuadraticEraser
 from .erasure.quadratic import QuadraticFitter as QuadraticFitter
+from .erasure.quadratic_free import PosteriorQuadraticEraser as PosteriorQuadraticEraser
 from .erasure.rlace import RlaceEraser as RlaceEraser
 from .erasure.rlace import RlaceSolution as RlaceSolution
 from .erasure.splince import SpansMeetError as SpansMeetError

@@ -1,5 +1,6 @@
 """What a method returns: a map of the features and the head on it, to be used, saved and loaded."""
 
+import copy
 import json
 import os
 from dataclasses import dataclass, field
@@ -11,12 +12,25 @@ from torch import Tensor, nn
 
 from efface import tensorfiles
 from efface.decisions import Drawn
+from efface.erasure.linear import linear_layer
 from efface.files import file_digest
 from efface.problem import Features
 from efface.representations import KINDS, Representation
 
 MODEL_FILE = "debiased.safetensors"
 _KIND = "debiased model"
+
+
+class RepresentedHead(nn.Module):
+    """A linear layer behind a map of its inputs, and what decides by chance from its logits, if anything does."""
+
+    def __init__(self, represent: Representation, head: nn.Linear, decide: Drawn | None = None) -> None:
+        super().__init__()
+        self.represent, self.head, self.decide = represent, head, decide
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.head(self.represent(x, a))
+        return logits if self.decide is None else self.decide(logits, x, a)
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,14 @@ class Debiased:
         """Return logits `[n, K]` of features x `[n, d]` that `represent` has mapped already."""
         logits: Tensor = self.head(represented)
         return logits if self.decide is None else self.decide(logits, x, a)
+
+    def module(self) -> RepresentedHead:
+        """Return a copy as a module from features `[n, d]` to logits `[n, K]`, through which gradients pass to them.
+
+        It can be moved, compiled and exported with the rest of a network, as `nn.Sequential(body, debiased.module())`.
+        Where the method uses the attribute at test time, the module is called with it too: `module(x, a)`.
+        """
+        return RepresentedHead(*copy.deepcopy((self.represent, self.head, self.decide))).eval()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all but `fitted_on`, `info` and `arrays` to one safetensors file.
@@ -91,7 +113,7 @@ class Debiased:
         try:
             parts = {name: _part(tensors, name) for name in ("represent", "head", "decide")}
             represent = KINDS[kind](**parts["represent"])
-            head = _head(parts["head"].pop("weight"), parts["head"].pop("bias", None))
+            head = linear_layer(parts["head"].pop("weight"), parts["head"].pop("bias", None))
             unknown = sorted(name for name in tensors if name.partition(".")[0] not in parts) + sorted(parts["head"])
             if unknown or facts.get("decide", Drawn.kind) != Drawn.kind or not _is_cut(facts["cut"]):
                 raise ValueError(f"it holds {unknown}, decide={facts.get('decide')!r} and cut={facts['cut']!r}")
@@ -141,9 +163,3 @@ def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _is_cut(cut: object) -> bool:
     return isinstance(cut, int) and cut >= 1
-
-
-def _head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
-    head.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return head.requires_grad_(False)

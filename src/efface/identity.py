@@ -12,8 +12,9 @@ from typing import Any
 NODES = ("dataset", "model", "training", "method", "evaluation")
 """The parts of a configuration that make up a run's identity; seed, device and directories do not."""
 _ADDED: dict[str, dict[str, Any]] = {
-    "dataset": {"split": "official", "fold": None, "gguf_file": None},
-    "model": {"revision": None},
+    "dataset": {"split": "official", "fold": None, "gguf_file": None, "test_documents": None},
+    "model": {"revision": None, "gguf_file": None},
+    "method": {"layer": None},
 }
 """Options that nodes were given when runs had been recorded, and the value under which the code does what it did: such
 a value is no part of the identity, so that those runs keep their ids."""

@@ -10,14 +10,15 @@ first batch, is subtracted first: without it, data whose mean is large against t
 cancellation (Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983, eq. 1.3 and 2.1).
 """
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efface.processes import require_same
-from efface.products import Batch
+from efface.processes import as_real, require_same
+from efface.products import Batch, SparseRows, checked_weights
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -53,7 +54,7 @@ def as_matrix(x: Tensor, dim: int, name: str) -> Tensor:
     """
     if x.ndim == 0 or x.shape[-1] != dim:
         raise ValueError(f"{name} has shape {list(x.shape)}, but its last dimension must be {dim}")
-    return x.reshape(x.shape[:-1].numel(), dim)
+    return x.reshape(math.prod(x.shape[:-1]), dim)
 
 
 def require_finite(x: Tensor, name: str) -> None:
@@ -80,36 +81,11 @@ def require_classes(z: Tensor, k: int, name: str = "z") -> None:
     Raises:
         ValueError: a label is not in 0 … k − 1; the message begins with `name`.
     """
+    if torch.compiler.is_compiling():  # a trace has no values
+        return
     low, high = (int(z.min()), int(z.max())) if z.numel() else (0, 0)
     if low < 0 or high >= k:
         raise ValueError(f"{name} has labels from {low} to {high}, but they must lie in 0 … {k - 1}")
-
-
-def _out_of_range(x: Tensor, shift: Tensor, weight: Tensor | None) -> str:
-    """Say which columns of x `[n, d]` have squares outside the range of float64, else that z or the weights have."""
-    size = (x - shift).abs().amax(0).double()
-    limits = torch.finfo(torch.float64)
-    bad = (size > limits.max**0.45) | ((size > 0) & (size < limits.tiny**0.45))
-    if bad.any():
-        name = f"x has values of size {float(size[bad][0]):.1g} in column {int(bad.nonzero()[0])}"
-    else:
-        name = "z has values" if weight is None else "z or weight has values"
-    return f"{name} so large or small that products leave the range of float64: scale them to about 1 first"
-
-
-def _checked_weight(weight: Tensor, n: int) -> Tensor:
-    if weight.shape != (n,):
-        raise ValueError(f"weight has shape {list(weight.shape)}, but must be [{n}], one for each sample")
-    if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
-        raise ValueError("weight has negative or non-finite values: importance weights are >= 0")
-    if not bool(torch.isfinite(weight.double().square().sum())):
-        raise ValueError("weight has values so large that their squares overflow: scale them to about 1 first")
-    return weight
-
-
-def _as_real(x: Tensor) -> Tensor:
-    """View complex numbers as pairs of real ones, which every backend of torch.distributed can send."""
-    return torch.view_as_real(x) if x.is_complex() else x
 
 
 class Moments:
@@ -165,11 +141,11 @@ class Moments:
         return f"moments of {self.x_dim} x {self.z_dim}, {self.dtype}, {covariance} Cov(x), {self.weights} weights"
 
     @torch.no_grad()
-    def update(self, x: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
+    def update(self, x: Tensor | SparseRows, z: Tensor, weight: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
-            x: `[n, x_dim]`
+            x: `[n, x_dim]`; of a sparse matrix the sums are formed without its zeros.
             z: `[n, z_dim]`, or labels `[n]` in 0 … z_dim − 1, which stand for their one-hot columns.
             weight: `[n]`; all 1 if None.
 
@@ -177,12 +153,18 @@ class Moments:
             ValueError: shapes do not fit, values are not finite, a label is out of range, a weight is negative, or the
                 squares of values leave the range of float64. The sums are then unchanged.
         """
-        x = as_matrix(x, self.x_dim, "x").to(self.device, self.dtype)
+        if isinstance(x, Tensor):
+            x = as_matrix(x, self.x_dim, "x").to(self.device, self.dtype)
+        elif x.shape[1] != self.x_dim:
+            raise ValueError(f"x has shape {list(x.shape)}, but its last dimension must be {self.x_dim}")
         z = self._concept(z)
         if len(x) != len(z):
             raise ValueError(f"x has {len(x)} samples but z has {len(z)}: give one row of z for each row of x")
-        weight = None if weight is None else _checked_weight(weight, len(x)).to(x.device, torch.float64)
+        weight = None if weight is None else checked_weights(weight, len(x)).to(x.device, torch.float64)
         if len(x) == 0:
+            return
+        if isinstance(x, SparseRows):
+            self._add_sparse(x, z, weight)
             return
         shift_x, shift_z = self._shift_x, self._shift_z
         if self.count == 0:
@@ -195,7 +177,7 @@ class Moments:
         if sums is None:
             require_finite(x, "x")
             require_finite(z, "z")
-            raise ValueError(_out_of_range(x, shift_x, weight))
+            raise ValueError(batch.out_of_range())
         self._shift_x, self._shift_z = shift_x, shift_z
         if z.ndim == 2 and self._zz is None:
             self._zz = torch.diag(self._sum_z)
@@ -205,12 +187,27 @@ class Moments:
                 total.index_add_(0, present, value.to(total.dtype))
             else:
                 total.add_(value)
-        self.count += len(x)
-        self.weight += len(x) if weight is None else weight.sum()
-        if weight is None:
-            self.weight_sq += len(x)
-        else:
-            self.weight_sq += weight.sum() if self.weights == "frequency" else weight.square().sum()
+        self._add_samples(len(x), weight)
+
+    def _add_samples(self, n: int, weight: Tensor | None) -> None:
+        """Count n samples of these weights."""
+        self.count += n
+        total = n if weight is None else weight.sum()
+        self.weight += total
+        self.weight_sq += total if weight is None or self.weights == "frequency" else weight.square().sum()
+
+    def _add_sparse(self, x: SparseRows, z: Tensor, weight: Tensor | None) -> None:
+        """Add a batch whose sums are formed about zero."""
+        if z.ndim == 2:
+            require_finite(z, "z")
+        device, dtype, weights = self.device, self.dtype, self.weights
+        batch = Moments(
+            self.x_dim, self.z_dim, device=device, dtype=dtype, track_xx=self._xx is not None, weights=weights
+        )
+        for name, value in x.sums(z, weight, self.z_dim, track_xx=self._xx is not None).items():
+            setattr(batch, name, value.to(device))
+        batch._add_samples(len(x), weight)
+        self.merge(batch)
 
     def _concept(self, z: Tensor) -> Tensor:
         """Return z as a matrix, or as labels as long as only labels were seen."""
@@ -274,10 +271,10 @@ class Moments:
         source = next((rank for rank, n in enumerate(counts) if n > 0), 0)
         shifts = [self._shift_x.clone(), self._shift_z.clone()]
         for shift in shifts:
-            distributed.broadcast(_as_real(shift), group_src=source, group=group)
+            distributed.broadcast(as_real(shift), group_src=source, group=group)
         for name, value in self._sums(*shifts, labels=labels).items():
             summed = value.clone()
-            distributed.all_reduce(_as_real(summed), group=group)
+            distributed.all_reduce(as_real(summed), group=group)
             setattr(self, name, summed)
         self._shift_x, self._shift_z = shifts
         self.count = sum(counts)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed import ProcessGroup
 
 
@@ -26,3 +27,10 @@ def require_same(description: str, group: "ProcessGroup | None", *, remedy: str)
     for rank, other in enumerate(descriptions):
         if other != descriptions[0]:
             raise ValueError(f"cannot add up {other} of process {rank}, and {descriptions[0]} of process 0: {remedy}")
+
+
+def as_real(x: "Tensor") -> "Tensor":
+    """View complex numbers as pairs of real ones, which every backend of torch.distributed can send."""
+    import torch
+
+    return torch.view_as_real(x) if x.is_complex() else x

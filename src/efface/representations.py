@@ -3,15 +3,19 @@
 A map is made of its tensors alone: `KINDS[kind](**tensors)` rebuilds it from its state.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from efface.erasure.affine import AffineEraser
-from efface.erasure.frozen import FrozenTensors
+from efface.erasure.frozen import FrozenTensors, OnBuffers
+from efface.erasure.igbp import IgbpEraser
+from efface.erasure.linear import linear_layer
+from efface.erasure.obliviator import ObliviatorEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
+from efface.erasure.quadratic_free import PosteriorQuadraticEraser
 from efface.unlearning.certified.rows import into_unit_ball
 
 
@@ -29,7 +33,7 @@ class Representation(nn.Module):
         return x
 
 
-class Erased(Representation):
+class Erased(OnBuffers, Representation):
     """Features after an eraser, once columns that vary too rarely have been set to a constant.
 
     Args:
@@ -41,24 +45,17 @@ class Erased(Representation):
     eraser_class: ClassVar[type[FrozenTensors]]
     dropped: Tensor
     constant: Tensor
-    eraser: Any
-    """An `eraser_class` that shares the buffers of this module."""
 
     def __init__(self, *, dropped: Tensor, constant: Tensor, **tensors: Tensor) -> None:
         super().__init__()
         for name, tensor in {"dropped": dropped, "constant": constant, **tensors}.items():
             self.register_buffer(name, tensor)
-        self._share_buffers()
+        self.eraser_class(**tensors)  # which refuses what is no part of it
 
-    def _share_buffers(self) -> None:
-        tensors = {name: t for name, t in self.named_buffers() if name not in ("dropped", "constant")}
-        self.eraser = self.eraser_class(**tensors)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Move the buffers, as `to` and its like do; the eraser with them."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._share_buffers()
-        return self
+    @property
+    def eraser(self) -> Any:
+        """An `eraser_class` that shares the buffers of this module."""
+        return self._on_buffers(self.eraser_class)
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         x = torch.where(self.dropped, self.constant, x)
@@ -87,6 +84,30 @@ class QuadraticallyErased(Erased):
     kind = "quadratic"
     eraser_class = QuadraticEraser
     uses_attribute = True
+
+
+class QuadraticallyErasedFree(Erased):
+    """Features after the affine maps of all values of the attribute, mixed by their posterior."""
+
+    kind = "quadratic_free"
+    is_affine = False
+    eraser_class = PosteriorQuadraticEraser
+
+
+class SteppedByNetworks(Erased):
+    """Features after the steps of networks, each to where it is undecided."""
+
+    kind = "igbp"
+    is_affine = False
+    eraser_class = IgbpEraser
+
+
+class Oblivious(Erased):
+    """Features as guarded functions of an encoder tell them."""
+
+    kind = "obliviator"
+    is_affine = False
+    eraser_class = ObliviatorEraser
 
 
 class WithoutColumns(Representation):
@@ -199,13 +220,8 @@ class Rectified(Representation):
 
     def layers(self) -> list[nn.Linear]:
         """Return the linear layers; each has a ReLU after it."""
-        named, layers = dict(self.named_buffers()), []
-        for i in range(self._depth):
-            weight, bias = named[f"weight_{i}"], named.get(f"bias_{i}")
-            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
-            layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-            layers.append(layer.requires_grad_(False))
-        return layers
+        named = dict(self.named_buffers())
+        return [linear_layer(named[f"weight_{i}"], named.get(f"bias_{i}")) for i in range(self._depth)]
 
 
 _ALL = (
@@ -213,6 +229,9 @@ _ALL = (
     LinearlyErased,
     OracleErased,
     QuadraticallyErased,
+    QuadraticallyErasedFree,
+    SteppedByNetworks,
+    Oblivious,
     WithoutColumns,
     Repaired,
     InUnitBall,

@@ -104,7 +104,7 @@ def test_outputs_in_another_order_than_the_classes_are_named(
     facts = json.loads(config.read_text())
     for names, fits in ({"0": "Nurse", "1": "Surgeon"}, True), ({"0": "Surgeon", "1": "Nurse"}, False):
         config.write_text(json.dumps({**facts, "id2label": names, "label2id": {v: int(k) for k, v in names.items()}}))
-        run = parts(parts_of, tmp_path / "copy", "method=none")
+        run = parts(parts_of, tmp_path / "copy", "method=none", "overwrite=true")
         if fits:
             assert base.execute(run, say=lambda message: None).status == "done"
             continue

@@ -74,7 +74,7 @@ def sentences(facts: Facts) -> str:
 
 
 def test_sampling_error_is_a_number_only_where_samples_suffice(finished: Path) -> None:
-    few = sentences(facts_of(finished, {}, n_eff=60.0, d=2048))
+    few = sentences(facts_of(finished, {}, n_eff=60.0, d=2048, dropped_columns=0))
     assert "These are 60 (weights taken into account), too few for 2,048 features to say" in few
     assert "Twice as many samples" not in few
     many = sentences(facts_of(finished, {}, n_eff=1e6, d=2048))

@@ -12,6 +12,7 @@ from tests.passport.conftest import edit, forge_eraser, run_of, under_right_dige
 
 from efface.debiased import MODEL_FILE
 from efface.passport import passport_of, write
+from efface.passport.schema import SCHEMA_VERSION
 from efface.runs import grid
 
 
@@ -182,10 +183,11 @@ def test_edited_page_is_noticed(results: Path, verified: Any) -> None:
 def test_passport_of_a_newer_schema_is_named(results: Path, verified: Any) -> None:
     run_dir = run_of(results)
     write(passport_of(run_dir), run_dir)
-    edit(run_dir, lambda p: p.update(schema_version=2), "passport.json")
+    later = SCHEMA_VERSION + 1
+    edit(run_dir, lambda p: p.update(schema_version=later), "passport.json")
     status, said = verified(run_dir)
     assert status == 2
-    assert "schema version 2, of a later efface, but this one reads 1: install the version that wrote it" in said
+    assert f"schema version {later}, of a later efface, but this one reads {SCHEMA_VERSION}: install the" in said
 
 
 def test_passport_of_another_efface_is_compared_by_its_digests_alone(results: Path, verified: Any) -> None:

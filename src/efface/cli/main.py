@@ -35,7 +35,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 register()
 
 UNNAMED = ("logger", "device", "overwrite", "dry_run", "data_dir", "cache_dir", "results_dir", "seed")
-HEADLINE = ("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information", "bits_per_byte")
+HEADLINE = (
+    *("unbiased_accuracy", "worst_group_accuracy", "counterfactual_bias", "probe_information", "bits_per_byte"),
+    *("stereoset_gender_icat", "crows_pairs"),
+)
 """The metrics that a person wants first."""
 COMMAND = "EFFACE_COMMAND"
 """Environment variable that holds the process id of the command, so that a job can tell whether it runs there."""

@@ -12,7 +12,7 @@ from efface.cli.conf import CONF, option_files, root_of
 from efface.identity import NODES, identity
 from efface.record import Record
 
-_SCRUBBING = "scrubbing"
+_SCRUBBING, _STEREOTYPES = "scrubbing", "language_model"
 
 
 def command(record: Record) -> str | None:
@@ -42,7 +42,9 @@ def choices(record: Record) -> list[str]:
 
 
 def _root(record: Record) -> Path:
-    return root_of(_SCRUBBING if "layers" in record.info else "")
+    if "layers" not in record.info:
+        return root_of("")
+    return root_of(_STEREOTYPES if "stereoset" in record.config["evaluation"] else _SCRUBBING)
 
 
 def _top_level(record: Record) -> set[str]:

@@ -119,16 +119,18 @@ def _number_refusal(column: "pd.Series[Any]") -> str | None:
 
 
 def _word_refusals(words: list[str]) -> Iterator[str]:
-    different = len(set(words))
+    examples = list(dict.fromkeys(words))
+    different = len(examples)
     if all(_DATE.fullmatch(word.strip()) for word in words):
         yield f"holds dates or times, such as {words[0]}"
     if different > _FEW and different == len(words):
-        yield f"is different in each row, as an identifier is, such as {some(words, 2)}"
+        yield f"is different in each row, as an identifier is, such as {some(examples, 2)}"
     if different > _FEW and all(_NUMBER.fullmatch(word.strip()) for word in words):
-        yield f"holds numbers as words, such as {some(words, 2)}, which would be categories: write them as 1234.5"
+        yield f"holds numbers as words, such as {some(examples, 2)}, which would be categories: write them as 1234.5"
     length = np.mean([len(word.split()) for word in words])
     if different > _FEW and 2 * different > len(words) and length <= 2:
-        yield f"may be an identifier, {different:,} different values in {len(words):,} rows, such as {some(words, 2)}"
+        values = f"{different:,} different values in {len(words):,} rows, such as {some(examples, 2)}"
+        yield f"may be an identifier, {values}"
     if different > _FEW and (2 * different > len(words) or (10 * different > len(words) and length > 3)):
         yield f"is free text, {different:,} different values in {len(words):,} rows, such as {words[0][:40]!r}"
 

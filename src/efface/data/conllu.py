@@ -6,7 +6,7 @@ aligned with it.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -17,6 +17,10 @@ from efface.options import Ge, options
 _COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 _ID = r"\d+([-.]\d+)?"
 """Of a word, of several that are written as one, or of a word that is understood."""
+
+
+Words = list[tuple[int, int, str]]
+"""First character, the one after the last, and label of each word of a sentence, in order."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +75,38 @@ class Treebank:
         prefix: the beginning of the names of the three files.
         column: the column with the label of a word: `upos`, `xpos` or `deprel`.
         train_documents: how many documents of train to take, from its beginning; None for all.
+        test_documents: the same of dev and of test.
     """
 
     folder: str
     prefix: str
     column: Literal["upos", "xpos", "deprel"] = "upos"
     train_documents: Annotated[int, Ge(1)] | None = None
+    test_documents: Annotated[int, Ge(1)] | None = None
 
     def fingerprint(self, data_dir: Path) -> str:
         digest = hashlib.sha256()
-        for path in self._files(data_dir).values():
+        for path in self.files(data_dir).values():
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
     def load(self, data_dir: Path) -> TaggedText:
         fingerprint = self.fingerprint(data_dir)  # before the files are read, which may change meanwhile
-        parts = {name: tuple(documents(path, self.column)) for name, path in self._files(data_dir).items()}
-        parts["train"] = parts["train"][: self.train_documents]
-        tags = {tag for document in parts["train"] for _, _, tag in document.words}
-        return TaggedText(**parts, tags=tuple(sorted(tags)), fingerprint=fingerprint)
+        return self.text({n: documents(p, self.column) for n, p in self.files(data_dir).items()}, fingerprint)
 
-    def _files(self, data_dir: Path) -> dict[str, Path]:
+    def text(self, parts: Mapping[str, Iterable[Document]], fingerprint: str) -> TaggedText:
+        """Return the text of labelled documents, as many of each part as the options say."""
+        most = {"train": self.train_documents, "dev": self.test_documents, "test": self.test_documents}
+        taken = {name: tuple(parts[name])[: most[name]] for name in most}
+        tags = {tag for document in taken["train"] for _, _, tag in document.words}
+        return TaggedText(**taken, tags=tuple(sorted(tags)), fingerprint=fingerprint)
+
+    def files(self, data_dir: Path) -> dict[str, Path]:
+        """Return the three files by part.
+
+        Raises:
+            FileNotFoundError: one is not there.
+        """
         files = {part: data_dir / self.folder / f"{self.prefix}-{part}.conllu" for part in ("train", "dev", "test")}
         for path in files.values():
             if not path.is_file():
@@ -102,10 +117,17 @@ class Treebank:
         return files
 
 
-def documents(path: Path, column: str = "upos") -> Iterator[Document]:
+def documents(
+    path: Path, column: str = "upos", *, relabelled: Callable[[Words], Words] | None = None
+) -> Iterator[Document]:
     """Read the documents of a CoNLL-U file; one, if it marks none.
 
     Sentences are joined by a space, paragraphs by a line break.
+
+    Args:
+        path: the file.
+        column: the column with the label of a word.
+        relabelled: makes the labelled words of each sentence from those of the column; None to take these.
 
     Raises:
         ValueError: a line is not in UTF-8, does not have ten columns, or its id is none; or the file holds no sentence.
@@ -119,12 +141,20 @@ def documents(path: Path, column: str = "upos") -> Iterator[Document]:
         if text:
             text += "\n" if any(comment.startswith("# newpar") for comment in comments) else " "
         sentence, labelled = _surface(rows, _COLUMNS.index(column))
+        labelled = labelled if relabelled is None else relabelled(labelled)
         words += [(len(text) + start, len(text) + end, tag) for start, end, tag in labelled]
         text += sentence
         empty = False
     if empty:
         raise ValueError(f"{path} holds no sentence: give a file in CoNLL-U")
     yield Document(text, tuple(words))
+
+
+def sentences(path: Path, column: str = "upos") -> Iterator[Document]:
+    """Read the sentences of a CoNLL-U file, each as a document of its own; errors as of `documents`."""
+    for _, rows in _sentences(path):
+        text, words = _surface(rows, _COLUMNS.index(column))
+        yield Document(text, tuple(words))
 
 
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -149,7 +179,7 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
         yield comments, rows
 
 
-def _surface(rows: Iterable[list[str]], column: int) -> tuple[str, list[tuple[int, int, str]]]:
+def _surface(rows: Iterable[list[str]], column: int) -> tuple[str, Words]:
     """Read the text of a sentence; return it with the characters and labels of its words."""
     text, words = "", list[tuple[int, int, str]]()
     last_inside, start = 0, 0  # the last word of a multiword token ("don't"), and where the next of its words starts

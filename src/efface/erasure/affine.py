@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.inputs import as_tensor
+from efface.erasure.linear import linear_layer
 from efface.moments import as_numbers
 
 
@@ -54,6 +55,69 @@ class AffineEraser(FrozenTensors):
         edit = (delta @ proj_right.mH) @ proj_left.mH
         erased: Tensor = x - edit.to(x.dtype)
         return erased
+
+    def fold_into(self, *, linear_before: nn.Linear | None = None, linear_after: nn.Linear | None = None) -> nn.Linear:
+        """Merge this eraser with the linear layer before it or with the one after it.
+
+        Args:
+            linear_before: the layer whose outputs are erased; the result is `self(linear_before(x))`.
+            linear_after: the layer that reads what is erased; the result is `linear_after(self(x))`.
+
+        Returns:
+            A new layer, merged in float64, in the dtype and on the device of the one given, frozen. It has a bias where
+            that had one, or where this eraser keeps the mean.
+
+        Raises:
+            ValueError: not exactly one layer is given, it has another width, or the eraser is complex.
+        """
+        layers = [layer for layer in (linear_before, linear_after) if layer is not None]
+        if len(layers) != 1:
+            raise ValueError(f"{len(layers)} layers were given: give linear_before or linear_after, one of the two")
+        if self.proj_left.is_complex():
+            raise ValueError("the eraser is complex, and no layer of real numbers computes it: apply its module()")
+        (layer,) = layers
+        name, width = "linear_after", layer.in_features
+        if linear_before is not None:
+            name, width = "linear_before", layer.out_features
+        if width != len(self.proj_left):
+            raise ValueError(f"{name} has {width} features on the side of the eraser, which has {len(self.proj_left)}")
+        merged = self.behind if linear_before is not None else self.ahead_of
+        weight, bias = merged(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        return linear_layer(weight, bias)
+
+    def ahead_of(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the layer that computes W r(x) + c: W P, and c + W (I − P) `self.bias`.
+
+        Args:
+            weight: W `[out, d]`
+            bias: c `[out]`
+        """
+        wide, proj_left, proj_right = self._wide(weight)
+        removed = (wide @ proj_left) @ proj_right
+        constant = None if self.bias is None else removed @ self.bias.to(wide)
+        if constant is not None and bias is not None:
+            constant = constant + bias.to(wide)
+        return (wide - removed).to(weight.dtype), bias if constant is None else constant.to(weight.dtype)
+
+    def behind(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the layer that computes r(W x + c): P W, and P c + (I − P) `self.bias`.
+
+        Args:
+            weight: W `[d, in]`
+            bias: c `[d]`
+        """
+        wide, proj_left, proj_right = self._wide(weight)
+        erased = wide - proj_left @ (proj_right @ wide)
+        if self.bias is None and bias is None:
+            return erased.to(weight.dtype), None
+        constant = wide.new_zeros(len(wide)) if bias is None else bias.to(wide)
+        centred = constant if self.bias is None else constant - self.bias.to(wide)
+        return erased.to(weight.dtype), (constant - proj_left @ (proj_right @ centred)).to(weight.dtype)
+
+    def _wide(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a weight and the two factors in float64, where the weight is."""
+        wide = weight.double()
+        return wide, self.proj_left.to(wide), self.proj_right.to(wide)
 
     def then(self, other: "AffineEraser") -> "AffineEraser":
         """Compose two erasers: return one that applies this one and then the other, of at most the sum of their ranks.

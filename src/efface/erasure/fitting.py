@@ -12,6 +12,7 @@ from torch import Tensor
 from efface.erasure.frozen import FrozenTensors
 from efface.erasure.inputs import (
     as_concept,
+    as_rows,
     as_tensor,
     concept_rows,
     count_classes,
@@ -21,6 +22,7 @@ from efface.erasure.inputs import (
 )
 from efface.moments import Moments, WeightKind, as_matrix
 from efface.processes import require_same
+from efface.products import SparseRows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -64,9 +66,14 @@ class Fitter(ABC, Generic[E]):
         Raises:
             ValueError: shapes do not fit, values are not finite, or an option is wrong.
         """
-        x, z = as_tensor(x, "x"), as_concept(z)
+        x, z = cls._features(x), as_concept(z)
         require_rows(x, z)
         return cls(x.shape[1], cls._width(z), device=x.device, dtype=x.dtype, **options).update(x, z, weight=weight)
+
+    @staticmethod
+    def _features(x: Any) -> Tensor | SparseRows:
+        """Read x `[n, d]`."""
+        return as_tensor(x, "x")
 
     @staticmethod
     @abstractmethod
@@ -165,6 +172,10 @@ class MomentsFitter(Fitter[E]):
         self.eps = torch.finfo(self.dtype).eps
 
     @staticmethod
+    def _features(x: Any) -> Tensor | SparseRows:
+        return as_rows(x)
+
+    @staticmethod
     def _width(z: Tensor, name: str = "z") -> int:
         if is_integer(z) and (z.ndim == 1 or z.shape[1] == 1):
             classes = count_classes(z, name)
@@ -172,7 +183,7 @@ class MomentsFitter(Fitter[E]):
         return 1 if z.ndim == 1 else z.shape[1]
 
     def update(self, x: Any, z: Any, *, weight: Any = None) -> Self:
-        """Add a batch: tensors, numpy arrays, pandas frames or lists.
+        """Add a batch: tensors, numpy arrays, pandas frames or lists; x may be a sparse matrix of scipy `[n, d]`.
 
         Integer features are taken as float32; data elsewhere are copied to the device of the statistics.
 
@@ -184,9 +195,10 @@ class MomentsFitter(Fitter[E]):
         Raises:
             ValueError: shapes do not fit, values are not finite, a label is out of range. Nothing is added then.
         """
-        x, z = as_tensor(x, "x"), as_concept(z)
+        x, z = as_rows(x), as_concept(z)
         weight = None if weight is None else as_tensor(weight, "weight")
-        rows, concept = as_matrix(x, self.x_dim, "x"), concept_rows(x, z, self.z_dim)
+        rows = x if isinstance(x, SparseRows) else as_matrix(x, self.x_dim, "x")
+        concept = concept_rows(x, z, self.z_dim)
         with self._lock:
             self.moments.update(rows, concept, weight_rows(x, weight))
             self._eraser = None

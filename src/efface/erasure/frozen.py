@@ -1,11 +1,11 @@
-"""The base of all erasers: a frozen dataclass of tensors that can be moved, saved and loaded."""
+"""The base of all erasers: a frozen dataclass of tensors that can be moved, saved, loaded and made a module."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efface import tensorfiles
 
@@ -25,6 +25,14 @@ class FrozenTensors:
         """Return the fields that are tensors, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def module(self) -> "EraserModule":
+        """Return a module that erases, with a copy of the tensors as its buffers.
+
+        It can stand in `nn.Sequential`, and be moved, compiled and exported with the rest of a network; gradients pass
+        through it to x. It is called with the arguments of the eraser: x, and the concept where that is needed.
+        """
+        return EraserModule(self)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, atomically, with a checksum and the name of the class."""
@@ -64,3 +72,41 @@ class FrozenTensors:
             if not bool(torch.isfinite(tensors[name]).all()):
                 raise ValueError(f"{place} holds NaN or infinite values in {name}: fit and save it again")
         return rebuilt
+
+
+class OnBuffers(nn.Module):
+    """A module that computes with a frozen dataclass of tensors, which are its buffers of the same names."""
+
+    def _on_buffers(self, kind: type[FrozenTensors], **others: Any) -> Any:
+        """Make the dataclass of the buffers as they are now: moved, loaded, or put in their place by a trace.
+
+        Args:
+            kind: its class.
+            others: fields that are no tensors.
+        """
+        return kind(**{name: getattr(self, name) for name in kind._shapes if hasattr(self, name)}, **others)
+
+
+class EraserModule(OnBuffers):
+    """An eraser as a module; see `FrozenTensors.module`.
+
+    In a program of `torch.compile` or `torch.export` values are not looked at: a label that is no class is not noticed.
+    """
+
+    def __init__(self, eraser: FrozenTensors) -> None:
+        super().__init__()
+        tensors = eraser.tensors()
+        self._kind = type(eraser)
+        self._others = {f.name: getattr(eraser, f.name) for f in fields(eraser) if f.name not in tensors}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach().clone())
+
+    @property
+    def eraser(self) -> Any:
+        """The eraser, which shares the buffers."""
+        return self._on_buffers(self._kind, **self._others)
+
+    def forward(self, x: Tensor, *concept: Any) -> Tensor:
+        """Erase the concept from x `[..., d]`; `concept` is what the eraser is called with besides."""
+        erased: Tensor = self.eraser(x, *concept)
+        return erased

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from efface.erasure.affine import AffineEraser
 from efface.erasure.whitening import column_scale, range_basis
 from efface.moments import Moments
+from efface.products import SparseRows
 from efface.softmax import SoftmaxFit, SoftmaxObjective, fit_softmax, minimise
 
 _MEMORY = 15
@@ -66,7 +67,7 @@ class Game:
     and A B = Ã, that is Ã Ũ = 0 with B Ũ spanning U: the same game, well conditioned.
     """
 
-    def __init__(self, x: Tensor, z: Tensor, y: Tensor | None, weight: Tensor | None, l2: float) -> None:
+    def __init__(self, x: Tensor | SparseRows, z: Tensor, y: Tensor | None, weight: Tensor | None, l2: float) -> None:
         # In float64 whatever the data, so that directions of little variance stand out from rounding: a direction that
         # is mistaken for rounding below is not erased, and a probe still reads it.
         moments = Moments(x.shape[1], z.shape[1], device=x.device, dtype=torch.float64)
@@ -83,7 +84,10 @@ class Game:
         """`[d, r]`: w = (x − μ) whiten."""
         self.unwhiten = scale * vectors * roots
         """`[d, r]`, B: x − μ = B w."""
-        self.x = (x.double() - self.mean) @ self.whiten
+        if isinstance(x, SparseRows):
+            self.x = x @ self.whiten - self.mean @ self.whiten
+        else:
+            self.x = (x.double() - self.mean) @ self.whiten
         cov_zz = moments.cov_zz(unbiased=False)
         basis = range_basis(cov_zz, eps)
         if basis.shape[1] == 0:

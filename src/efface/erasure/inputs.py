@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from efface.moments import as_numbers, require_classes, require_finite
+from efface.products import SparseRows
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
@@ -19,6 +20,8 @@ def as_tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, Tensor):
         require_dense(values, name)
         return values
+    if is_sparse(values):
+        raise ValueError(f"{name} is a sparse matrix, which is not taken here: give {name}.toarray()")
     array = values.to_numpy() if hasattr(values, "to_numpy") else values
     try:
         # A copy, as torch takes no array that is read-only or that has negative strides.
@@ -28,6 +31,18 @@ def as_tensor(values: Any, name: str) -> Tensor:
             f"{name} is a {type(values).__name__} that torch cannot read ({error}): give a tensor, an array or a list "
             "of numbers; encode strings as labels 0 … K − 1 first"
         ) from error
+
+
+def is_sparse(values: Any) -> bool:
+    """Tell whether this is a sparse matrix or array of scipy."""
+    return hasattr(values, "tocsr") and hasattr(values, "nnz")
+
+
+def as_rows(x: Any) -> Tensor | SparseRows:
+    """Take features like `as_tensor`, and a sparse matrix of scipy `[n, d]` without its zeros."""
+    if isinstance(x, SparseRows):
+        return x
+    return SparseRows.read(x, "x") if is_sparse(x) else as_tensor(x, "x")
 
 
 def require_dense(x: Tensor, name: str) -> None:
@@ -62,7 +77,7 @@ def as_concept(z: Any, name: str = "z") -> Tensor:
     return as_tensor(z, name)
 
 
-def require_rows(x: Tensor, z: Tensor, name: str = "z") -> None:
+def require_rows(x: Tensor | SparseRows, z: Tensor, name: str = "z") -> None:
     """Check that x is `[n, d]`, and a concept of that name `[n]` or `[n, k]`.
 
     Raises:
@@ -96,7 +111,7 @@ def count_classes(z: Tensor, name: str = "z") -> int:
     return high + 1
 
 
-def concept_rows(x: Tensor, z: Tensor, k: int, name: str = "z") -> Tensor:
+def concept_rows(x: Tensor | SparseRows, z: Tensor, k: int, name: str = "z") -> Tensor:
     """Lay out a concept of x `[..., d]` as rows: labels `[n]`, or a matrix `[n, k]`.
 
     Args:
@@ -122,7 +137,7 @@ def concept_rows(x: Tensor, z: Tensor, k: int, name: str = "z") -> Tensor:
     return z.reshape(-1, k)
 
 
-def weight_rows(x: Tensor, weight: Tensor | None) -> Tensor | None:
+def weight_rows(x: Tensor | SparseRows, weight: Tensor | None) -> Tensor | None:
     """Lay out the weights of x `[..., d]` as rows `[n]`.
 
     Raises:
@@ -212,7 +227,7 @@ def labelled_rows(x: Any, z: Any, weight: Any = None) -> tuple[Tensor, Tensor, T
     return x, y.to(x.device), checked_weight(weight, x)
 
 
-def checked_weight(weight: Any, x: Tensor) -> Tensor | None:
+def checked_weight(weight: Any, x: Tensor | SparseRows) -> Tensor | None:
     """Return importance weights of x `[n, d]` as a tensor `[n]` on its device; None stands for equal ones.
 
     Raises:
@@ -228,7 +243,32 @@ def checked_weight(weight: Any, x: Tensor) -> Tensor | None:
     return weights.to(x.device)
 
 
-def check_rank(rank: int, x: Tensor) -> int:
+def equal_classes(y: Tensor, weight: Tensor | None, k: int) -> Tensor:
+    """Return weights `[n]` float64 that sum to n, to n / k in each of k classes y `[n]`, in the ratios of `weight`.
+
+    Raises:
+        ValueError: a class has fewer than two samples of positive weight.
+    """
+    w = torch.ones(len(y), dtype=torch.float64, device=y.device) if weight is None else weight.double()
+    few = (torch.bincount(y[w > 0], minlength=k) < 2).nonzero()[:, 0].tolist()
+    if few:
+        raise ValueError(f"classes {few} have fewer than two samples of positive weight: add more, or leave them out")
+    return w / torch.bincount(y, w, minlength=k)[y] * (len(y) / k)
+
+
+def standard_units(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation `[d]` float64 of x `[n, d]` under weights `[n]`.
+
+    A constant feature gets the mean deviation of the others, so that it has their unit; 1 where all are constant.
+    """
+    w = w / w.sum()
+    mean = w @ x.double()
+    scale = (w @ (x.double() - mean).square()).sqrt()
+    varies = scale > 1e-12 * scale.max()
+    return mean, torch.where(varies, scale, scale[varies].mean() if bool(varies.any()) else torch.ones_like(scale))
+
+
+def check_rank(rank: int, x: Tensor | SparseRows) -> int:
     """Return `rank` if that many directions can be removed from x `[n, d]`.
 
     Raises:

@@ -56,6 +56,11 @@ class QuadraticEraser(FrozenTensors):
         features = as_numbers(as_tensor(x, "x"), self.class_means.dtype)
         rows = as_matrix(features, len(self.global_mean), "x")
         labels = _label_rows(features, z, len(self.class_means))
+        if torch.compiler.is_compiling():  # a trace cannot sort by label: every class moves every row, k times the work
+            moved = rows
+            for label in range(len(self.class_means)):
+                moved = torch.where(labels[:, None] == label, self.optimal_transport(label, rows), moved)
+            return moved.view(features.shape)
         if len(rows) == 0:
             return features
         return groupby(rows, labels).map(self.optimal_transport).coalesce().view(features.shape)
@@ -90,6 +95,11 @@ class QuadraticEditor(FrozenTensors):
         features = as_numbers(as_tensor(x, "x"), self.class_means.dtype)
         rows = as_matrix(features, self.class_means.shape[1], "x")
         labels = _label_rows(features, source_z, len(self.class_means))
+        if torch.compiler.is_compiling():  # see `QuadraticEraser.__call__`
+            moved = rows
+            for label in range(len(self.class_means)):
+                moved = torch.where(labels[:, None] == label, self.transport(rows, label, target_z), moved)
+            return moved.view(features.shape)
         if len(rows) == 0:
             return features
         groups = groupby(rows, labels).map(lambda source, group: self.transport(group, source, target_z))

@@ -29,8 +29,18 @@ from torch import Tensor
 from efface import tensorfiles
 from efface.erasure.affine import AffineEraser
 from efface.erasure.game import Ascent, Game
-from efface.erasure.inputs import as_concept, check_rank, checked_weight, concept_matrix, feature_matrix, labels_of
+from efface.erasure.inputs import (
+    as_concept,
+    as_rows,
+    check_rank,
+    checked_weight,
+    concept_matrix,
+    feature_matrix,
+    is_sparse,
+    labels_of,
+)
 from efface.moments import working_dtype
+from efface.products import SparseRows
 
 RlaceSolver = Literal["auto", "closed_form", "squared", "game", "sgd"]
 
@@ -125,7 +135,7 @@ class RlaceEraser(AffineEraser):
         """Fit on x `[n, d]` and a concept z: labels `[n]`, one-hot `[n, K]`, or for squared loss any `[n, k]`.
 
         Args:
-            x: features: a tensor, a numpy array, a pandas frame or a list.
+            x: features: a tensor, a numpy array, a pandas frame, a list, or a sparse matrix of scipy.
             z: the concept.
             rank: k, how many directions to remove, 1 … d − 1. Beyond rank Cov(x, z) the rest are those of least
                 variance.
@@ -158,7 +168,7 @@ class RlaceEraser(AffineEraser):
         x, z = _read(x, z)
         weight = checked_weight(weight, x)
         check_rank(rank, x)
-        x = x.to(working_dtype(x.dtype))
+        x = x if isinstance(x, SparseRows) else x.to(working_dtype(x.dtype))
         game = Game(x, concept_matrix(z), labels_of(z), weight, l2)
         solver = _choose_solver(solver, game, rank)
         if solver == "sgd":
@@ -209,19 +219,21 @@ def _solution(game: Game, ascent: Ascent, solver: RlaceSolver, rank: int, tol: f
     )
 
 
-def _published(game: Game, x: Tensor, rank: int, options: dict[str, Any]) -> Ascent:
+def _published(game: Game, x: Tensor | SparseRows, rank: int, options: dict[str, Any]) -> Ascent:
     """Run the published algorithm on x as it is, and solve the inner problem at the projection that it returns."""
     from efface.erasure.adversarial import solve_adv_game
 
+    if isinstance(x, SparseRows):
+        raise ValueError("x is sparse, which solver='sgd' does not take: give x.toarray(), or take another solver")
     result = solve_adv_game(x, game.y, x, game.y, rank=rank, **{"device": x.device, **options})
     removed = torch.eye(x.shape[1], device=x.device) - result["P"]
     point = game.evaluate(game.whitened(torch.linalg.eigh(removed)[1][:, -rank:]))
     return Ascent(point, starts=0, at_best=0, iterations=result["iterations"])
 
 
-def _read(x: Any, z: Any) -> tuple[Tensor, Tensor]:
+def _read(x: Any, z: Any) -> tuple[Tensor | SparseRows, Tensor]:
     """Read x `[n, d]` and a concept `[n]` or `[n, k]` as tensors on the device of x."""
-    x, z = feature_matrix(x), as_concept(z)
+    x, z = as_rows(x) if is_sparse(x) else feature_matrix(x), as_concept(z)
     if z.ndim not in (1, 2) or len(x) != len(z):
         raise ValueError(
             f"x has shape {list(x.shape)} and z {list(z.shape)}: give x [n, d], and z [n] or [n, k] of the same n"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from efface.debiased import Debiased
+from efface.debiased import Debiased, RepresentedHead
+from efface.erasure.linear import linear_layer
 from efface.models.base import Model
 from efface.models.wrapped import Wrapped, unwrap
 from efface.representations import Rectified, Representation
@@ -45,7 +46,7 @@ class HeadByAttribute(nn.Module):
         return logits
 
 
-class RepresentedHead(nn.Module):
+class HeadBehindMap(RepresentedHead):
     """A linear layer behind a map of its inputs that is not affine, or in front of decisions by chance.
 
     Args:
@@ -55,13 +56,12 @@ class RepresentedHead(nn.Module):
     """
 
     def __init__(self, debiased: Debiased, *, single: bool, attribute: Attribute) -> None:
-        super().__init__()
-        self.represent, self.head, self.decide = debiased.represent, debiased.head, debiased.decide
-        self._debiased, self._single, self._attribute = debiased, single, attribute
+        super().__init__(debiased.represent, debiased.head, debiased.decide)
+        self._single, self._attribute = single, attribute
 
-    def forward(self, x: Tensor) -> Tensor:
-        a = None if self._attribute.value is None else self._attribute.value.long()
-        logits = self._debiased.logits(self.represent(x, a), x, a)
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        values = self._attribute.value if a is None else a
+        logits = super().forward(x, None if values is None else values.long())
         return logits.diff(dim=1) if self._single else logits
 
 
@@ -98,7 +98,7 @@ def debiased_network(model: Model, debiased: Debiased, n_attributes: int) -> Net
     attribute = Attribute()
     if debiased.decide is not None or not represent.is_affine:
         single = isinstance(model.backbone, Wrapped) and model.backbone.single
-        behind = RepresentedHead(debiased, single=single, attribute=attribute)
+        behind = HeadBehindMap(debiased, single=single, attribute=attribute)
         whole = _with_last(model, behind)
         return Network(whole, behind, folded=False, uses_attribute=debiased.uses_attribute, attribute=attribute)
     if represent.uses_attribute:
@@ -133,14 +133,7 @@ def folded(represent: Representation, head: nn.Linear, a: int | None = None) -> 
     weight = torch.autograd.functional.jacobian(logits, zero)
     bias = logits(zero).detach()
     needs_bias = "bias" in head.state_dict() or represent.uses_attribute or bool(bias.any())
-    return _linear(weight, bias if needs_bias else None)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return a frozen layer of these numbers, in float32."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return layer.requires_grad_(False)
+    return linear_layer(weight.float(), bias.float() if needs_bias else None)
 
 
 def _as_came_in(model: Model, layer: nn.Linear) -> nn.Linear:
@@ -148,7 +141,7 @@ def _as_came_in(model: Model, layer: nn.Linear) -> nn.Linear:
     if not (isinstance(model.backbone, Wrapped) and model.backbone.single):
         return layer
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    return _linear(weight.diff(dim=0), None if bias is None else bias.diff(dim=0))
+    return linear_layer(weight.diff(dim=0), None if bias is None else bias.diff(dim=0))
 
 
 def _with_last(model: Model, layer: nn.Module) -> nn.Module:

@@ -34,6 +34,18 @@ def require_classes(data: Features, n_classes: int, where: str) -> None:
         raise NotApplicable(f"no sample of classes {absent} {where}")
 
 
+def require_two_of_each_attribute(data: Features, problem: Problem, where: str, purpose: str) -> None:
+    """Require two samples of every value of the attribute, of positive weight.
+
+    Raises:
+        NotApplicable: a value has fewer; the message begins with `where`, and ends with `purpose`, what two are for.
+    """
+    values = data.a if data.weight is None else data.a[data.weight > 0]
+    few = (torch.bincount(values, minlength=problem.n_attributes) < 2).nonzero()[:, 0].tolist()
+    if few:
+        raise NotApplicable(f"{where}: attributes {few} have fewer than two samples, {purpose}")
+
+
 def equal_cells(data: Features, problem: Problem) -> Tensor:
     """Weight samples so that every label and attribute that occurs counts the same: weights `[n]` that sum to 1."""
     counts = group_counts(data.y, data.a, problem.n_classes, problem.n_attributes)

@@ -2,11 +2,9 @@
 
 from typing import Any, ClassVar
 
-import torch
-
 from efface.erasure.quadratic import QuadraticFitter
-from efface.methods.base import NotApplicable
 from efface.methods.erasure import StreamedErasure
+from efface.methods.gathering import require_two_of_each_attribute
 from efface.options import options
 from efface.problem import Features, Problem
 from efface.representations import QuadraticallyErased
@@ -29,12 +27,7 @@ class QuadraticLeace(StreamedErasure):
 
     def training_data(self, problem: Problem) -> Features:
         data = super().training_data(problem)
-        few = torch.bincount(data.a, minlength=problem.n_attributes) < 2
-        if few.any():
-            values = few.nonzero()[:, 0].tolist()
-            raise NotApplicable(
-                f"fit_on={self.fit_on}: attributes {values} have fewer than two samples, so no covariance"
-            )
+        require_two_of_each_attribute(data, problem, f"fit_on={self.fit_on}", "so no covariance")
         return data
 
     def fitter(self, d: int, k: int, **options: Any) -> QuadraticFitter:

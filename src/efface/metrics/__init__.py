@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from efface.metrics.attacks import ATTACKS
 from efface.metrics.metric import EMPTY_GROUP, PROBES_OFF, Direction, Metric
+from efface.metrics.stereotypes import STEREOTYPES
 
 _AIF360 = "AIF360 (Bellamy et al., 2018), ClassificationMetric"
 _DRO = "Sagawa et al., 2020 (group DRO)"
@@ -295,6 +296,7 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         undefined=_NO_WORDS,
     ),
+    *STEREOTYPES,
     Metric(
         "max_abs_cov",
         "max |cov|",

@@ -4,16 +4,15 @@
 where the probe reads most; `info["layers"]` has them layer by layer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from efface.data.conllu import TaggedText, TextSource
 from efface.files import digest
-from efface.runs.base import Outcome, Run
-from efface.runs.session import UNTRAINED, Session, require_finite
+from efface.runs.base import Outcome
+from efface.runs.session import Session
+from efface.runs.text import TextRun
 from efface.scrubbing.evaluation import ScrubbingEvaluation
-from efface.scrubbing.language_models import LanguageModel, LmTraining, ModelSource, NoTraining, Trained
+from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.measure import unigram_bits_per_byte
 from efface.scrubbing.methods import ScrubMethod
 from efface.scrubbing.scrubber import ConceptScrubber
@@ -24,15 +23,11 @@ SCRUBBER_FILE = "scrubber.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScrubbingRun(Run):
+class ScrubbingRun(TextRun):
     """The configured parts of one run of concept scrubbing."""
 
-    packages: ClassVar[tuple[str, ...]] = (*Run.packages, "transformers")
     required_artifacts: ClassVar[tuple[str, ...]] = (SCRUBBER_FILE,)
 
-    dataset: TextSource
-    model: ModelSource
-    training: LmTraining | NoTraining
     method: ScrubMethod
     evaluation: ScrubbingEvaluation
 
@@ -48,7 +43,7 @@ class ScrubbingRun(Run):
         )
         with session.clock("data"):
             text = self.dataset.load(self.data_dir)
-        lm = self._language_model(text, session)
+        lm = self.language_model(text, session)
         with session.clock("features"):
             train, dev, test = (lm.tokenise(part, text.tags) for part in (text.train, text.dev, text.test))
         with session.clock("method"):
@@ -57,23 +52,6 @@ class ScrubbingRun(Run):
             )
         with session.clock("evaluation"):
             return self._evaluate(lm, scrubber, train, dev, test, text.tags, session.progress)
-
-    def _language_model(self, text: TaggedText, session: Session) -> LanguageModel:
-        def cached(build: Callable[[], Trained]) -> Trained:
-            def checked() -> Trained:
-                tensors, facts = build()
-                require_finite(tensors, what="the language model")
-                return tensors, facts
-
-            return session.cached("model", self.model_key(text.fingerprint), checked)
-
-        lm = self.model.load(
-            text, self.training, seed=self.seed, device=session.device, cached=cached, progress=session.progress
-        )
-        if isinstance(self.training, LmTraining) and self.training.epochs == 0:
-            session.say(UNTRAINED)
-        session.trained(lm.facts.get("history", []), lm.facts.get("training_seconds", 0.0))
-        return lm
 
     def _evaluate(
         self,
@@ -86,14 +64,16 @@ class ScrubbingRun(Run):
         progress: bool,
     ) -> Outcome:
         evaluation, n_labels = self.evaluation, len(tags)
-        scales = evaluation.scales(lm, scrubber, train, evaluation.sites(lm, scrubber), progress=progress)
+        sites = evaluation.sites(lm, scrubber)
+        scales = evaluation.scales(lm, scrubber, train, sites, progress=progress)
         on_val, on_test = (evaluation(lm, scrubber, data, scales, n_labels, progress=progress) for data in (dev, test))
         on_fit = evaluation.on_fit(lm, scrubber, train, scales, n_labels, progress=progress)
         ranks = {path: eraser.rank for path, eraser in scrubber.erasers.items()}
         unknown = {"max_abs_cov": None, "fit_information": None}
+        read = {layer["path"]: layer for layer in on_test.layers}
         layers = [
-            {**layer, "rank": ranks.get(layer["path"], 0), **on_fit.get(layer["path"], unknown)}
-            for layer in on_test.layers
+            {"path": path, **read.get(path, {}), "rank": ranks.get(path, 0), **on_fit.get(path, unknown)}
+            for path in sites
         ]
         largest = max((row["max_abs_cov"] or 0.0 for row in on_fit.values()), default=None)
         info = {
@@ -107,11 +87,15 @@ class ScrubbingRun(Run):
         return Outcome(
             metrics=on_test.metrics | {"max_abs_cov": largest},
             val_metrics=on_val.metrics,
-            reasons=on_test.reasons | ({"max_abs_cov": "nothing is erased"} if largest is None else {}),
+            reasons=on_test.reasons | ({} if largest is not None else {"max_abs_cov": _unmeasured(scrubber)}),
             val_reasons=on_val.reasons,
             info=info,
             writers={SCRUBBER_FILE: scrubber.save},
         )
+
+
+def _unmeasured(scrubber: ConceptScrubber) -> str:
+    return "it is switched off (evaluation.fit_information)" if scrubber.erasers else "nothing is erased"
 
 
 def _about(lm: LanguageModel, test: TokenData) -> dict[str, Any]:

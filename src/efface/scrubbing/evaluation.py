@@ -41,8 +41,9 @@ class ScrubbingEvaluation:
     Args:
         probe: train a linear probe for the tags behind every erased layer (every normalisation, if none is erased).
         probe_tokens: labelled tokens that it is trained and scored on, drawn at random; all if there are fewer.
-        fit_information: measure what a linear probe gains on the data fitted on, all of them; nil if the concept is
-            guarded. For erasers that promise it, and states of at most `fit_bytes`.
+        fit_information: measure what is left on the data fitted on, all of them: the largest covariance, and what a
+            linear probe gains, which is nil if the concept is guarded. The latter for erasers that promise it, and
+            states of at most `fit_bytes`.
         fit_bytes: bytes of the states that are in memory at once, of several sites or of one that has more. At such a
             site `fit_information` is not measured.
         batch_size: sequences that the model reads at a time, when it is evaluated and when erasers are fitted. Lower
@@ -65,7 +66,9 @@ class ScrubbingEvaluation:
         *,
         progress: bool = False,
     ) -> dict[str, Standardiser]:
-        """Return the scale of the states at each site in the model as it is, from tokens of train."""
+        """Return the scale of the states at each site in the model as it is, from tokens of train; none if unused."""
+        if not (self.probe or self.fit_information):
+            return {}
         untouched = ConceptScrubber(scrubber.pre_hook)
         states = states_by_site(
             lm,
@@ -125,9 +128,9 @@ class ScrubbingEvaluation:
         """Measure what is left of the concept on the data fitted on.
 
         Returns:
-            `max_abs_cov` and `fit_information` by site; nothing if nothing is erased.
+            `max_abs_cov` and `fit_information` by site; nothing if nothing is erased, or if it is switched off.
         """
-        if not scrubber.erasers:
+        if not scrubber.erasers or not self.fit_information:
             return {}
         labelled = (train.z >= 0) & (train.attention_mask > 0)
         covariances = largest_covariances(
@@ -143,7 +146,7 @@ class ScrubbingEvaluation:
             lm,
             scrubber,
             train,
-            small if self.fit_information else [],
+            small,
             batch_size=self.batch_size,
             tokens=labelled,
             max_bytes=self.fit_bytes,

@@ -37,6 +37,8 @@ class Family:
     """The sites of a block, in the order in which they run."""
     before: tuple[str, ...] = ()
     """Modules that run before the first block, whose output is the first block's input as it is."""
+    behind: str = ""
+    """The normalisation behind the last block; empty if there is none, and the last site is the model's output."""
     causal: bool = True
     """Whether a token sees only those before it, and the head predicts the next."""
 
@@ -45,6 +47,10 @@ class Family:
         inside = [site for site in self.sites if sublayers or not site.sublayer]
         blocks = range(len(self.block_list(model)))
         return [*self.before, *(f"{self.blocks}.{i}.{site.path}" for i in blocks for site in inside)]
+
+    def output(self, model: nn.Module) -> str:
+        """Return the path of the module whose output is the model's, and what an output layer reads."""
+        return self.behind or self.paths(model)[-1]
 
     def block_list(self, model: nn.Module) -> nn.ModuleList:
         """Find the blocks of a model.
@@ -92,6 +98,7 @@ def _llama(
 ) -> Family:
     return Family(
         blocks="layers",
+        behind="norm",
         sites=(
             Site(
                 path="input_layernorm",
@@ -121,6 +128,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _llama(attention_flag="attention_bias"),
     "gpt_neox": Family(
         blocks="layers",
+        behind="final_layer_norm",
         sites=(
             Site(
                 path="input_layernorm",
@@ -133,6 +141,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt2": Family(
         blocks="h",
+        behind="ln_f",
         sites=(
             Site(path="ln_1", consumers=("attn.c_attn",)),
             Site(path="ln_2", consumers=("mlp.c_fc",), sublayer=True),

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efface.erasure.affine import AffineEraser
 from efface.scrubbing.families import Family, Site, family_of, submodule
@@ -86,13 +86,11 @@ def _transposed(layer: nn.Module) -> bool:
 
 def _merge(layer: Any, eraser: AffineEraser) -> None:
     """Replace W by W P, and add W (I − P) b to the bias."""
-    W: Tensor = layer.weight.double()
-    W = W.mT if _transposed(layer) else W
-    proj_left, proj_right = (t.to(W.device, torch.float64) for t in (eraser.proj_left, eraser.proj_right))
-    removed = (W @ proj_left) @ proj_right
-    layer.weight.copy_((W - removed).mT if _transposed(layer) else W - removed)
-    if eraser.bias is not None:
-        layer.bias.copy_(layer.bias.double() + removed @ eraser.bias.to(W.device, torch.float64))
+    transposed = _transposed(layer)
+    weight, bias = eraser.ahead_of(layer.weight.mT if transposed else layer.weight, layer.bias)
+    layer.weight.copy_(weight.mT if transposed else weight)
+    if bias is not None:
+        layer.bias.copy_(bias)
 
 
 def _add_bias(layer: Any) -> None:

@@ -4,7 +4,6 @@
 """
 
 import importlib.util
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,17 @@ from tqdm import tqdm
 
 from efface.data.conllu import Document, TaggedText
 from efface.data.text import some
+from efface.extras import require
 from efface.hub import dtype_argument, folder_digest, hub_commit, in_package, read_pretrained
 from efface.options import Ge, Gt, Le, options
+from efface.scrubbing.bpe import train_bpe
 from efface.scrubbing.families import FAMILIES
 from efface.scrubbing.tokens import Batches, Encode, TokenData, predicted, token_nats, tokenise
 
 Trained = tuple[dict[str, Tensor], dict[str, Any]]
 """Weights, and facts that JSON can hold."""
+Head = Literal["causal", "masked", "none"]
+"""Predicts the next token, or hidden ones; none: states alone."""
 Cached = Callable[[Callable[[], Trained]], Trained]
 """Calls its argument, or returns an earlier result of it from the cache."""
 
@@ -44,6 +47,9 @@ class LanguageModel:
     max_length: int
     facts: dict[str, Any] = field(default_factory=dict)
     """Facts for the record."""
+    head: Head = "causal"
+    mask: int | None = None
+    """The token that stands for a hidden one, where the head is masked."""
 
     def tokenise(self, documents: Sequence[Document], tags: Sequence[str]) -> TokenData:
         """Cut labelled documents into sequences of labelled tokens."""
@@ -257,7 +263,9 @@ class PretrainedModel:
         path: a folder, the name of a model on the hub, or `package:<package>/<folder>` for one inside an installed
             Python package.
         revision: a branch, a tag or a commit of the hub; None for the branch `main`.
-        head: `causal` with its language-modelling head, or `none`: states and probes only.
+        gguf_file: a file in the folder or repository `path` in llama.cpp's format, whose quantised weights are made
+            float ones (needs the packages gguf and accelerate); None for the usual files.
+        head: `causal` or `masked` with its language-modelling head, or `none`: states and probes only.
         dtype: `float32`, `bfloat16` or `float16`.
         device_map: None for the run's device; `auto` spreads the model over all devices (needs `accelerate`).
         max_length: tokens in a sequence.
@@ -265,7 +273,8 @@ class PretrainedModel:
 
     path: str
     revision: str | None = None
-    head: Literal["causal", "none"] = "causal"
+    gguf_file: str | None = None
+    head: Head = "causal"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device_map: str | None = None
     max_length: Annotated[int, Ge(3)] = 256
@@ -301,29 +310,56 @@ class PretrainedModel:
             encoded = tokenizer(string, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             return encoded["input_ids"], [(start, end) for start, end in encoded["offset_mapping"]]
 
+        if self.head == "masked" and tokenizer.mask_token_id is None:
+            raise ValueError(f"head is masked, but the tokeniser of {self.path} has no mask token: use head=causal")
         first = tokenizer.bos_token_id if self.head == "causal" else tokenizer.cls_token_id
         last = None if self.head == "causal" else tokenizer.sep_token_id
         prefix, suffix = (() if token is None else (int(token),) for token in (first, last))
-        return LanguageModel(model.eval(), encode, prefix, suffix, tokenizer.pad_token_id or 0, self.max_length)
+        return LanguageModel(
+            model.eval(),
+            encode,
+            prefix,
+            suffix,
+            tokenizer.pad_token_id or 0,
+            self.max_length,
+            head=self.head,
+            mask=tokenizer.mask_token_id,
+        )
 
     def _read(self) -> tuple[Any, Any]:
         """Read the tokeniser and the model."""
-        from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
         path = in_package(self.path)
         arguments = dtype_argument(getattr(torch, self.dtype))
         if self.device_map is not None:
             arguments["device_map"] = self.device_map
-        auto = AutoModelForCausalLM if self.head == "causal" else AutoModel
         # A model's own code is not run, and nobody is asked whether it may be.
         where = {"pretrained_model_name_or_path": path, "trust_remote_code": False}
         # The commit of the fingerprint, and no later one that the hub may have by now.
         where |= {} if Path(path).is_dir() else {"revision": hub_commit(path, self.revision)}
+        if self.gguf_file is not None:
+            require("gguf", "accelerate", extra="scrub", what="gguf_file")
+            where["gguf_file"] = self.gguf_file
         say = {"option": "path", "advice": "a folder with a model and its tokeniser"}
         tokenizer = read_pretrained(AutoTokenizer, where, **say)
-        model, report = read_pretrained(auto, where, output_loading_info=True, **arguments, **say)
+        for auto in self._classes(read_pretrained(AutoConfig, where, **say).model_type):
+            model, report = read_pretrained(auto, where, output_loading_info=True, **arguments, **say)
+            if not any("seq_relationship" in name for name in report["missing_keys"]):
+                break
         self._require_whole(model, report)
         return tokenizer, model
+
+    def _classes(self, family: str) -> list[Any]:
+        """Return the classes to read the model with: a later one if the checkpoint lacks the second head of the first.
+
+        BERT's second head says whether one sentence follows another.
+        """
+        from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining
+
+        if self.head == "masked":
+            return [*([AutoModelForPreTraining] if family == "bert" else []), AutoModelForMaskedLM]
+        return [AutoModelForCausalLM if self.head == "causal" else AutoModel]
 
     def _require_whole(self, model: nn.Module, report: Mapping[str, Any]) -> None:
         """Check that all weights were read, and are numbers: `transformers` draws those at random that it lacks."""
@@ -338,22 +374,6 @@ class PretrainedModel:
         ]
         if broken:
             raise ValueError(f"path: {self.path} has NaN or infinite weights in {some(broken)}: give another model")
-
-
-def train_bpe(texts: Sequence[str], vocab_size: int) -> str:
-    """Train a byte-level BPE tokeniser; return it as JSON. Token 0 starts a sequence, token 1 is padding."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<s>", "<pad>"],
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return json.dumps(json.loads(tokenizer.to_str()))
 
 
 def require_transformers() -> None:

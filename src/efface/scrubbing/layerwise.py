@@ -35,12 +35,14 @@ def scrub(
     sublayers: bool = True,
     *,
     pre_hook: bool = False,
+    layer: int | None = None,
     n_labels: int | None = None,
     rtol: float = 1e-4,
     shrinkage: bool | Literal["correlation"] = True,
     states: StatesOption = "memory",
     states_dir: str | Path | None = None,
     family: Family | None = None,
+    with_loss: bool = True,
     progress: bool = True,
 ) -> tuple[ConceptScrubber | None, float | None]:
     """Fit an eraser behind every normalisation, one after the other, on states that the erasers before it act on.
@@ -57,6 +59,8 @@ def scrub(
         method: `leace`, or `orth` for SAL.
         sublayers: erase at the input of the attention and of the MLP of every block; if off, of the block only.
         pre_hook: erase from the inputs of the normalisations, and not from their outputs.
+        layer: the number of one block, from 0, to erase in it alone, from states that nothing was erased from; None for
+            all blocks.
         n_labels: number of classes; counted if None.
         rtol: canonical correlations with the concept below this are left alone.
         shrinkage: see `LeaceFitter`.
@@ -64,14 +68,16 @@ def scrub(
             (`recompute`), in which case time grows with the square of the number of blocks.
         states_dir: the folder for `disk`; the system's temporary folder if None.
         family: the places of blocks and normalisations, if the model's family is not known.
+        with_loss: compute the loss under the scrubber, which takes another pass over the data.
         progress: show a bar.
 
     Returns:
         The scrubber (None if `z_column` is), and the mean loss in nats for each predicted token of `train` under it
-        (None if the model has no language-modelling head).
+        (None if the model has no language-modelling head, or `with_loss` is off).
 
     Raises:
-        ValueError: the family is not known, or the data are not as `efface.scrubbing.tokens.Batches` needs them.
+        ValueError: the family is not known, it has no such block, or the data are not as
+            `efface.scrubbing.tokens.Batches` needs them.
 
     Cost: every block runs at most (sites + 1) times for each batch, whatever the number of blocks. Memory for the
     statistics of one layer at a time, 8 d² bytes, and 24 d² while its eraser is computed.
@@ -98,24 +104,31 @@ def scrub(
             rtol=rtol,
         )
         scrubber = ConceptScrubber(pre_hook)
-        stages = _stages(model, family, sublayers)
-        total = len(batches) * sum(len(paths) + 1 for _, paths in stages)
+        stages = _stages(model, family, sublayers, layer)
+        total = len(batches) * sum(len(paths) + (layer is None) for _, paths in stages)
         off = None if progress else True  # None: off where there is no terminal
         with tqdm(total=total, desc="scrub", unit="batch", disable=off, leave=False) as bar:
             for block, paths in stages:
                 for path in paths:
                     bar.set_postfix_str(path)
                     scrubber.erasers[path] = walk.fit(path, scrubber, bar, make_fitter)
-                bar.set_postfix_str("next block")
-                walk.advance(block, scrubber, bar)
-        return scrubber, walk.loss(scrubber)
+                if layer is None:
+                    bar.set_postfix_str("next block")
+                    walk.advance(block, scrubber, bar)
+        return scrubber, walk.loss(scrubber) if with_loss else None
 
 
-def _stages(model: nn.Module, family: Family, sublayers: bool) -> list[tuple[int, list[str]]]:
-    """List the blocks in the order in which they run, with the paths of their sites; −1 for those before the first."""
+def _stages(model: nn.Module, family: Family, sublayers: bool, layer: int | None) -> list[tuple[int, list[str]]]:
+    """List the blocks in the order in which they run, with the paths of their sites; −1 for those before the first.
+
+    One block alone, if it is named.
+    """
     sites = [site for site in family.sites if sublayers or not site.sublayer]
     blocks = range(len(family.block_list(model)))
-    return [(-1, list(family.before)), *((i, [f"{family.blocks}.{i}.{site.path}" for site in sites]) for i in blocks)]
+    if layer is not None and layer not in blocks:
+        raise ValueError(f"layer is {layer}, but the model has the blocks 0 … {len(blocks) - 1}")
+    chosen = [(i, [f"{family.blocks}.{i}.{site.path}" for site in sites]) for i in blocks if layer in (None, i)]
+    return [(-1, list(family.before)), *chosen] if layer is None else chosen
 
 
 def input_device(model: nn.Module) -> torch.device:

@@ -32,7 +32,7 @@ def bits_per_byte(
         for i, batch in enumerate(_with_bar(batches, progress)):
             logits = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
             nats += float(token_nats(logits, batch).double().sum())
-            n_bytes = data.n_bytes[i * batch_size : (i + 1) * batch_size, 1:]
+            n_bytes = data.n_bytes[i * batch_size : (i + 1) * batch_size, 1 : logits.shape[1]]
             size += int((n_bytes * predicted(batch).cpu()).sum())
     if size == 0:
         raise ValueError("data hold no token that could be predicted: give sequences of two tokens or more")
@@ -74,7 +74,7 @@ def states_behind(
     parts: dict[str, list[Tensor]] = {path: [] for path in paths}
 
     def visit(batch: int, path: str, x: Tensor) -> None:
-        rows = tokens[batch * batch_size : (batch + 1) * batch_size]
+        rows = tokens[batch * batch_size : (batch + 1) * batch_size, : x.shape[1]]
         parts[path].append(x[rows.to(x.device)].float().cpu())
 
     _visit(lm, scrubber, data, paths, batch_size, visit, progress)

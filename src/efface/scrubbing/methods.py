@@ -2,11 +2,15 @@
 
 from typing import Annotated, Literal, Protocol
 
+from efface.erasure.affine import AffineEraser
+from efface.erasure.inlp import InlpEraser
 from efface.erasure.leace import ErasureMethod
 from efface.options import Ge, Gt, Lt, options
 from efface.scrubbing.control import random_scrubber
+from efface.scrubbing.families import family_of
 from efface.scrubbing.language_models import LanguageModel
 from efface.scrubbing.layerwise import StatesOption, scrub
+from efface.scrubbing.measure import states_behind
 from efface.scrubbing.scrubber import ConceptScrubber
 from efface.scrubbing.tokens import TokenData
 
@@ -33,7 +37,11 @@ class NoScrubbing:
 
 @options
 class Scrubbing:
-    """Puts an eraser behind every normalisation, fitted layer by layer; options as for `efface.scrubbing.scrub`."""
+    """Puts an eraser behind every normalisation, fitted layer by layer; options as for `efface.scrubbing.scrub`.
+
+    With `layer`, in one block alone: what the loss rises by tells how much that block makes of the concept (amnesic
+    probing; Elazar et al., 2021). Where normalisations come first in a block, the states that pass it by keep it.
+    """
 
     method: ErasureMethod = "leace"
     affine: bool = True
@@ -41,6 +49,7 @@ class Scrubbing:
     rtol: Annotated[float, Gt(0), Lt(1)] = 1e-4
     shrinkage: bool | Literal["correlation"] = True
     states: StatesOption = "memory"
+    layer: Annotated[int, Ge(0)] | None = None
 
     def fit(
         self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
@@ -55,7 +64,9 @@ class Scrubbing:
             self.sublayers,
             rtol=self.rtol,
             shrinkage=self.shrinkage,
+            layer=self.layer,
             states=self.states,
+            with_loss=False,
             progress=progress,
         )
         assert scrubber is not None
@@ -79,3 +90,29 @@ class RandomScrubbing:
     ) -> ConceptScrubber:
         rank = len(train.z[train.z >= 0].unique()) - 1 if self.rank is None else self.rank
         return random_scrubber(lm.model, rank, seed=seed, sublayers=self.sublayers)
+
+
+@options
+class InlpScrubbing:
+    """Projects the directions of linear predictors off the states that the model's output layer reads.
+
+    Iterative nullspace projection (Ravfogel et al., 2020), on the last states as Meade et al. (2022) have it. Here the
+    predictors see single labelled tokens, as `Scrubbing` does, and not means over sentences.
+
+    Args:
+        iterations: predictors, one after the other.
+    """
+
+    iterations: Annotated[int, Ge(1)] = 10
+
+    def fit(
+        self, lm: LanguageModel, train: TokenData, *, seed: int, batch_size: int, progress: bool
+    ) -> ConceptScrubber:
+        path = family_of(lm.model).output(lm.model)
+        labelled = (train.z >= 0) & (train.attention_mask > 0)
+        states = states_behind(
+            lm, ConceptScrubber(), train, [path], batch_size=batch_size, tokens=labelled, progress=progress
+        )
+        eraser = InlpEraser.fit(states[path], train.z[labelled], iterations=self.iterations)
+        plain = AffineEraser(eraser.proj_left, eraser.proj_right, eraser.bias)  # the kind that a scrubber saves
+        return ConceptScrubber(erasers={path: plain})

@@ -36,13 +36,29 @@ class TokenData:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def columns(self) -> dict[str, Tensor]:
+    def columns(self) -> dict[str, Any]:
         """Return the columns that `scrub` takes; the labels are `z`."""
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "z": self.z}
 
     def rows(self, rows: Tensor) -> "TokenData":
         """Select some of the sequences."""
         return TokenData(self.input_ids[rows], self.attention_mask[rows], self.z[rows], self.n_bytes[rows])
+
+    def by_length(self) -> "SortedTokens":
+        """Sort the sequences by their length, so that batches of them need little padding."""
+        order = torch.argsort(self.attention_mask.sum(1), stable=True)
+        return SortedTokens(**vars(self.rows(order)))
+
+
+class SortedTokens(TokenData):
+    """Token-labelled sequences of like length one behind the other, whose columns are lists of rows without padding."""
+
+    def columns(self) -> dict[str, Any]:
+        lengths = self.attention_mask.sum(1).tolist()
+        return {
+            name: [row[:length] for row, length in zip(column, lengths, strict=True)]
+            for name, column in super().columns().items()
+        }
 
 
 def align(text: str, words: Sequence[tuple[int, int, str]], offsets: Sequence[tuple[int, int]]) -> list[str | None]:

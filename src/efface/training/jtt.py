@@ -65,8 +65,8 @@ class Jtt(Erm):
     record has.
 
     Args:
-        first_epochs: T, epochs of the first model; 1, 2 or 60 in the paper.
-        upweight: λ_up; 6 to 100 in the paper.
+        first_epochs: T, epochs of the first model; 1 on CelebA and 60 on Waterbirds in the paper.
+        upweight: λ_up; 50 on CelebA and 100 on Waterbirds in the paper.
     """
 
     select: Selection = "worst_group_accuracy"

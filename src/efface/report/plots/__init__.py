@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from efface.report.plots.influence import influence
-from efface.report.plots.layers import probe_by_layer
+from efface.report.plots.layers import loss_by_layer, probe_by_layer
 from efface.report.plots.leakage import leakage, probe_against_rank
 from efface.report.plots.plane import words_on_a_plane
 from efface.report.plots.style import Plot, legible
@@ -17,6 +17,7 @@ __all__ = [
     "draw",
     "influence",
     "leakage",
+    "loss_by_layer",
     "probe_against_rank",
     "probe_by_layer",
     "time_against_size",
@@ -36,6 +37,7 @@ def draw(collection: Collection, folder: Path) -> list[Plot]:
         *leakage(runs, folder),
         *probe_against_rank(runs, folder),
         *probe_by_layer(single, collection.layers, folder),
+        *loss_by_layer(single, folder),
         *words_on_a_plane(single, collection.words, folder),
         *time_against_size(runs, folder),
         *influence(single, collection.arrays, folder),

@@ -1,4 +1,4 @@
-"""What a probe reads behind every layer of a language model."""
+"""What a probe reads behind every layer of a language model, and what erasing in one of them costs."""
 
 from pathlib import Path
 
@@ -49,6 +49,42 @@ def probe_by_layer(runs: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> li
             "means over seeds with 95 % t intervals; dotted, the share of the most frequent label."
         )
         return save(fig, folder, "probe_by_layer", caption)
+
+
+def loss_by_layer(runs: pd.DataFrame, folder: Path) -> list[Plot]:
+    """Draw the loss with a concept erased in one block alone against the block, a panel for each setting.
+
+    Args:
+        runs: finished runs; `method_options` has the `layer` of those that erase in one.
+        folder: where to write.
+    """
+    if not {"bits_per_byte", "method_options"} <= set(runs):
+        return []
+    layer = pd.to_numeric(runs["method_options"].map(lambda options: options.get("layer")), errors="coerce")
+    measured = runs.assign(layer=layer).dropna(subset=["bits_per_byte"])
+    groups = [(name, group) for name, group in settings(measured) if group["layer"].notna().any()]
+    if not groups:
+        return []
+    with styled():
+        fig, axes = plt.subplots(len(groups), 1, figsize=(5.6, 2.6 * len(groups)), squeeze=False, layout="constrained")
+        for (setting, group), ax in zip(groups, axes[:, 0], strict=True):
+            for name, of_method in group[group["layer"].notna()].groupby("method_name", sort=True):
+                means = of_method.groupby("layer", sort=True)["bits_per_byte"].mean()
+                ax.plot(means.index, means, "o-", markersize=4, label=f"{name} in one block")
+            for name, style in (("none", "-"), ("leace", "--")):
+                whole = numbers(group[(group["method_name"] == name) & group["layer"].isna()], "bits_per_byte")
+                if len(whole):
+                    label = "nothing erased" if name == "none" else f"{name} in all blocks"
+                    ax.axhline(float(whole.mean()), color=GREY, linewidth=0.8, linestyle=style, label=label)
+            ax.set(xlabel="block, from 0", ylabel="bits per byte")
+            ax.set_title(setting, loc="left")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.legend()
+        caption = (
+            "Loss of a language model on test with the concept erased at the normalisations of one block alone, means "
+            "over seeds: how much that block makes of the concept. States that pass it by keep it."
+        )
+        return save(fig, folder, "loss_by_layer", caption)
 
 
 def _lines(ax: Axes, group: pd.DataFrame, key: str, look: dict[str, tuple[str, str]]) -> None:
