@@ -191,7 +191,7 @@ def test_make_reproduce_refuses_what_is_no_experiment(name: str, tmp_path: Path)
     """Covers faults B16."""
     done = make("reproduce", "EXPERIMENT=" + name.format(tmp_path / "PWN"), folder=tmp_path)
     assert done.returncode == 2
-    assert "EXPERIMENT=... must be one of: certified_removal erasers " in done.stderr
+    assert "EXPERIMENT=... must be one of: amnesic_layers bias_in_bios certified_removal " in done.stderr
     assert not (tmp_path / "PWN").exists()
 
 

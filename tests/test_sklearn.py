@@ -18,8 +18,11 @@ from efface.sklearn import LEACE, RLACE, SAL, SPLINCE, OracleLEACE
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
-    if not isinstance(estimator, RLACE) or estimator.solver != "auto":
+    if not isinstance(estimator, RLACE):
         return {}
+    if estimator.solver == "squared":
+        reason = "of these 15 samples of 30 features every direction of the concept is as good: rounding chooses"
+        return {"check_sample_weight_equivalence_on_sparse_data": reason}
     reason = "the game ends within `tol` of a stationary point"
     return {f"check_sample_weight_equivalence_on_{kind}_data": reason for kind in ("dense", "sparse")}
 

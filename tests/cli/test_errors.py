@@ -44,7 +44,7 @@ def said_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         (["method=leace", "method.rank=1"], "^method=leace has no option rank. Its options: fit_on, .*, rtol\n"),
         (["method=leace", "method.rank=1"], "\nThese have method.rank: inlp, mean_projection, pca, random_proj"),
         (["method=none", "method.refit_head=true"], "^method=none has no option refit_head. Its options: none\n"),
-        (["method=none", "method.min_support=0"], "These .*: inlp, leace, leace_orth, mean_projection, oracle_leace,"),
+        (["method=none", "method.min_support=0"], "These .*: igbp, inlp, leace, leace_orth, mean_projection, "),
         (["method=none", "method.rank.x=1"], "^method=none has no option rank"),
         (["dataset=features"], "^path has no value, and no default: set path=...\ndataset=features: .*=my.npz$"),
         (["results_dir=a>b"], "Quote it, for the shell and for Hydra: 'results_dir=\"a>b\"'$"),

@@ -46,6 +46,14 @@ def test_fit_and_apply_equal_those_of_tensors(tmp_path: Path, kind: str, dtype: 
         torch.testing.assert_close(erased, expected, rtol=1e-3 if dtype == torch.float16 else 1e-5, atol=1e-5)
 
 
+NEED_LABELS = ("OracleEraser", "QuadraticEraser")
+SMALL = {
+    "IgbpEraser": {"iterations": 2, "width": 8},
+    "ObliviatorEraser": {"iterations": 1, "width": 8, "features": 50, "steps": 5},
+}
+"""Options of those that train networks."""
+
+
 @pytest.mark.parametrize("name", sorted(name for name in efface.__all__ if name.endswith("Eraser")))
 def test_saved_eraser_of_any_kind_is_applied(tmp_path: Path, name: str) -> None:
     kind = getattr(efface, name)
@@ -54,8 +62,9 @@ def test_saved_eraser_of_any_kind_is_applied(tmp_path: Path, name: str) -> None:
         saved, shards = kind(**LeaceEraser.fit(X, Y).tensors()), shards[: len(PARTS)]
         expected = saved(X)
     else:
-        saved = kind.fit(X, Y)
-        expected = saved(X, Y)
+        saved = kind.fit(X, Y, **SMALL.get(name, {}))
+        expected = saved(X, Y) if name in NEED_LABELS else saved(X)
+        shards = shards if name in NEED_LABELS else shards[: len(PARTS)]
     saved.save(tmp_path / "eraser")
     run("apply", tmp_path / "eraser", *shards, "--out", tmp_path / "out")
     erased = torch.cat([read(tmp_path / "out" / f"{i}.npy", "npy") for i in range(len(PARTS))])

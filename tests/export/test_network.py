@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 from efface.debiased import Debiased
 from efface.decisions import Drawn, keys
+from efface.erasure.igbp import IgbpEraser
 from efface.erasure.leace import LeaceEraser
+from efface.erasure.obliviator import ObliviatorEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
+from efface.erasure.quadratic_free import PosteriorQuadraticEraser
 from efface.export.network import debiased_network, folded
 from efface.export.stored import like, reference, two_logits
 from efface.export.whole import Logits
@@ -18,11 +21,14 @@ from efface.representations import (
     KINDS,
     InUnitBall,
     LinearlyErased,
+    Oblivious,
     OracleErased,
     QuadraticallyErased,
+    QuadraticallyErasedFree,
     Rectified,
     Repaired,
     Representation,
+    SteppedByNetworks,
     WithoutColumns,
 )
 
@@ -86,6 +92,9 @@ def test_every_kind_of_representation_is_affine_or_said_not_to_be() -> None:
     x, a = samples()
     maps = [Representation(), linear(), WithoutColumns(**DROPPED), *by_attribute()]
     maps += [InUnitBall(max_norm=torch.tensor(1.0)), Rectified(weight_0=torch.randn(4, D)), repaired()]
+    maps += [QuadraticallyErasedFree(**DROPPED, **PosteriorQuadraticEraser.fit(x, a).tensors())]
+    maps += [SteppedByNetworks(**DROPPED, **IgbpEraser.fit(x, a, iterations=1, width=4).tensors())]
+    maps += [Oblivious(**DROPPED, **ObliviatorEraser.fit(x, a, iterations=1, width=4, features=20, steps=2).tensors())]
     assert {represent.kind for represent in maps} == set(KINDS)
     for represent in maps:
         middle = represent((x[:50] + x[50:100]) / 2, a[:50])

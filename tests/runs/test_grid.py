@@ -182,7 +182,7 @@ def test_cached_models_of_data_that_the_code_made_otherwise_are_not_used(
     assert base.execute(parts, **QUIET).run["cache_hit"] == {"model": False, "features": False}
 
 
-@pytest.mark.parametrize("change", ["training.epochs=1", "model.hidden=[20]", "seed=5"])
+@pytest.mark.parametrize("change", ["training.epochs=7", "model.hidden=[20]", "seed=5"])
 def test_cache_key_holds_all_that_makes_the_model(parts_of: Build, finished: Any, change: str) -> None:
     cheap = ["evaluation.probe=false", "evaluation.mlp_probe=false"]
     assert base.execute(parts_of(change, *cheap), **QUIET).run["cache_hit"]["model"] is False

@@ -10,10 +10,13 @@ import efface
 from efface import tensorfiles
 from efface.embeddings.shards import Summary
 from efface.erasure.affine import AffineEraser
+from efface.erasure.igbp import IgbpEraser
+from efface.erasure.obliviator import ObliviatorEraser
 from efface.erasure.oracle import OracleEraser
 from efface.erasure.quadratic import QuadraticEraser
+from efface.erasure.quadratic_free import PosteriorQuadraticEraser
 
-Eraser = AffineEraser | OracleEraser | QuadraticEraser
+Eraser = AffineEraser | OracleEraser | QuadraticEraser | PosteriorQuadraticEraser | IgbpEraser | ObliviatorEraser
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,18 @@ class LoadedEraser:
     @property
     def needs_labels(self) -> bool:
         """Whether the concept of a row has to be known to erase it."""
-        return not isinstance(self.eraser, AffineEraser)
+        return isinstance(self.eraser, OracleEraser | QuadraticEraser)
 
     @property
     def d(self) -> int:
         """The width of what it erases from."""
         if isinstance(self.eraser, AffineEraser):
             return len(self.eraser.proj_left)
-        return len(self.eraser.coef if isinstance(self.eraser, OracleEraser) else self.eraser.global_mean)
+        if isinstance(self.eraser, OracleEraser):
+            return len(self.eraser.coef)
+        if isinstance(self.eraser, PosteriorQuadraticEraser):
+            return self.eraser.global_means.shape[1]
+        return len(self.eraser.global_mean if isinstance(self.eraser, QuadraticEraser) else self.eraser.mean)
 
     def require_width(self, data: Summary) -> None:
         """ValueError if the shards have another width."""
@@ -66,10 +73,10 @@ class LoadedEraser:
             ValueError: x is not finite, a result is beyond the range of its dtype, or labels do not fit.
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if isinstance(self.eraser, AffineEraser):
-            erased = self.eraser(wide).to(x.dtype)
-        else:
+        if isinstance(self.eraser, OracleEraser | QuadraticEraser):
             erased = self.eraser(wide, z).to(x.dtype)
+        else:
+            erased = self.eraser(wide).to(x.dtype)
         if not bool(torch.isfinite(erased).all()):
             row = int((~torch.isfinite(erased)).any(1).nonzero()[0])
             raise ValueError(f"an erased value is beyond the range of {x.dtype} ({wide[row].abs().max():g} before it)")

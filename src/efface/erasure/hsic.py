@@ -65,8 +65,8 @@ def guarded_functions(phi: Tensor, concept: Tensor, kept: list[tuple[float, Tens
     null = basis[:, rank:]
     total = phi.new_zeros(null.shape[1], null.shape[1])
     for tau, v in kept:
-        told = cross_covariance(v, phi, w) @ null
-        squares = told.mT @ told
+        seen = cross_covariance(v, phi, w) @ null
+        squares = seen.mT @ seen
         total += tau * squares / torch.linalg.matrix_norm(squares, 2).clamp_min(torch.finfo(squares.dtype).tiny)
     values, vectors = torch.linalg.eigh(total)
     chosen = (null @ torch.where(values > _TOLERANCE * values[-1], vectors, 0)).flip(1)[:, :m]

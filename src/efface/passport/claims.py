@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from efface.passport.claim import Claim, no_guarantee
 from efface.passport.facts import Facts
+from efface.passport.nonlinear_claims import NONLINEAR_CLAIMS
 from efface.passport.schema import Condition, Guarantee
 from efface.passport.wrapped_claims import WRAPPED_CLAIMS
 
@@ -184,15 +185,6 @@ def _quadratic(facts: Facts) -> Claim:
     return Claim(removed, guarantee)
 
 
-def _quadratic_free(facts: Facts) -> Claim:
-    return no_guarantee(
-        "No guarantee: the attribute of a sample is guessed, and where the guess is wrong or unsure some is left, "
-        "also to a linear reader. What is left was measured.",
-        f"The features were moved as if under each value of {facts.attribute}, to one mean and one covariance by "
-        "optimal transport, and averaged by the probabilities of the values, those of a Gaussian mixture.",
-    )
-
-
 def _full_rank(facts: Facts) -> bool:
     k, rank = facts.attribute_values, facts.options["rank"]
     return rank is None or (k is not None and rank >= k - 1)
@@ -232,24 +224,6 @@ def _inlp(facts: Facts) -> Claim:
         "find nothing.",
         f"The directions that successive linear classifiers of {facts.attribute} use were projected out, "
         f"{_rank(facts)} in all (INLP; Ravfogel et al., 2020, arXiv 2004.07667).",
-    )
-
-
-def _igbp(facts: Facts) -> Claim:
-    return no_guarantee(
-        "No guarantee: the method stops after a number of networks, or when a fresh one finds nothing, and no theorem "
-        "says that another network would not.",
-        f"Networks were trained to read {facts.attribute}, one after the other, and each was followed by a step of "
-        "every sample to where it is undecided (IGBP; Iskander et al., 2023, arXiv 2305.10204).",
-    )
-
-
-def _obliviator(facts: Facts) -> Claim:
-    return no_guarantee(
-        "No guarantee: dependence is lowered as far as random features of one kernel measure it, on the samples fitted "
-        "on. What is left was measured.",
-        f"The dependence of the features on {facts.attribute} was lowered gradually, in a Gaussian kernel (Obliviator; "
-        "Akbari et al., 2025, arXiv 2603.07529).",
     )
 
 
@@ -375,11 +349,8 @@ CLAIMS: dict[str, Callable[[Facts], Claim]] = {
     "splince": _splince,
     "oracle_leace": _oracle,
     "qleace": _quadratic,
-    "qleace_free": _quadratic_free,
     "rlace": _rlace,
     "inlp": _inlp,
-    "igbp": _igbp,
-    "obliviator": _obliviator,
     "mean_projection": _mean_projection,
     "pca": _pca,
     "random_projection": _random,
@@ -401,6 +372,7 @@ CLAIMS: dict[str, Callable[[Facts], Claim]] = {
     "certified": _certified,
     "certified_full": _certified,
     "certified_published": _certified,
+    **NONLINEAR_CLAIMS,
     **WRAPPED_CLAIMS,
 }
 """Of each method of the grid, by its name."""

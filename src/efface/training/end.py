@@ -94,10 +94,12 @@ class End(Stepped):
     what the network learns.
 
     Args:
+        weight_decay: of the optimiser, as published.
         alpha: α of the disentangling term; 0.1 in the paper's code, which then looks for it in 0 … 1 on val.
         beta: β of the entangling term, likewise.
     """
 
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
     alpha: Annotated[float, Ge(0)] = 0.1
     beta: Annotated[float, Ge(0)] = 0.1
 

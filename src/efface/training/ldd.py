@@ -94,6 +94,7 @@ class Ldd(Stepped):
     learning rate from then on.
 
     Args:
+        lr: learning rate, as in the paper's code.
         q: of the generalised cross-entropy, 0.7 in the paper.
         ema: of the moving averages of the losses, 0.7 in the paper's code.
         biased: λ_dis, the weight of the loss of C_b.
@@ -102,6 +103,7 @@ class Ldd(Stepped):
         swap_biased: λ_swap_b, that of the loss of C_b among them.
     """
 
+    lr: Annotated[float, Gt(0)] = 0.01
     decay_every: Annotated[int, Ge(1)] = 47
     decay: Annotated[float, Gt(0), Le(1)] = 0.5
     q: Annotated[float, Gt(0), Le(1)] = 0.7

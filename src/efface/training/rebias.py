@@ -100,11 +100,13 @@ class Rebias(Stepped):
     network is told the attribute.
 
     Args:
+        weight_decay: of the optimiser, as published.
         strength: λ of both players, 1 in the paper.
         radius: of the Gaussian kernels on the features, 1 in the paper for Biased MNIST.
         channels: of the biased network, whose kernels are one pixel wide.
     """
 
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
     strength: Annotated[float, Ge(0)] = 1.0
     radius: Annotated[float, Gt(0)] = 1.0
     channels: Annotated[Sequence[Annotated[int, Ge(1)]], Len(1)] = (16, 32, 64, 128)
