@@ -28,6 +28,25 @@ def test_record_has_the_trade_off_of_every_iteration(method: type[Erasure], two_
     assert trade_off["val_accuracy"][-1] == pytest.approx(float(after.mean()))
 
 
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        (Igbp, {"iterations": 2}),
+        (Igbp, {"width": 9}),
+        (Igbp, {"whiten": False}),
+        (QuadraticLeaceFree, {"iterations": 2}),
+        (Obliviator, {"iterations": 2}),
+        (Obliviator, {"keep_label": False}),
+        *((Obliviator, {name: value + 1}) for name, value in Obliviator.small.items() if name != "iterations"),
+    ],
+)
+def test_every_option_reaches_the_eraser(method: type[Erasure], change: dict[str, Any], two_classes: Problem) -> None:
+    usual: dict[str, Any] = {**method.small, "fit_on": "train", "reweigh": False}
+    val = two_classes.val.x
+    one, other = (method(**options).fit(two_classes).represent(val) for options in (usual, {**usual, **change}))
+    assert not torch.equal(one, other)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_method_does_not_apply_where_a_value_has_one_sample(method: type[Erasure], two_classes: Problem) -> None:
     train = two_classes.train

@@ -1,5 +1,6 @@
 """Your own texts: a column of a table, as the states of a pretrained model, or as the tokens of a classifier."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from efface.options import Ge, options
 
 
 @options
-class Texts(FileTable):
+class Texts(FileTable, ABC):
     """A table with a column of texts.
 
     Args:
@@ -38,9 +39,9 @@ class Texts(FileTable):
             raise ValueError(f"text is {self.text!r}, which is in use as another column: name that of the texts")
 
     @property
+    @abstractmethod
     def _reader(self) -> Tokenizer:
         """What reads the texts."""
-        raise NotImplementedError
 
     def fingerprint(self, data_dir: Path) -> str:
         """Hash the files of the table and of the model; a second for a gigabyte."""

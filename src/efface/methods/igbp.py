@@ -44,7 +44,13 @@ class Igbp(Erasure):
         self, data: Features, drop: Callable[[Tensor], Tensor], problem: Problem
     ) -> tuple[IgbpEraser, dict[str, Any]]:
         eraser = IgbpEraser.fit(
-            drop(data.x), data.a, iterations=self.iterations, width=self.width, weight=data.weight, seed=problem.seed
+            drop(data.x),
+            data.a,
+            iterations=self.iterations,
+            width=self.width,
+            whiten=self.whiten,
+            weight=data.weight,
+            seed=problem.seed,
         )
         facts = {"iterations": len(eraser.hidden_weight), "trade_off": trade_off(eraser, drop(problem.val.x), problem)}
         return eraser, facts
