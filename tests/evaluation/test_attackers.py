@@ -129,12 +129,18 @@ def test_the_interval_of_one_attacker_is_that_of_the_normal_distribution() -> No
 
 
 def test_few_samples_of_a_value_are_underpowered() -> None:
+    def why_not(a: torch.Tensor, k: int, cluster: torch.Tensor | None = None) -> str | None:
+        return underpowered(Target(torch.zeros(len(a), 1), a, a, k, cluster))
+
     a = torch.cat([torch.zeros(100), torch.ones(100), torch.full((49,), 2.0)]).long()
-    why = underpowered(a, 3, None)
+    why = why_not(a, 3)
     assert why == "underpowered: a value of the attribute has 49 samples, fewer than 50"
-    assert underpowered(a.clamp(max=1), 3, None) is None  # a value that is absent asks for no attacker
+    assert why_not(a.clamp(max=1), 3) is None  # a value that is absent asks for no attacker
     many = torch.arange(20_000) % 500  # hundreds of values, forty samples each
-    assert "40 samples" in str(underpowered(many, 500, None))
+    assert "40 samples" in str(why_not(many, 500))
+    people = torch.arange(3000) // 60
+    assert "too few clusters" in str(why_not((people == 7).long(), 2, people))
+    assert why_not((people < 8).long(), 2, people) is None
 
 
 def test_metrics_and_intervals_of_features() -> None:

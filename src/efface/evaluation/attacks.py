@@ -55,16 +55,16 @@ class Attacks(Evaluation):
     ) -> Evaluated:
         evaluated = super().__call__(debiased, features, counterfactual, reference)
         n_attributes = reference.aligned.shape[1]
-        why = underpowered(features.a, n_attributes, features.cluster)
+        target = Target(
+            reference.standardise(debiased.represent(features.x, features.a)),
+            features.a,
+            groups(features.y, features.a, n_attributes),
+            n_attributes,
+            features.cluster,
+        )
+        why = underpowered(target)
         results: dict[str, ProbeResult] = {}
         if why is None:
-            target = Target(
-                reference.standardise(debiased.represent(features.x, features.a)),
-                features.a,
-                groups(features.y, features.a, n_attributes),
-                n_attributes,
-                features.cluster,
-            )
             results = {name: ATTACKERS[name](target) for name in self.attackers}
         values = {_metric(name): results[name].information if results else None for name in self.attackers}
         strongest = max((result.information for result in results.values()), default=None)
@@ -92,14 +92,18 @@ class Attacks(Evaluation):
         return intervals
 
 
-def underpowered(a: Tensor, n_attributes: int, cluster: Tensor | None) -> str | None:
-    """Say why no attacker can be trained and scored on attributes `[n]`; None if they can."""
-    why = probes.unreadable(a, n_attributes, cluster)
-    counts = torch.bincount(a, minlength=n_attributes)
-    fewest = int(counts[counts > 0].min())
-    if why is None and fewest < MIN_SAMPLES:
+def underpowered(target: Target) -> str | None:
+    """Say why no attacker can be trained and scored on these samples; None if they can."""
+    why = probes.unreadable(target.a, target.n_attributes, target.cluster)
+    if why is not None:
+        return why
+    values, counts = target.a.unique(return_counts=True)
+    fewest = int(counts.min())
+    if fewest < MIN_SAMPLES:
         return f"underpowered: a value of the attribute has {fewest} samples, fewer than {MIN_SAMPLES}"
-    return why
+    if any(len(target.a[part].unique()) < len(values) for part in target.parts()):
+        return "underpowered: a value of the attribute is of too few clusters to be learned, chosen by and scored"
+    return None
 
 
 def simultaneous(
